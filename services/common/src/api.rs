@@ -1,0 +1,569 @@
+//! What goes over the wire between DataStorage and everyone else: one definition, used by the
+//! server, its client and the tests. Requests refuse unknown fields; answers tolerate new ones.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::transitions::{ExecutionPhase, RequestPhase};
+
+/// How an audited action ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EventOutcome {
+    /// It did what it was to do.
+    Success,
+    /// It did not.
+    Failure,
+    /// It has begun and its end is another event.
+    Pending,
+}
+
+/// An audit event as its emitter sends it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewAuditEvent {
+    /// UUIDv7 chosen by the emitter; a resend carries the same.
+    pub event_id: Uuid,
+    /// Version of the event's own schema, `1.0`.
+    pub version: String,
+    /// Dotted, `gateway.signal.received`.
+    pub event_type: String,
+    /// The part of the system, `gateway`.
+    pub event_category: String,
+    /// The verb, `received`.
+    pub event_action: String,
+    /// How it ended.
+    pub event_outcome: EventOutcome,
+    /// The emitter's clock: at most 5 minutes ahead of the database's, 7 days behind it.
+    #[serde(with = "time::serde::rfc3339")]
+    pub event_timestamp: OffsetDateTime,
+    /// What the chain is about: a remediation request's ID, mostly.
+    pub correlation_id: String,
+    /// A JSON object of at most 256 KiB and depth 10.
+    pub event_data: Map<String, Value>,
+    /// Kind of the resource, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_type: Option<String>,
+    /// Name of the resource, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_name: Option<String>,
+    /// Namespace of the resource, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Severity, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<String>,
+    /// How long it took, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<i64>,
+    /// The event that caused this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_event_id: Option<Uuid>,
+}
+
+/// An audit event as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AuditEvent {
+    /// What was sent.
+    #[serde(flatten)]
+    pub event: NewAuditEventFields,
+    /// The subject of the token that sent it.
+    pub actor: String,
+    /// Gapless within the correlation ID, from 1.
+    pub chain_seq: i64,
+    /// Hash of the predecessor, 64 hex digits; 64 zeros for the first.
+    pub previous_hash: String,
+    /// SHA-256 over the predecessor's hash and this event's canonical JSON (RFC 8785), 64 hex digits.
+    pub hash: String,
+}
+
+/// The fields of [`NewAuditEvent`], without the refusal of unknown fields, which cannot be
+/// combined with flattening.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of NewAuditEvent")]
+pub struct NewAuditEventFields {
+    pub event_id: Uuid,
+    pub version: String,
+    pub event_type: String,
+    pub event_category: String,
+    pub event_action: String,
+    pub event_outcome: EventOutcome,
+    #[serde(with = "time::serde::rfc3339")]
+    pub event_timestamp: OffsetDateTime,
+    pub correlation_id: String,
+    pub event_data: Map<String, Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_type: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub severity: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent_event_id: Option<Uuid>,
+}
+
+/// Body of `POST /api/v1/audit/events/batch`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditBatch {
+    /// 1 to 500; all are stored or none.
+    pub events: Vec<NewAuditEvent>,
+}
+
+/// Answer of the batch endpoint and of `GET /api/v1/audit/events`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AuditEvents {
+    /// In the order sent (batch) or stored (list).
+    pub events: Vec<AuditEvent>,
+    /// Opaque; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// Answer of `GET /api/v1/audit/chains/{correlation_id}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ChainVerdict {
+    /// Which chain.
+    pub correlation_id: String,
+    /// Every hash follows from the columns and the predecessor, and the head agrees.
+    pub intact: bool,
+    /// How many events there are.
+    pub event_count: i64,
+    /// The first sequence number that does not verify.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_broken_seq: Option<i64>,
+    /// What is wrong there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What is to be healed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Cluster, from configuration where a signal does not tell it.
+    pub cluster: String,
+    /// Namespace.
+    pub namespace: String,
+    /// `Deployment`, `Pod`, ….
+    pub kind: String,
+    /// Name.
+    pub name: String,
+}
+
+/// How bad, least first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Not told.
+    Unknown,
+    /// For information.
+    Info,
+    /// Someone should look.
+    Warning,
+    /// Someone must look now.
+    Critical,
+}
+
+/// The signal behind a request, as the gateway understood it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Signal {
+    /// `alertmanager` or `kubernetes-event`.
+    pub source: String,
+    /// Name of the alert, reason of the event.
+    pub name: String,
+    /// Labels as they came.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations as they came.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// When it began to fire, the sender's clock; data, not judged.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub starts_at: Option<OffsetDateTime>,
+    /// The owner of the target was not found, so the labels were taken as they are.
+    #[serde(default)]
+    pub owner_unknown: bool,
+}
+
+/// Body of `POST /api/v1/remediation-requests`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewRemediationRequest {
+    /// The same for every resend of one signal: it counts once.
+    pub signal_id: Uuid,
+    /// SHA-256 of the target, 64 hex digits. One open request for each.
+    pub fingerprint: String,
+    /// What is to be healed.
+    pub target: Target,
+    /// How bad; the highest of all occurrences is kept.
+    pub severity: Severity,
+    /// The first signal.
+    pub signal: Signal,
+}
+
+/// What signalprocessing found out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Classification {
+    /// `production`, `staging`, `development`, `unknown`, ….
+    pub environment: String,
+    /// Severity as the policy judges it.
+    pub severity: Severity,
+    /// `P0` to `P3`.
+    pub priority: String,
+    /// `reactive` or `proactive`.
+    pub signal_mode: String,
+    /// Why, in the policy's words.
+    pub reason: String,
+    /// The inventory does not know the target.
+    pub degraded: bool,
+    /// SHA-256 of the policy that decided, 64 hex digits.
+    pub policy_hash: String,
+    /// Labels of namespace and workload, and the owners, as the inventory has them.
+    #[serde(default)]
+    pub enrichment: Map<String, Value>,
+}
+
+/// The workflow that remediationorchestrator chose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkflowChoice {
+    /// Name in the catalog.
+    pub name: String,
+    /// Version in the catalog.
+    pub version: String,
+    /// Why this one.
+    pub reason: String,
+}
+
+/// A remediation request as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RemediationRequest {
+    /// Also the correlation ID of all that follows.
+    pub id: Uuid,
+    /// Raised by every change of state; goes into `If-Match`.
+    pub resource_version: i64,
+    /// Where it stands.
+    pub phase: RequestPhase,
+    /// SHA-256 of the target.
+    pub fingerprint: String,
+    /// What is to be healed.
+    pub target: Target,
+    /// The highest of all occurrences.
+    pub severity: Severity,
+    /// The first signal.
+    pub signal: Signal,
+    /// How many distinct signals.
+    pub occurrence_count: i64,
+    /// Why it stands where it stands, once someone said so.
+    pub reason: Option<String>,
+    /// Who works on it.
+    pub lease_holder: Option<String>,
+    /// Until when, by the database's clock.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub lease_deadline: Option<OffsetDateTime>,
+    /// What signalprocessing found out.
+    pub classification: Option<Classification>,
+    /// What remediationorchestrator chose.
+    pub workflow: Option<WorkflowChoice>,
+    /// The latest execution.
+    pub execution_id: Option<Uuid>,
+    /// How many executions there were.
+    pub attempt: i32,
+    /// Not before this, by the database's clock.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub blocked_until: Option<OffsetDateTime>,
+    /// When this phase must have ended, by the database's clock.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub phase_deadline: Option<OffsetDateTime>,
+    /// By the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// By the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated_at: OffsetDateTime,
+}
+
+/// Body of `PATCH /api/v1/remediation-requests/{id}`. Absent fields stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchRemediationRequest {
+    /// The same for every resend of one write.
+    pub write_id: Uuid,
+    /// The phase to enter; the present one where only other fields change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<RequestPhase>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Takes the lease, for this long from now by the database's clock (1 to 3600). The holder is
+    /// `lease_holder`, or the caller's subject where that is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_seconds: Option<u32>,
+    /// Names the replica that takes the lease.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_holder: Option<String>,
+    /// What signalprocessing found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub classification: Option<Classification>,
+    /// What remediationorchestrator chose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<WorkflowChoice>,
+    /// Not before so many seconds from now by the database's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_for_seconds: Option<u32>,
+    /// This phase must end within so many seconds from now by the database's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_deadline_seconds: Option<u32>,
+}
+
+/// Answer of `GET /api/v1/remediation-requests`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RemediationRequests {
+    /// Oldest first.
+    pub items: Vec<RemediationRequest>,
+    /// Opaque; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// One step of a workflow.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkflowStep {
+    /// Unique within the workflow.
+    pub name: String,
+    /// What it calls.
+    pub http: HttpCall,
+}
+
+/// An HTTP call with `{parameter}` in its URL and body.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpCall {
+    /// `GET`, `POST`, `PUT`, `PATCH` or `DELETE`.
+    pub method: String,
+    /// `http://testbed:8080/restart?name={name}`; parameters are percent-encoded.
+    pub url: String,
+    /// JSON whose strings may hold `{parameter}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub body: Option<Value>,
+    /// Status codes that mean success.
+    #[serde(default = "default_expected_status")]
+    pub expected_status: Vec<u16>,
+    /// Deadline of one try, in milliseconds.
+    #[serde(default = "default_timeout_ms")]
+    pub timeout_ms: u64,
+    /// How many further tries on refused connections and on `retry_on_status`.
+    #[serde(default)]
+    pub retries_max: u32,
+    /// Status codes that may be tried again.
+    #[serde(default)]
+    pub retry_on_status: Vec<u16>,
+    /// A try that timed out may be made again.
+    #[serde(default)]
+    pub idempotent: bool,
+}
+
+fn default_expected_status() -> Vec<u16> {
+    vec![200, 201, 202, 204]
+}
+
+fn default_timeout_ms() -> u64 {
+    5_000
+}
+
+/// Body of `POST /api/v1/workflows`. Name and version are unique and what is stored never changes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewWorkflow {
+    /// Lower case letters, digits and hyphens.
+    pub name: String,
+    /// `1.0.0`.
+    pub version: String,
+    /// Which requests it fits. Keys: `signal` (name), `kind`, `environment`, `priority`,
+    /// `namespace`, `severity`, `signal_mode`; every one given must be equal. More labels, more specific.
+    pub labels: BTreeMap<String, String>,
+    /// In this order; at least one.
+    pub steps: Vec<WorkflowStep>,
+    /// The parameters that steps may use. `namespace`, `kind`, `name` and `cluster` come from the target.
+    #[serde(default)]
+    pub parameters: Vec<String>,
+    /// Asked after the steps: the target is healed when it gives an expected status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<HttpCall>,
+}
+
+/// A workflow as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Workflow {
+    /// What was sent.
+    pub workflow: NewWorkflow,
+    /// SHA-256 of the canonical JSON of `workflow`, 64 hex digits.
+    pub digest: String,
+    /// Not chosen any more; running executions have their own copy.
+    pub disabled: bool,
+    /// By the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+}
+
+/// Answer of `GET /api/v1/workflows` (`?include_disabled=true` for all).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Workflows {
+    /// By name, then version.
+    pub items: Vec<Workflow>,
+}
+
+/// Body of `PATCH /api/v1/workflows/{name}/{version}`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchWorkflow {
+    /// Whether it may be chosen.
+    pub disabled: bool,
+}
+
+/// Body of `POST /api/v1/workflow-executions`; the request's version goes into `If-Match`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewExecution {
+    /// The request to be executed. The workflow is the one chosen in it.
+    pub request_id: Uuid,
+    /// Values for the declared parameters beyond those that the target gives.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// What became of a step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StepResult {
+    /// Name of the step; `probe` for the verification.
+    pub name: String,
+    /// How many tries were made.
+    pub tries: u32,
+    /// The last status code, if an answer came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<u16>,
+    /// Whether it succeeded.
+    pub succeeded: bool,
+    /// Time of all tries in milliseconds.
+    pub duration_ms: u64,
+}
+
+/// Why an execution failed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecutionFailure {
+    /// `step_failed`, `step_timed_out`, `probe_failed`, `deadline_exceeded`, `undeclared_parameter`, ….
+    pub reason: String,
+    /// The step, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// Its last status code, if an answer came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_code: Option<u16>,
+    /// For people.
+    pub message: String,
+    /// The target may have been touched: no automatic retry.
+    pub was_execution_failure: bool,
+}
+
+/// An execution as it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Execution {
+    /// Follows from request and attempt (UUIDv5).
+    pub id: Uuid,
+    /// Raised by every change; goes into `If-Match`.
+    pub resource_version: i64,
+    /// The request.
+    pub request_id: Uuid,
+    /// From 1.
+    pub attempt: i32,
+    /// Where it stands.
+    pub phase: ExecutionPhase,
+    /// What is acted upon; one open execution for each.
+    pub target: Target,
+    /// The workflow as it was when the execution was created.
+    pub workflow: NewWorkflow,
+    /// Its digest.
+    pub workflow_digest: String,
+    /// All parameters, those of the target among them.
+    pub parameters: BTreeMap<String, String>,
+    /// Who claimed it.
+    pub holder: Option<String>,
+    /// Until when the holder may act, by the database's clock.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub deadline: Option<OffsetDateTime>,
+    /// So far.
+    pub steps: Vec<StepResult>,
+    /// Why it failed.
+    pub failure: Option<ExecutionFailure>,
+    /// By the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// By the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub updated_at: OffsetDateTime,
+}
+
+/// Body of `PATCH /api/v1/workflow-executions/{id}`. Absent fields stay as they are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PatchExecution {
+    /// The same for every resend of one write.
+    pub write_id: Uuid,
+    /// The phase to enter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<ExecutionPhase>,
+    /// With Pending to Running: who claims it. Afterwards only this holder may change it, until
+    /// the deadline has passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+    /// With Pending to Running: the claim holds for this long from now by the database's clock (1 to 3600).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u32>,
+    /// All results so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Vec<StepResult>>,
+    /// With Failed: why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<ExecutionFailure>,
+}
+
+/// Answer of `GET /api/v1/workflow-executions`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Executions {
+    /// Oldest first.
+    pub items: Vec<Execution>,
+    /// Opaque; absent on the last page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// Answer of `/version`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Version {
+    /// Name of the package.
+    pub package: String,
+    /// Version of the package.
+    pub version: String,
+    /// SHA-256 of the sources, 64 hex digits, or `unknown` in a plain `cargo run`.
+    pub source_digest: String,
+    /// The compiler.
+    pub rustc: String,
+}

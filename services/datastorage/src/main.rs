@@ -1,0 +1,3 @@
+//! The process of datastorage.
+
+fn main() {}

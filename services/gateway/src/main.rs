@@ -1,0 +1,3 @@
+//! The process of gateway.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The process of signalprocessing.
+
+fn main() {}

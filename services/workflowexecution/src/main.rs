@@ -1,0 +1,3 @@
+//! The process of workflowexecution.
+
+fn main() {}

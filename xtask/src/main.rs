@@ -1,0 +1,3 @@
+//! Parses, dispatches, maps errors to exit codes; nothing else.
+
+fn main() {}
