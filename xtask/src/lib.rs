@@ -1,1 +1,19 @@
-//! The tool.
+//! The tool behind `cargo xtask`: it hashes the sources once, builds exactly those bytes, loads,
+//! deploys, proves and tests them. The modules are a library so that `compile_fail` tests and
+//! `tests/it` can reach them; nothing else uses it.
+
+pub mod cli;
+pub mod cluster;
+pub mod cmd;
+pub mod digest;
+pub mod engine;
+pub mod exit;
+pub mod image;
+pub mod manifest;
+pub mod pipeline;
+pub mod process;
+pub mod report;
+pub mod run;
+pub mod secrets;
+pub mod source;
+pub mod third_party;

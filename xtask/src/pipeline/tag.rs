@@ -1,0 +1,139 @@
+//! Phase 0: hash the sources once; the reference of each image follows, and never changes.
+
+use std::fmt;
+
+use anyhow::Result;
+use camino::Utf8Path;
+
+use super::Images;
+use super::build::recipe::{Profile, Recipe};
+use crate::digest::Digest;
+use crate::engine::Platform;
+use crate::source::snapshot::PackageSnapshot;
+use crate::source::workspace::{PackageName, Target, TargetName, Workspace};
+
+/// Where images are named: `localhost`, or a registry's `host/path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Repository(String);
+
+impl Repository {
+    /// Of images that are loaded, not pushed.
+    #[must_use]
+    pub fn localhost() -> Self {
+        Self("localhost".to_owned())
+    }
+}
+
+/// A full image reference, `localhost/datastorage:gateway-3f9a1c0b7d52e8f4`. It is made from the
+/// sources and nothing else: there is no way from a string, and no operation that gives an image
+/// another name.
+///
+/// ```compile_fail
+/// let reference: xtask::pipeline::tag::ImageRef = "localhost/datastorage:latest".to_owned().into();
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ImageRef {
+    repository: String,
+    package: PackageName,
+    tag: String,
+}
+
+impl ImageRef {
+    fn new(
+        repository: &Repository,
+        target: &TargetName,
+        package: &PackageSnapshot,
+        recipe: &Recipe,
+    ) -> Self {
+        let tag_digest = tag_digest(package.source(), recipe.digest());
+        Self {
+            repository: repository.0.clone(),
+            package: package.name().clone(),
+            tag: format!("{target}-{}", tag_digest.short()),
+        }
+    }
+
+    /// The package.
+    #[must_use]
+    pub const fn package(&self) -> &PackageName {
+        &self.package
+    }
+
+    /// The part after the colon: `<target>-<16 hex digits>`.
+    #[must_use]
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{}/{}:{}",
+            self.repository, self.package, self.tag
+        )
+    }
+}
+
+/// SHA-256 over the source digest and the recipe digest, 32 bytes each.
+#[must_use]
+pub fn tag_digest(source: Digest, recipe: Digest) -> Digest {
+    let mut bytes = [0; 64];
+    bytes[..32].copy_from_slice(source.bytes());
+    bytes[32..].copy_from_slice(recipe.bytes());
+    Digest::of(&bytes)
+}
+
+/// An image that has a name and is not built yet.
+#[derive(Clone, Debug)]
+pub struct Tagged {
+    reference: ImageRef,
+    source: Digest,
+    recipe: Digest,
+}
+
+impl Tagged {
+    /// Its reference.
+    #[must_use]
+    pub const fn reference(&self) -> &ImageRef {
+        &self.reference
+    }
+
+    /// The digest of its sources.
+    #[must_use]
+    pub const fn source(&self) -> Digest {
+        self.source
+    }
+
+    /// The digest of how it is built.
+    #[must_use]
+    pub const fn recipe(&self) -> Digest {
+        self.recipe
+    }
+}
+
+/// What phase 0 needs to know.
+#[derive(Clone, Debug)]
+pub struct Inputs<'a> {
+    /// The workspace.
+    pub workspace: &'a Workspace,
+    /// The target.
+    pub target: &'a Target,
+    /// Where images are named.
+    pub repository: Repository,
+    /// Where they run.
+    pub platform: Platform,
+    /// How they are built.
+    pub profile: Profile,
+    /// Keeps the bytes for the build in this state directory; `None` for `tag` and `--plan`.
+    pub keep_in: Option<&'a Utf8Path>,
+}
+
+/// Hashes every package of the target, and its tests, once.
+///
+/// # Errors
+/// When a source cannot be hashed or the recipe cannot be told. There is no fallback tag.
+pub fn tag(_inputs: &Inputs<'_>) -> Result<Images<Tagged>> {
+    todo!()
+}

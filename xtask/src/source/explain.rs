@@ -1,0 +1,1 @@
+//! Why a digest changed: the entries that differ between two snapshots.
