@@ -11,6 +11,7 @@ pub mod exit;
 pub mod image;
 pub mod manifest;
 pub mod pipeline;
+pub mod poll;
 pub mod process;
 pub mod report;
 pub mod run;

@@ -1,11 +1,22 @@
 //! A run: its folder, its journal, its lock, and its clean-up. Every resource stands in the journal
-//! before it is made, and carries the run's labels; only what a run made is ever removed.
+//! before it is made, and carries the run's labels; only what a run made is ever removed, and it is
+//! found by these labels alone, so a lost folder loses nothing.
 
-use anyhow::Result;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use crate::engine::Engine;
+use crate::digest::Digest;
+use crate::engine::{Engine, EngineKind};
+use crate::process;
 use crate::source::workspace::{TargetName, Workspace};
 
 /// Label with the run's ID, on every resource of a run.
@@ -14,6 +25,19 @@ pub const LABEL_RUN: &str = "phase-zero.run";
 pub const LABEL_CHECKOUT: &str = "phase-zero.checkout";
 /// Label with the target.
 pub const LABEL_TARGET: &str = "phase-zero.target";
+/// Label with the run's folder: where its lock is looked for, whatever build folder the next
+/// command uses.
+pub const LABEL_DIRECTORY: &str = "phase-zero.directory";
+
+/// How long the engine may take to list what it has.
+const LIST_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the engine may take to remove what a run made.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(90);
+
+const LOCK: &str = "lock";
+const JOURNAL: &str = "journal.jsonl";
+const KEPT: &str = "kept";
+const CLEANED: &str = "cleaned";
 
 /// A run that this process owns. The lock is let go when the process ends, however it ends.
 #[derive(Debug)]
@@ -22,6 +46,7 @@ pub struct Run {
     directory: Utf8PathBuf,
     checkout: String,
     target: TargetName,
+    _lock: File,
 }
 
 /// What a run makes outside its folder.
@@ -41,8 +66,28 @@ impl Run {
     ///
     /// # Errors
     /// When the folder cannot be made.
-    pub fn begin(_workspace: &Workspace, _target: &TargetName) -> Result<Self> {
-        todo!()
+    pub fn begin(workspace: &Workspace, target: &TargetName) -> Result<Self> {
+        let runs = runs_directory(workspace);
+        fs::create_dir_all(&runs).with_context(|| format!("cannot make {runs}"))?;
+        let (id, hidden) = make_folder(&runs, target)?;
+        let lock = open_lock(&hidden)?;
+        lock.try_lock()
+            .with_context(|| format!("cannot lock {hidden}/{LOCK}"))?;
+        // Under its own name it appears locked, or not at all: nobody takes it for a dead run.
+        let directory = runs.join(&id);
+        fs::rename(&hidden, &directory).with_context(|| format!("cannot make {directory}"))?;
+        let run = Self {
+            id,
+            directory,
+            checkout: checkout(&workspace.root),
+            target: target.clone(),
+            _lock: lock,
+        };
+        run.note(
+            "begin",
+            &json!({"target": target, "pid": std::process::id()}),
+        )?;
+        Ok(run)
     }
 
     /// `gateway-20261123-181500-4f2a`: target, UTC time, random.
@@ -70,6 +115,7 @@ impl Run {
             format!("{LABEL_RUN}={}", self.id),
             format!("{LABEL_CHECKOUT}={}", self.checkout),
             format!("{LABEL_TARGET}={}", self.target),
+            format!("{LABEL_DIRECTORY}={}", self.directory),
         ]
     }
 
@@ -77,16 +123,28 @@ impl Run {
     ///
     /// # Errors
     /// When the journal cannot be written: then the resource must not be made.
-    pub fn journal(&self, _resource: &Resource) -> Result<()> {
-        todo!()
+    pub fn journal(&self, resource: &Resource) -> Result<()> {
+        self.note("make", &serde_json::to_value(resource)?)
     }
 
     /// Notes something that happened, for people.
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub fn note(&self, _event: &str, _details: &serde_json::Value) -> Result<()> {
-        todo!()
+    pub fn note(&self, event: &str, details: &serde_json::Value) -> Result<()> {
+        append_journal(&self.directory, event, details)
+    }
+
+    /// From now on the run's containers stay when this process ends; `clean` removes them.
+    ///
+    /// # Errors
+    /// When that cannot be written down: then they must not stay.
+    pub fn keep(&self) -> Result<()> {
+        let path = self.directory.join(KEPT);
+        File::create(&path)
+            .and_then(|file| file.sync_all())
+            .with_context(|| format!("cannot write {path}"))?;
+        self.note("kept", &json!({}))
     }
 
     /// Removes everything that carries this run's label: containers, then volumes and networks.
@@ -94,7 +152,346 @@ impl Run {
     ///
     /// # Errors
     /// When something is left: names it.
-    pub fn clean_up(&self, _engine: &Engine) -> Result<()> {
-        todo!()
+    pub fn clean_up(&self, engine: &Engine) -> Result<()> {
+        remove_labelled(engine, &format!("{LABEL_RUN}={}", self.id))?;
+        self.note(CLEANED, &json!({}))
     }
+}
+
+/// The first 16 hex digits of SHA-256 of a workspace root's path.
+#[must_use]
+pub fn checkout(root: &Utf8Path) -> String {
+    Digest::of(root.as_str().as_bytes()).short()
+}
+
+/// Where the runs of this build folder lie.
+#[must_use]
+pub fn runs_directory(workspace: &Workspace) -> Utf8PathBuf {
+    workspace.state_directory().join("runs")
+}
+
+/// How a run stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// Its process lives.
+    Running,
+    /// Its process has ended and left the containers on purpose.
+    Kept,
+    /// Its process has ended and removed everything.
+    Ended,
+    /// Its process died; the next run removes what it left.
+    Dead,
+}
+
+/// A run as its folder tells it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    /// Its ID.
+    pub id: String,
+    /// Its folder.
+    pub directory: Utf8PathBuf,
+    /// How it stands.
+    pub state: State,
+}
+
+/// Every run of this build folder, oldest first.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn list(workspace: &Workspace) -> Result<Vec<Record>> {
+    let runs = runs_directory(workspace);
+    let entries = match runs.read_dir_utf8() {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {runs}")),
+    };
+    let mut records = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read {runs}"))?;
+        if entry.file_name().starts_with('.') || !entry.file_type()?.is_dir() {
+            continue;
+        }
+        records.push(Record {
+            id: entry.file_name().to_owned(),
+            directory: entry.path().to_owned(),
+            state: state(entry.path())?,
+        });
+    }
+    records.sort_by(|left, right| begun(&left.id).cmp(begun(&right.id)));
+    Ok(records)
+}
+
+/// Removes what runs of this checkout left whose process has died; gives their IDs. Runs that live
+/// and runs that are kept are not touched.
+///
+/// # Errors
+/// When something is left: names it.
+pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
+    let label = format!("{LABEL_CHECKOUT}={}", checkout(&workspace.root));
+    let mut swept = Vec::new();
+    for (id, directory) in owners(engine, &label)? {
+        let Some(_claim) = claim_dead(directory.as_deref())? else {
+            continue;
+        };
+        remove_labelled(engine, &format!("{LABEL_RUN}={id}"))?;
+        if let Some(directory) = directory.filter(|directory| directory.is_dir()) {
+            append_journal(&directory, CLEANED, &json!({"by": "sweep"}))?;
+        }
+        swept.push(id);
+    }
+    Ok(swept)
+}
+
+/// Removes everything of this checkout that no living run owns, kept runs too; gives the IDs.
+///
+/// # Errors
+/// When something is left: names it.
+pub fn sweep_kept(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
+    for record in list(workspace)? {
+        if record.state == State::Kept {
+            let path = record.directory.join(KEPT);
+            fs::remove_file(&path).with_context(|| format!("cannot remove {path}"))?;
+        }
+    }
+    sweep(workspace, engine)
+}
+
+/// What a label finds in the engine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Resources {
+    /// Containers, by name.
+    pub containers: Vec<String>,
+    /// Volumes, by name.
+    pub volumes: Vec<String>,
+    /// Networks, by name.
+    pub networks: Vec<String>,
+}
+
+impl Resources {
+    /// Asks the engine for everything with this label, `name=value`.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub fn find(engine: &Engine, label: &str) -> Result<Self> {
+        let names = |arguments: &[&str], format: &str| -> Result<Vec<String>> {
+            let invocation = engine.invocation().args(arguments.iter().copied()).args([
+                "--filter",
+                &format!("label={label}"),
+                "--format",
+                format,
+            ]);
+            let captured = process::capture(&invocation, LIST_DEADLINE)?;
+            Ok(captured.stdout.lines().map(str::to_owned).collect())
+        };
+        Ok(Self {
+            containers: names(&["ps", "--all"], "{{.Names}}")?,
+            volumes: names(&["volume", "ls"], "{{.Name}}")?,
+            networks: names(&["network", "ls"], "{{.Name}}")?,
+        })
+    }
+
+    /// Nothing was found.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.containers.is_empty() && self.volumes.is_empty() && self.networks.is_empty()
+    }
+}
+
+/// Removes everything with this label, and sees to it that nothing is left.
+///
+/// # Errors
+/// When something is left: names it.
+pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
+    let found = Resources::find(engine, label)?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    let force: &[&str] = match engine.kind {
+        EngineKind::Podman => &["rm", "--force", "--volumes", "--time", "0"],
+        EngineKind::Docker => &["rm", "--force", "--volumes"],
+    };
+    // Another command may remove the same at this moment; what counts is what is left.
+    let outcomes = [
+        remove(engine, force, &found.containers),
+        remove(engine, &["volume", "rm", "--force"], &found.volumes),
+        remove(engine, &["network", "rm"], &found.networks),
+    ];
+    let left = Resources::find(engine, label)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    let reasons: Vec<String> = outcomes
+        .into_iter()
+        .filter_map(|outcome| outcome.err().map(|error| format!("{error:#}")))
+        .collect();
+    bail!(
+        "not everything with label {label} could be removed; left are containers {:?}, volumes {:?}, networks {:?}\n{}",
+        left.containers,
+        left.volumes,
+        left.networks,
+        reasons.join("\n")
+    )
+}
+
+fn remove(engine: &Engine, command: &[&str], names: &[String]) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let invocation = engine
+        .invocation()
+        .args(command.iter().copied())
+        .args(names.iter().map(String::as_str));
+    process::capture(&invocation, REMOVE_DEADLINE)?;
+    Ok(())
+}
+
+/// The runs that own something with this label: ID and folder, as the labels tell them.
+fn owners(engine: &Engine, label: &str) -> Result<BTreeMap<String, Option<Utf8PathBuf>>> {
+    let found = Resources::find(engine, label)?;
+    let mut owners = BTreeMap::new();
+    for (kind, names) in [
+        ("container", &found.containers),
+        ("volume", &found.volumes),
+        ("network", &found.networks),
+    ] {
+        if names.is_empty() {
+            continue;
+        }
+        let invocation = engine
+            .invocation()
+            .args([kind, "inspect"])
+            .args(names.iter().map(String::as_str));
+        // One that has gone meanwhile makes this fail, and the rest is told all the same.
+        let output = process::output(&invocation, LIST_DEADLINE)?;
+        let inspected: Vec<serde_json::Value> =
+            serde_json::from_str(&output.stdout).with_context(|| {
+                format!("cannot read the answer of: {invocation}\n{}", output.stderr)
+            })?;
+        owners.extend(inspected.iter().filter_map(owner));
+    }
+    Ok(owners)
+}
+
+fn owner(inspected: &serde_json::Value) -> Option<(String, Option<Utf8PathBuf>)> {
+    let labels = [
+        inspected.pointer("/Config/Labels"),
+        inspected.get("Labels"),
+        inspected.get("labels"),
+    ];
+    let labels = labels
+        .into_iter()
+        .flatten()
+        .find(|value| value.is_object())?;
+    let text = |name: &str| labels.get(name)?.as_str().map(str::to_owned);
+    Some((
+        text(LABEL_RUN)?,
+        text(LABEL_DIRECTORY).map(Utf8PathBuf::from),
+    ))
+}
+
+/// Proof that a run is dead and not kept, for as long as this value lives.
+struct Claim {
+    _lock: Option<File>,
+}
+
+fn claim_dead(directory: Option<&Utf8Path>) -> Result<Option<Claim>> {
+    let Some(directory) = directory.filter(|directory| directory.is_dir()) else {
+        return Ok(Some(Claim { _lock: None }));
+    };
+    let lock = open_lock(directory)?;
+    match lock.try_lock() {
+        Ok(()) if directory.join(KEPT).exists() => Ok(None),
+        Ok(()) => Ok(Some(Claim { _lock: Some(lock) })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {directory}/{LOCK}"))
+        }
+    }
+}
+
+fn state(directory: &Utf8Path) -> Result<State> {
+    let lock = open_lock(directory)?;
+    match lock.try_lock_shared() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(State::Running),
+        Err(TryLockError::Error(error)) => {
+            return Err(error).with_context(|| format!("cannot lock {directory}/{LOCK}"));
+        }
+    }
+    if directory.join(KEPT).exists() {
+        return Ok(State::Kept);
+    }
+    let journal = fs::read_to_string(directory.join(JOURNAL)).unwrap_or_default();
+    let cleaned = journal
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .any(|line| line["event"] == CLEANED);
+    Ok(if cleaned { State::Ended } else { State::Dead })
+}
+
+/// The part of an ID that sorts by time: all but the target.
+fn begun(id: &str) -> &str {
+    id.rmatch_indices('-')
+        .nth(2)
+        .map_or(id, |(at, _)| &id[at..])
+}
+
+fn make_folder(runs: &Utf8Path, target: &TargetName) -> Result<(String, Utf8PathBuf)> {
+    loop {
+        let now = Timestamp::now().strftime("%Y%m%d-%H%M%S");
+        let id = format!("{target}-{now}-{}", random_hex()?);
+        let hidden = runs.join(format!(".{id}"));
+        match DirBuilder::new().mode(0o700).create(&hidden) {
+            Ok(()) if !runs.join(&id).exists() => return Ok((id, hidden)),
+            Ok(()) => fs::remove_dir(&hidden)?,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot make {hidden}")),
+        }
+    }
+}
+
+fn random_hex() -> Result<String> {
+    let mut bytes = [0; 2];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("cannot read /dev/urandom")?;
+    Ok(format!("{:04x}", u16::from_be_bytes(bytes)))
+}
+
+fn open_lock(directory: &Utf8Path) -> Result<File> {
+    let path = directory.join(LOCK);
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .with_context(|| format!("cannot open {path}"))
+}
+
+fn append_journal(directory: &Utf8Path, event: &str, details: &serde_json::Value) -> Result<()> {
+    let path = directory.join(JOURNAL);
+    let line = json!({"at": Timestamp::now(), "event": event, "details": details});
+    let append = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)?;
+        // One write for one line: threads and processes do not tear each other's.
+        file.write_all(format!("{line}\n").as_bytes())?;
+        file.sync_data()
+    };
+    append().with_context(|| format!("cannot write {path}"))
+}
+
+/// The IDs of every run that lives, is kept or left something; for `status`.
+///
+/// # Errors
+/// When the engine does not answer.
+pub fn owning_runs(workspace: &Workspace, engine: &Engine) -> Result<BTreeSet<String>> {
+    let label = format!("{LABEL_CHECKOUT}={}", checkout(&workspace.root));
+    Ok(owners(engine, &label)?.into_keys().collect())
 }

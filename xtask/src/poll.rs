@@ -1,0 +1,45 @@
+//! The one place that waits by asking again: with a deadline, and a timeout that tells the last
+//! status. Where an event can be waited for, this is not used.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::process::interrupt;
+
+/// What one look found.
+#[derive(Debug)]
+pub enum Look<T> {
+    /// It is there.
+    Found(T),
+    /// Not yet, and how it stands.
+    NotYet(String),
+}
+
+/// Looks every `interval` until it is found; `what` completes "no ... within".
+///
+/// # Errors
+/// What a look gives; the last status when the deadline passes; an interruption.
+pub fn until<T>(
+    what: &str,
+    deadline: Duration,
+    interval: Duration,
+    mut look: impl FnMut() -> Result<Look<T>>,
+) -> Result<T> {
+    let begun = Instant::now();
+    loop {
+        interrupt::check()?;
+        let status = match look()? {
+            Look::Found(value) => return Ok(value),
+            Look::NotYet(status) => status,
+        };
+        if begun.elapsed() + interval > deadline {
+            bail!(
+                "no {what} within {} s; last seen: {status}",
+                deadline.as_secs()
+            );
+        }
+        thread::sleep(interval);
+    }
+}
