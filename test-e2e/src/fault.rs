@@ -1,0 +1,148 @@
+//! Faults: a service or the database is stopped, frozen or killed, and brought back. Each is
+//! written to `faults.jsonl` before it is made, so that the run expects it; any other restart
+//! fails the run.
+
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::database::{Database, Login};
+use crate::engine::State;
+use crate::http::Api;
+use crate::poll::{Look, try_eventually};
+use crate::run::Run;
+use crate::scenario::{append, now};
+
+/// How long a service may take to be ready again.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long a service may drain before the engine ends it by force. PostgreSQL waits for its
+/// clients to leave, which a pool never does, so it gets less.
+const DRAIN_SECONDS: &str = "10";
+const DRAIN_SECONDS_POSTGRES: &str = "2";
+
+/// A service that is down or frozen. It is brought back when this is dropped at the latest, so
+/// that a failed test does not fail those after it.
+#[derive(Debug)]
+#[must_use = "the fault ends when this is dropped"]
+pub struct Fault<'run> {
+    run: &'run Run,
+    service: String,
+    remedy: Option<&'static str>,
+}
+
+/// Ends the service's processes as a rollout would: SIGTERM, and time to drain.
+#[track_caller]
+pub fn stop<'run>(run: &'run Run, service: &str) -> Fault<'run> {
+    let seconds = match service {
+        "postgres" => DRAIN_SECONDS_POSTGRES,
+        _ => DRAIN_SECONDS,
+    };
+    act(run, service, "stop", &["stop", "-t", seconds]);
+    fault(run, service, "start")
+}
+
+/// Ends the service's processes at once, as a crash would.
+#[track_caller]
+pub fn kill<'run>(run: &'run Run, service: &str) -> Fault<'run> {
+    act(run, service, "kill", &["kill"]);
+    fault(run, service, "start")
+}
+
+/// Freezes the service's processes: connections stay open, and nothing answers.
+#[track_caller]
+pub fn pause<'run>(run: &'run Run, service: &str) -> Fault<'run> {
+    act(run, service, "pause", &["pause"]);
+    fault(run, service, "unpause")
+}
+
+fn fault<'run>(run: &'run Run, service: &str, remedy: &'static str) -> Fault<'run> {
+    Fault {
+        run,
+        service: service.to_owned(),
+        remedy: Some(remedy),
+    }
+}
+
+impl Fault<'_> {
+    /// Brings the service back and waits until it is ready.
+    ///
+    /// # Panics
+    /// When it does not come back.
+    #[track_caller]
+    pub fn end(mut self) {
+        if let Err(error) = self.remedy() {
+            panic!("{error}");
+        }
+    }
+
+    fn remedy(&mut self) -> Result<(), String> {
+        let Some(remedy) = self.remedy.take() else {
+            return Ok(());
+        };
+        try_act(self.run, &self.service, remedy, &[remedy])?;
+        wait_until_ready(self.run, &self.service, READY_WITHIN)
+    }
+}
+
+impl Drop for Fault<'_> {
+    fn drop(&mut self) {
+        match self.remedy() {
+            Err(error) if thread::panicking() => eprintln!("{error}"),
+            Err(error) => panic!("{error}"),
+            Ok(()) => {}
+        }
+    }
+}
+
+#[track_caller]
+fn act(run: &Run, service: &str, action: &str, arguments: &[&str]) {
+    if let Err(error) = try_act(run, service, action, arguments) {
+        panic!("{error}");
+    }
+}
+
+fn try_act(run: &Run, service: &str, action: &str, arguments: &[&str]) -> Result<(), String> {
+    for container in &run.service(service).containers {
+        append(
+            &run.run_directory.join("faults.jsonl"),
+            &json!({"at": now(), "service": service, "container": container, "action": action}),
+        );
+        let mut command = arguments.to_vec();
+        command.push(container);
+        run.engine.run(&command)?;
+    }
+    Ok(())
+}
+
+/// Waits until every replica answers that it is ready; for PostgreSQL, until it answers a query.
+///
+/// # Errors
+/// The last answer, when the deadline passes.
+pub fn wait_until_ready(run: &Run, service: &str, within: Duration) -> Result<(), String> {
+    let deployed = run.service(service);
+    let ready = |container: &str| -> Look<()> {
+        match run.engine.state(container) {
+            Ok(State::Running) => {}
+            other => return Look::NotYet(format!("{other:?}")),
+        }
+        if service == "postgres" {
+            return match Database::try_connect(run, Login::Owner) {
+                Ok(_) => Look::Seen(()),
+                Err(error) => Look::NotYet(error),
+            };
+        }
+        let port = deployed.ports.get("probes").copied().unwrap_or(8081);
+        match Api::of_container(&run.engine, container, port).try_get("/readyz") {
+            Ok(answer) if answer.status == 200 => Look::Seen(()),
+            Ok(answer) => Look::NotYet(answer.to_string()),
+            Err(error) => Look::NotYet(error.to_string()),
+        }
+    };
+    for container in &deployed.containers {
+        try_eventually(within, || ready(container)).map_err(|last| {
+            format!("{container}: not ready within {within:?}; last seen: {last}")
+        })?;
+    }
+    Ok(())
+}

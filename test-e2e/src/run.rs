@@ -1,0 +1,192 @@
+//! What a run says of itself in `run.json`: containers, ports inside them, where tokens and
+//! passwords lie. Written by the tool after deploying; only read here.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::Deserialize;
+
+/// `run.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Run {
+    /// Names the run.
+    pub id: String,
+    /// What is tested, `gateway`.
+    pub target: String,
+    /// Whether the deployment stays when its tests have ended.
+    pub kept: bool,
+    /// Where the journals are written.
+    pub run_directory: PathBuf,
+    /// How containers are reached.
+    pub engine: EngineCommand,
+    /// By name, third-party ones among them.
+    pub services: BTreeMap<String, Service>,
+    /// Files named `<subject>@<service>`.
+    pub tokens_directory: PathBuf,
+    /// Files named for what they open, `datastorage-owner`.
+    pub passwords_directory: PathBuf,
+}
+
+/// The container engine's program and the environment that it wants.
+#[derive(Clone, Debug, Deserialize)]
+pub struct EngineCommand {
+    /// `podman`, `docker`.
+    pub program: PathBuf,
+    /// On top of the test's own environment.
+    #[serde(default)]
+    pub environment: BTreeMap<String, String>,
+}
+
+/// One deployed service.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Service {
+    /// One for each replica.
+    pub containers: Vec<String>,
+    /// Names and numbers inside the container.
+    pub ports: BTreeMap<String, u16>,
+    /// What `/version` must answer; absent for third-party images.
+    pub source_digest: Option<String>,
+    /// Directories that hold the files of each ConfigMap.
+    #[serde(default)]
+    pub config_maps: BTreeMap<String, PathBuf>,
+}
+
+impl Run {
+    /// The run named by `E2E_RUN`, else the newest kept one of `target` in this checkout.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read, or it is another target's.
+    pub fn find(target: &str) -> Result<Self, String> {
+        let run = match env::var_os("E2E_RUN") {
+            Some(path) => Self::read(Path::new(&path))?,
+            None => newest_kept(&run_folders(), target)?,
+        };
+        if run.target != target {
+            let Self {
+                id, target: other, ..
+            } = run;
+            return Err(format!("run {id} is one of {other}, not of {target}"));
+        }
+        Ok(run)
+    }
+
+    fn read(path: &Path) -> Result<Self, String> {
+        let text =
+            fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// One of the deployed services.
+    ///
+    /// # Panics
+    /// When the run has no such service.
+    #[must_use]
+    #[track_caller]
+    pub fn service(&self, name: &str) -> &Service {
+        let known = || self.services.keys().cloned().collect::<Vec<_>>().join(", ");
+        match self.services.get(name) {
+            Some(service) => service,
+            None => panic!("run {} has no {name}; it has {}", self.id, known()),
+        }
+    }
+
+    /// The token of `subject` at `service`.
+    ///
+    /// # Panics
+    /// When none was made.
+    #[must_use]
+    #[track_caller]
+    pub fn token(&self, subject: &str, service: &str) -> String {
+        secret(&self.tokens_directory.join(format!("{subject}@{service}")))
+    }
+
+    /// A password by the name of what it opens.
+    ///
+    /// # Panics
+    /// When none was made.
+    #[must_use]
+    #[track_caller]
+    pub fn password(&self, name: &str) -> String {
+        secret(&self.passwords_directory.join(name))
+    }
+}
+
+#[track_caller]
+fn secret(path: &Path) -> String {
+    match fs::read_to_string(path) {
+        Ok(text) => text.trim().to_owned(),
+        Err(error) => panic!("{}: {error}", path.display()),
+    }
+}
+
+/// `target/e2e/runs` of this checkout and of every folder above, nearest first.
+fn run_folders() -> Vec<PathBuf> {
+    let start = env::var_os("CARGO_MANIFEST_DIR")
+        .map(PathBuf::from)
+        .or_else(|| env::current_dir().ok())
+        .unwrap_or_default();
+    start
+        .ancestors()
+        .map(|folder| folder.join("target/e2e/runs"))
+        .filter(|folder| folder.is_dir())
+        .collect()
+}
+
+fn newest_kept(folders: &[PathBuf], target: &str) -> Result<Run, String> {
+    let files = folders
+        .iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten()
+        .filter_map(|entry| Some(entry.ok()?.path().join("run.json")));
+    let kept = files.filter_map(|path| {
+        let modified = fs::metadata(&path).and_then(|data| data.modified()).ok()?;
+        let run = Run::read(&path).ok()?;
+        (run.kept && run.target == target).then_some((modified, run))
+    });
+    let newest: Option<(SystemTime, Run)> = kept.max_by_key(|(modified, _)| *modified);
+    newest.map(|(_, run)| run).ok_or_else(|| {
+        format!(
+            "no run of {target}: set E2E_RUN to a run.json, or make one with \
+             `cargo xtask e2e {target} --keep always`"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn write(folder: &Path, id: &str, target: &str, kept: bool, age: Duration) {
+        let directory = folder.join(id);
+        fs::create_dir_all(&directory).expect("a directory");
+        let text = serde_json::json!({
+            "id": id, "target": target, "cluster": "local", "kept": kept,
+            "run_directory": directory, "tests_source_digest": "00",
+            "engine": {"program": "podman", "environment": {}},
+            "services": {}, "tokens_directory": "/t", "passwords_directory": "/p",
+        });
+        let path = directory.join("run.json");
+        fs::write(&path, text.to_string()).expect("written");
+        let file = fs::File::options().append(true).open(&path).expect("open");
+        file.set_modified(SystemTime::now() - age).expect("a time");
+    }
+
+    #[test]
+    fn the_newest_kept_run_of_the_target_is_taken() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let seconds = Duration::from_secs;
+        write(folder.path(), "old", "gateway", true, seconds(300));
+        write(folder.path(), "new", "gateway", true, seconds(200));
+        write(folder.path(), "gone", "gateway", false, seconds(100));
+        write(folder.path(), "other", "pipeline", true, seconds(50));
+        let folders = [folder.path().to_path_buf()];
+        assert_eq!(newest_kept(&folders, "gateway").expect("a run").id, "new");
+        let none = newest_kept(&folders, "datastorage").expect_err("no run");
+        assert!(none.contains("cargo xtask e2e datastorage"), "{none}");
+    }
+}
