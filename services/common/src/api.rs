@@ -118,10 +118,49 @@ pub struct AuditBatch {
     pub events: Vec<NewAuditEvent>,
 }
 
+/// Query of `GET /api/v1/audit/events`. What is given must all be equal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditQuery {
+    /// One chain; the list is in its order then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// One type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    /// One category.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_category: Option<String>,
+    /// One outcome.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_outcome: Option<EventOutcome>,
+    /// `event_timestamp` at or after.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub since: Option<OffsetDateTime>,
+    /// `event_timestamp` before.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub until: Option<OffsetDateTime>,
+    /// 1 to 1000; 100 where it is not given. A page also ends at 8 MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
 /// Answer of the batch endpoint and of `GET /api/v1/audit/events`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AuditEvents {
-    /// In the order sent (batch) or stored (list).
+    /// In the order sent (batch); by chain_seq (list of one correlation ID); by time and ID (any
+    /// other list).
     pub events: Vec<AuditEvent>,
     /// Opaque; absent on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -331,6 +370,38 @@ pub struct PatchRemediationRequest {
     pub phase_deadline_seconds: Option<u32>,
 }
 
+/// Query of `GET /api/v1/remediation-requests`. What is given must all be equal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RequestQuery {
+    /// One of these; on the wire separated by commas.
+    #[serde(
+        default,
+        with = "comma_separated",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub phase: Vec<RequestPhase>,
+    /// The fingerprint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// `namespace/kind/name`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// Some deadline of it (lease, block or phase) is before this.
+    #[serde(
+        default,
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub due_before: Option<OffsetDateTime>,
+    /// 1 to 1000; 100 where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
 /// Answer of `GET /api/v1/remediation-requests`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RemediationRequests {
@@ -420,6 +491,15 @@ pub struct Workflow {
     /// By the database's clock.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
+}
+
+/// Query of `GET /api/v1/workflows`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkflowQuery {
+    /// Those too that may not be chosen any more.
+    #[serde(default)]
+    pub include_disabled: bool,
 }
 
 /// Answer of `GET /api/v1/workflows` (`?include_disabled=true` for all).
@@ -545,6 +625,28 @@ pub struct PatchExecution {
     pub failure: Option<ExecutionFailure>,
 }
 
+/// Query of `GET /api/v1/workflow-executions`. What is given must all be equal.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExecutionQuery {
+    /// One of these; on the wire separated by commas.
+    #[serde(
+        default,
+        with = "comma_separated",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub phase: Vec<ExecutionPhase>,
+    /// Those of one request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<Uuid>,
+    /// 1 to 1000; 100 where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
 /// Answer of `GET /api/v1/workflow-executions`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Executions {
@@ -566,4 +668,33 @@ pub struct Version {
     pub source_digest: String,
     /// The compiler.
     pub rustc: String,
+}
+
+/// Names of phases in a query string, separated by commas.
+mod comma_separated {
+    use serde::de::{DeserializeOwned, Error as _};
+    use serde::ser::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serialize, Serializer};
+    use serde_json::Value;
+
+    pub(super) fn serialize<T: Serialize, S: Serializer>(
+        phases: &[T],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let name = |phase| match serde_json::to_value(phase) {
+            Ok(Value::String(name)) => Ok(name),
+            other => Err(S::Error::custom(format!("{other:?} is no name"))),
+        };
+        let names: Vec<String> = phases.iter().map(name).collect::<Result<_, _>>()?;
+        serializer.serialize_str(&names.join(","))
+    }
+
+    pub(super) fn deserialize<'de, T: DeserializeOwned, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<T>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let phase = |name: &str| serde_json::from_value(Value::String(name.to_owned()));
+        let phases = text.split(',').map(phase).collect::<Result<_, _>>();
+        phases.map_err(|error| D::Error::custom(format!("phase: {error}")))
+    }
 }

@@ -4,4 +4,15 @@
 //! own `main.rs` does, and hands it on.
 
 pub mod api;
+pub mod auth;
+pub mod canonical;
+pub mod client;
+pub mod config;
+pub mod extract;
+pub mod health;
+pub mod metrics;
+pub mod problem;
+pub mod server;
+pub mod shutdown;
+pub mod telemetry;
 pub mod transitions;

@@ -1,0 +1,268 @@
+//! `/healthz`, `/readyz`, `/version` and `/metrics`. Readiness turns green when everything the
+//! service depends on has answered once, and from then on it depends on the service itself alone: a
+//! dependency that blinks must not take every service out of rotation, for a 503 with Retry-After
+//! needs someone to send it. What the dependency is doing stands in the body and in a metric.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::{Deserialize, Serialize};
+
+use crate::api::Version;
+use crate::client::DataStorage;
+use crate::extract::Json;
+use crate::shutdown::Shutdown;
+
+/// What a process is, told by `/version`. Made in the service's own `main.rs`.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    package: &'static str,
+    version: &'static str,
+    source_digest: &'static str,
+    rustc: &'static str,
+}
+
+impl Identity {
+    /// `unknown` stands for what a plain `cargo run` does not know.
+    #[must_use]
+    pub const fn new(
+        package: &'static str,
+        version: &'static str,
+        source_digest: Option<&'static str>,
+        rustc: Option<&'static str>,
+    ) -> Self {
+        const fn known(value: Option<&'static str>) -> &'static str {
+            match value {
+                Some(value) => value,
+                None => "unknown",
+            }
+        }
+        Self {
+            package,
+            version,
+            source_digest: known(source_digest),
+            rustc: known(rustc),
+        }
+    }
+
+    /// Name of the package.
+    #[must_use]
+    pub const fn package(&self) -> &'static str {
+        self.package
+    }
+
+    /// What `/version` answers.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        Version {
+            package: self.package.to_owned(),
+            version: self.version.to_owned(),
+            source_digest: self.source_digest.to_owned(),
+            rustc: self.rustc.to_owned(),
+        }
+    }
+}
+
+/// What a dependency did when it was last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DependencyState {
+    /// It has not answered yet.
+    Awaited,
+    /// It answered.
+    Reachable,
+    /// It answered before, and did not now.
+    Unreachable,
+}
+
+/// The body of `/readyz`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// The same as the status: 200 or 503.
+    pub ready: bool,
+    /// The service is going down.
+    pub draining: bool,
+    /// Each dependency by its name.
+    pub dependencies: BTreeMap<String, DependencyState>,
+}
+
+/// The state behind `/readyz`, shared by all parts of a service.
+#[derive(Clone, Debug)]
+pub struct Health(Arc<Mutex<Inner>>);
+
+#[derive(Debug)]
+struct Inner {
+    starting: bool,
+    draining: bool,
+    dependencies: BTreeMap<&'static str, DependencyState>,
+}
+
+impl Health {
+    /// Not ready before [`Health::started`] and before each of these has answered once.
+    #[must_use]
+    pub fn awaiting(dependencies: &[&'static str]) -> Self {
+        let awaited = |name: &&'static str| (*name, DependencyState::Awaited);
+        Self(Arc::new(Mutex::new(Inner {
+            starting: true,
+            draining: false,
+            dependencies: dependencies.iter().map(awaited).collect(),
+        })))
+    }
+
+    /// The service answers.
+    pub(crate) fn started(&self) {
+        self.lock().starting = false;
+    }
+
+    /// The service is going down: not ready from now on.
+    pub fn drain(&self) {
+        self.lock().draining = true;
+    }
+
+    /// Adds something that must answer once before the service is ready.
+    pub fn depends_on(&self, dependency: &'static str) {
+        self.lock()
+            .dependencies
+            .entry(dependency)
+            .or_insert(DependencyState::Awaited);
+    }
+
+    /// The dependency was asked, and answered or not.
+    pub fn asked(&self, dependency: &'static str, answered: bool) {
+        let gauge = metrics::gauge!("dependency_up", "dependency" => dependency);
+        gauge.set(if answered { 1.0 } else { 0.0 });
+        let mut inner = self.lock();
+        let state = inner
+            .dependencies
+            .entry(dependency)
+            .or_insert(DependencyState::Awaited);
+        let before = *state;
+        *state = match (before, answered) {
+            (_, true) => DependencyState::Reachable,
+            (DependencyState::Awaited, false) => DependencyState::Awaited,
+            (_, false) => DependencyState::Unreachable,
+        };
+        if before != *state {
+            tracing::info!(dependency, state = ?*state, "dependency changed");
+        }
+    }
+
+    /// What `/readyz` says now.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        let inner = self.lock();
+        let answered = |state: &DependencyState| *state != DependencyState::Awaited;
+        let own = |(name, state): (&&'static str, &DependencyState)| ((*name).to_owned(), *state);
+        Readiness {
+            ready: !inner.starting && !inner.draining && inner.dependencies.values().all(answered),
+            draining: inner.draining,
+            dependencies: inner.dependencies.iter().map(own).collect(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of DataStorage in readiness and metrics.
+pub const DATASTORAGE: &str = "datastorage";
+
+/// Asks DataStorage again and again until shutdown, and tells `health`.
+pub async fn watch_datastorage(client: DataStorage, health: Health, shutdown: Shutdown) {
+    const AWAITED: Duration = Duration::from_millis(200);
+    const ANSWERED: Duration = Duration::from_secs(2);
+    loop {
+        let answered = match shutdown.unless_requested(client.ping()).await {
+            Some(Ok(())) => true,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "DataStorage does not answer");
+                false
+            }
+            None => return,
+        };
+        health.asked(DATASTORAGE, answered);
+        let pause = if answered { ANSWERED } else { AWAITED };
+        if !shutdown.sleep(pause).await {
+            return;
+        }
+    }
+}
+
+/// The routes of the probe listener.
+pub fn probe_routes(health: Health, identity: Identity) -> Router {
+    Router::new()
+        .route(
+            "/healthz",
+            get(|| async { Json(serde_json::json!({"alive": true})) }),
+        )
+        .route("/readyz", get(readyz))
+        .with_state(health)
+        .route(
+            "/version",
+            get(move || std::future::ready(Json(identity.version()))),
+        )
+}
+
+async fn readyz(State(health): State<Health>) -> Response {
+    let readiness = health.readiness();
+    let status = if readiness.ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (status, Json(readiness)).into_response()
+}
+
+/// The routes of the metrics listener.
+pub fn metrics_routes() -> Router {
+    let content_type = "text/plain; version=0.0.4; charset=utf-8";
+    let answer = move || async move {
+        (
+            [(header::CONTENT_TYPE, content_type)],
+            crate::metrics::render(),
+        )
+    };
+    Router::new().route("/metrics", get(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_after_the_first_answer_and_through_a_blip() {
+        let health = Health::awaiting(&["database"]);
+        health.asked("database", true);
+        assert!(!health.readiness().ready, "not started");
+        health.started();
+        assert!(health.readiness().ready);
+        health.asked("database", false);
+        let readiness = health.readiness();
+        assert!(readiness.ready);
+        assert_eq!(
+            readiness.dependencies["database"],
+            DependencyState::Unreachable
+        );
+        health.drain();
+        assert!(!health.readiness().ready);
+    }
+
+    #[test]
+    fn not_ready_while_a_dependency_is_awaited() {
+        let health = Health::awaiting(&["database"]);
+        health.started();
+        health.asked("database", false);
+        assert_eq!(
+            health.readiness().dependencies["database"],
+            DependencyState::Awaited
+        );
+        assert!(!health.readiness().ready);
+    }
+}
