@@ -2,21 +2,48 @@
 //! process group of its own, and is ended with that group: TERM, then KILL. A failed child's error
 //! shows its command line, ready to be pasted. There is no shell here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fmt;
-use std::time::Duration;
+use std::fs::{File, OpenOptions};
+use std::io::{self, PipeReader, Read as _, Write as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::process::ExitStatus;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use rustix::io::FdFlags;
+use rustix::process::{Pid, Signal};
+use signal_hook::consts::SIGTERM;
 
+use crate::exit::Exit;
+
+/// How often a wait looks whether a signal came.
+const TICK: Duration = Duration::from_millis(50);
+/// What a group has between TERM and KILL.
+const GRACE: Duration = Duration::from_secs(5);
+/// The same, and what every child of a clean-up still has, after a second signal.
+const GRACE_HURRIED: Duration = Duration::from_secs(3);
+/// How long the streams of a child that has ended may stay open in a grandchild's hands.
+const STREAMS_AFTER_END: Duration = Duration::from_secs(1);
+/// How many lines of a failed child stand in its error.
+const ERROR_LINES_MAX: usize = 20;
+/// How much of a streamed child's output is kept for its error.
+const TAIL_BYTES_MAX: usize = 64 * 1024;
 /// A command line with its surroundings; nothing runs yet. Written with xshell's `cmd!` and turned
 /// into this, or built piece by piece.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Invocation {
     program: String,
     arguments: Vec<String>,
     environment: Environment,
+    removed: BTreeSet<String>,
     directory: Option<Utf8PathBuf>,
-    inherited_fds: Vec<i32>,
+    inherited: Vec<Arc<OwnedFd>>,
 }
 
 /// What of the environment the child sees.
@@ -100,6 +127,21 @@ pub enum ProcessError {
     },
 }
 
+impl ProcessError {
+    /// How the tool ends when nobody knows better.
+    #[must_use]
+    pub const fn exit(&self) -> Exit {
+        match self {
+            Self::NotFound { .. } => Exit::Host,
+            Self::Interrupted {
+                signal: SIGTERM, ..
+            } => Exit::Terminated,
+            Self::Interrupted { .. } => Exit::Interrupted,
+            Self::Failed { .. } | Self::Deadline { .. } | Self::Io { .. } => Exit::Internal,
+        }
+    }
+}
+
 fn indented(text: &str) -> String {
     text.lines().map(|line| format!("\n  {line}")).collect()
 }
@@ -111,8 +153,9 @@ impl Invocation {
             program: program.into(),
             arguments: Vec::new(),
             environment: Environment::Inherited(BTreeMap::new()),
+            removed: BTreeSet::new(),
             directory: None,
-            inherited_fds: Vec::new(),
+            inherited: Vec::new(),
         }
     }
 
@@ -135,7 +178,20 @@ impl Invocation {
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let (Environment::Inherited(variables) | Environment::Exactly(variables)) =
             &mut self.environment;
-        variables.insert(name.into(), value.into());
+        let name = name.into();
+        self.removed.remove(&name);
+        variables.insert(name, value.into());
+        self
+    }
+
+    /// Takes a variable of the tool's own away.
+    #[must_use]
+    pub fn env_remove(mut self, name: impl Into<String>) -> Self {
+        let (Environment::Inherited(variables) | Environment::Exactly(variables)) =
+            &mut self.environment;
+        let name = name.into();
+        variables.remove(&name);
+        self.removed.insert(name);
         self
     }
 
@@ -153,25 +209,104 @@ impl Invocation {
         self
     }
 
-    /// The child inherits this open file (a lock that must live as long as the child).
+    /// The child, and the children that it starts, inherit this open file (a lock that must live
+    /// as long as any of them).
     #[must_use]
-    pub fn inherit_fd(mut self, fd: i32) -> Self {
-        self.inherited_fds.push(fd);
+    pub fn inherit_fd(mut self, fd: Arc<OwnedFd>) -> Self {
+        self.inherited.push(fd);
         self
+    }
+
+    /// The program.
+    #[must_use]
+    pub fn program(&self) -> &str {
+        &self.program
+    }
+
+    fn expression(&self) -> duct::Expression {
+        let mut expression = duct::cmd(&self.program, &self.arguments)
+            .unchecked()
+            .before_spawn(|command| {
+                command.process_group(0);
+                Ok(())
+            });
+        match &self.environment {
+            Environment::Inherited(variables) => {
+                for (name, value) in variables {
+                    expression = expression.env(name, value);
+                }
+                for name in &self.removed {
+                    expression = expression.env_remove(name);
+                }
+            }
+            Environment::Exactly(variables) => expression = expression.full_env(variables),
+        }
+        if let Some(directory) = &self.directory {
+            expression = expression.dir(directory);
+        }
+        expression
     }
 }
 
+/// Takes program, arguments, folder and changed variables. What xshell does not tell about a
+/// command (standard input, ignored streams, a cleared environment) is not taken along.
 impl From<xshell::Cmd<'_>> for Invocation {
-    fn from(_command: xshell::Cmd<'_>) -> Self {
-        todo!()
+    fn from(command: xshell::Cmd<'_>) -> Self {
+        let command = std::process::Command::from(command);
+        let text = |text: &OsStr| text.to_string_lossy().into_owned();
+        let mut invocation =
+            Self::new(text(command.get_program())).args(command.get_args().map(text));
+        for (name, value) in command.get_envs() {
+            invocation = match value {
+                Some(value) => invocation.env(text(name), text(value)),
+                None => invocation.env_remove(text(name)),
+            };
+        }
+        match command.get_current_dir() {
+            Some(directory) => invocation.current_dir(text(directory.as_os_str())),
+            None => invocation,
+        }
     }
 }
 
 /// The line as one would type it.
 impl fmt::Display for Invocation {
-    fn fmt(&self, _formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        todo!()
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(directory) = &self.directory {
+            write!(formatter, "cd {} && ", quoted(directory.as_str()))?;
+        }
+        let variables = match &self.environment {
+            Environment::Inherited(variables) => {
+                if !self.removed.is_empty() {
+                    formatter.write_str("env ")?;
+                }
+                for name in &self.removed {
+                    write!(formatter, "-u {} ", quoted(name))?;
+                }
+                variables
+            }
+            Environment::Exactly(variables) => {
+                formatter.write_str("env -i ")?;
+                variables
+            }
+        };
+        for (name, value) in variables {
+            write!(formatter, "{name}={} ", quoted(value))?;
+        }
+        formatter.write_str(&quoted(&self.program))?;
+        self.arguments
+            .iter()
+            .try_for_each(|argument| write!(formatter, " {}", quoted(argument)))
     }
+}
+
+fn quoted(text: &str) -> String {
+    let plain =
+        |character: char| character.is_ascii_alphanumeric() || "_-./:=@%+,".contains(character);
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Runs it to its end; another code than 0 is an error.
@@ -187,19 +322,32 @@ pub fn capture(invocation: &Invocation, deadline: Duration) -> Result<Captured, 
 /// # Errors
 /// See [`ProcessError`].
 pub fn capture_with_input(
-    _invocation: &Invocation,
-    _input: &Input,
-    _deadline: Duration,
+    invocation: &Invocation,
+    input: &Input,
+    deadline: Duration,
 ) -> Result<Captured, ProcessError> {
-    todo!()
+    let captured = run(invocation, input, Streams::captured(), deadline)?;
+    if captured.code == 0 {
+        return Ok(captured);
+    }
+    let told = if captured.stderr.trim().is_empty() {
+        &captured.stdout
+    } else {
+        &captured.stderr
+    };
+    Err(ProcessError::Failed {
+        command: invocation.to_string(),
+        code: captured.code,
+        stderr: last_lines(told),
+    })
 }
 
 /// Runs it to its end, whatever its code.
 ///
 /// # Errors
 /// See [`ProcessError`]; never `Failed`.
-pub fn output(_invocation: &Invocation, _deadline: Duration) -> Result<Captured, ProcessError> {
-    todo!()
+pub fn output(invocation: &Invocation, deadline: Duration) -> Result<Captured, ProcessError> {
+    run(invocation, &Input::Empty, Streams::captured(), deadline)
 }
 
 /// Where the lines of a streamed child go, besides the log.
@@ -207,45 +355,470 @@ pub fn output(_invocation: &Invocation, _deadline: Duration) -> Result<Captured,
 pub enum Echo {
     /// To the terminal, as they come, on standard error.
     Terminal,
+    /// Each to the stream of the tool that it came from.
+    Through,
     /// Nowhere.
     Silent,
 }
 
-/// Runs it to its end with both streams written to `log` as they come; gives its exit code.
+/// Runs it to its end with both streams written to `log` (at its end) as they come; gives its exit code.
 ///
 /// # Errors
 /// See [`ProcessError`]; never `Failed`.
 pub fn stream(
-    _invocation: &Invocation,
-    _log: Option<&Utf8Path>,
-    _echo: Echo,
-    _deadline: Duration,
+    invocation: &Invocation,
+    log: Option<&Utf8Path>,
+    echo: Echo,
+    deadline: Duration,
 ) -> Result<i32, ProcessError> {
-    todo!()
+    let log = open_log(invocation, log)?;
+    let destination = |through: Terminal| Destination {
+        log: log.clone(),
+        terminal: match echo {
+            Echo::Terminal => Some(Terminal::Stderr),
+            Echo::Through => Some(through),
+            Echo::Silent => None,
+        },
+        kept: Kept::Tail,
+    };
+    let streams = Streams {
+        stdout: destination(Terminal::Stdout),
+        stderr: destination(Terminal::Stderr),
+    };
+    run(invocation, &Input::Empty, streams, deadline).map(|captured| captured.code)
+}
+
+/// As [`stream`], but standard output is data: it is given back whole, and neither logged nor shown.
+///
+/// # Errors
+/// See [`ProcessError`]; never `Failed`.
+pub fn stream_stderr(
+    invocation: &Invocation,
+    log: Option<&Utf8Path>,
+    echo: Echo,
+    deadline: Duration,
+) -> Result<Captured, ProcessError> {
+    let streams = Streams {
+        stdout: Destination::captured(),
+        stderr: Destination {
+            log: open_log(invocation, log)?,
+            terminal: (echo != Echo::Silent).then_some(Terminal::Stderr),
+            kept: Kept::Tail,
+        },
+    };
+    run(invocation, &Input::Empty, streams, deadline)
+}
+
+fn open_log(
+    invocation: &Invocation,
+    log: Option<&Utf8Path>,
+) -> Result<Option<Arc<Mutex<File>>>, ProcessError> {
+    let open = |path: &Utf8Path| OpenOptions::new().create(true).append(true).open(path);
+    match log.map(open).transpose() {
+        Ok(file) => Ok(file.map(|file| Arc::new(Mutex::new(file)))),
+        Err(source) => Err(ProcessError::Io {
+            command: invocation.to_string(),
+            source,
+        }),
+    }
+}
+
+/// Where the two streams of a child go.
+struct Streams {
+    stdout: Destination,
+    stderr: Destination,
+}
+
+impl Streams {
+    fn captured() -> Self {
+        Self {
+            stdout: Destination::captured(),
+            stderr: Destination::captured(),
+        }
+    }
+}
+
+struct Destination {
+    log: Option<Arc<Mutex<File>>>,
+    terminal: Option<Terminal>,
+    kept: Kept,
+}
+
+impl Destination {
+    const fn captured() -> Self {
+        Self {
+            log: None,
+            terminal: None,
+            kept: Kept::All,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Terminal {
+    Stdout,
+    Stderr,
+}
+
+#[derive(Clone, Copy)]
+enum Kept {
+    All,
+    Tail,
+}
+
+/// A child that was started, and the threads that read it.
+struct Running {
+    handle: duct::Handle,
+    group: Pid,
+    started: Instant,
+    deadline: Option<Instant>,
+    stdout: Arc<Mutex<Vec<u8>>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    streams_ended: Receiver<()>,
+}
+
+/// Why a child was ended before it ended.
+enum Cut {
+    Deadline,
+    Interrupted(i32),
+    Io(io::Error),
+}
+
+fn run(
+    invocation: &Invocation,
+    input: &Input,
+    streams: Streams,
+    deadline: Duration,
+) -> Result<Captured, ProcessError> {
+    let command = || invocation.to_string();
+    if let Some(signal) = interrupt::pending() {
+        return Err(ProcessError::Interrupted {
+            signal,
+            command: command(),
+        });
+    }
+    let running =
+        start(invocation, input, streams, deadline).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound if directory_exists(invocation) => ProcessError::NotFound {
+                program: invocation.program.clone(),
+                command: command(),
+            },
+            _ => ProcessError::Io {
+                command: command(),
+                source,
+            },
+        })?;
+    let ended = wait(&running);
+    let stdout = text_of(&running.stdout);
+    let stderr = text_of(&running.stderr);
+    match ended {
+        Ok(status) => Ok(Captured {
+            code: code_of(status),
+            stdout,
+            stderr,
+        }),
+        Err(Cut::Deadline) => Err(ProcessError::Deadline {
+            command: command(),
+            deadline,
+            stderr: last_lines(&stderr),
+        }),
+        Err(Cut::Interrupted(signal)) => Err(ProcessError::Interrupted {
+            signal,
+            command: command(),
+        }),
+        Err(Cut::Io(source)) => Err(ProcessError::Io {
+            command: command(),
+            source,
+        }),
+    }
+}
+
+fn directory_exists(invocation: &Invocation) -> bool {
+    invocation
+        .directory
+        .as_ref()
+        .is_none_or(|directory| directory.is_dir())
+}
+
+fn start(
+    invocation: &Invocation,
+    input: &Input,
+    streams: Streams,
+    deadline: Duration,
+) -> io::Result<Running> {
+    let (stdout_reader, stdout_writer) = io::pipe()?;
+    let (stderr_reader, stderr_writer) = io::pipe()?;
+    let expression = invocation
+        .expression()
+        .stdout_file(OwnedFd::from(stdout_writer))
+        .stderr_file(OwnedFd::from(stderr_writer));
+    let expression = match input {
+        Input::Empty => expression.stdin_null(),
+        Input::Bytes(bytes) => expression.stdin_bytes(bytes.clone()),
+        Input::File(path) => expression.stdin_path(path),
+    };
+    let started = Instant::now();
+    let handle = spawn(&expression, &invocation.inherited)?;
+    // Holds our ends of the pipes for writing: they would never seem closed.
+    drop(expression);
+    let id = handle.pids().first().copied().unwrap_or_default();
+    let group = i32::try_from(id)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::other("the child has no process ID"))?;
+    let (ended, streams_ended) = mpsc::channel();
+    let stdout = read_in_background(stdout_reader, streams.stdout, ended.clone());
+    let stderr = read_in_background(stderr_reader, streams.stderr, ended);
+    Ok(Running {
+        handle,
+        group,
+        started,
+        deadline: started.checked_add(deadline),
+        stdout,
+        stderr,
+        streams_ended,
+    })
+}
+
+/// Keeps other threads from starting a child while a file is inheritable: that child would keep
+/// a lock that was not meant for it.
+static SPAWN: RwLock<()> = RwLock::new(());
+
+fn spawn(expression: &duct::Expression, inherited: &[Arc<OwnedFd>]) -> io::Result<duct::Handle> {
+    if inherited.is_empty() {
+        let _others_may_spawn = SPAWN.read().unwrap_or_else(PoisonError::into_inner);
+        return expression.start();
+    }
+    let _alone = SPAWN.write().unwrap_or_else(PoisonError::into_inner);
+    let set_all = |change: fn(FdFlags) -> FdFlags| {
+        let set = |fd: BorrowedFd<'_>| -> io::Result<()> {
+            let flags = rustix::io::fcntl_getfd(fd)?;
+            Ok(rustix::io::fcntl_setfd(fd, change(flags))?)
+        };
+        inherited.iter().try_for_each(|fd| set(fd.as_fd()))
+    };
+    let started = set_all(|flags| flags - FdFlags::CLOEXEC).and_then(|()| expression.start());
+    set_all(|flags| flags | FdFlags::CLOEXEC)?;
+    started
+}
+
+fn read_in_background(
+    mut reader: PipeReader,
+    destination: Destination,
+    ended: Sender<()>,
+) -> Arc<Mutex<Vec<u8>>> {
+    let kept = Arc::new(Mutex::new(Vec::new()));
+    let shared = Arc::clone(&kept);
+    thread::spawn(move || {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match reader.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => take_in(&buffer[..length], &destination, &shared),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => break,
+            }
+        }
+        // Nobody listens any more when the wait was given up.
+        let _ = ended.send(());
+    });
+    kept
+}
+
+/// A terminal or a log that cannot be written must not stop the child: its pipe is read on.
+fn take_in(bytes: &[u8], destination: &Destination, kept: &Mutex<Vec<u8>>) {
+    if let Some(log) = &destination.log {
+        let _ = locked(log).write_all(bytes);
+    }
+    let _ = match destination.terminal {
+        Some(Terminal::Stdout) => io::stdout().write_all(bytes),
+        Some(Terminal::Stderr) => io::stderr().write_all(bytes),
+        None => Ok(()),
+    };
+    let mut kept = locked(kept);
+    kept.extend_from_slice(bytes);
+    if matches!(destination.kept, Kept::Tail) && kept.len() > 2 * TAIL_BYTES_MAX {
+        let cut = kept.len() - TAIL_BYTES_MAX;
+        kept.drain(..cut);
+    }
+}
+
+fn wait(running: &Running) -> Result<ExitStatus, Cut> {
+    let status = loop {
+        let tick = Instant::now() + TICK;
+        let until = limit(running).map_or(tick, |limit| limit.min(tick));
+        match running.handle.wait_deadline(until) {
+            Ok(Some(output)) => break output.status,
+            Ok(None) => {}
+            Err(error) => {
+                end_group(running);
+                return Err(Cut::Io(error));
+            }
+        }
+        if let Some(signal) = interrupt::pending() {
+            end_group(running);
+            return Err(Cut::Interrupted(signal));
+        }
+        if limit(running).is_some_and(|limit| limit <= Instant::now()) {
+            end_group(running);
+            return Err(Cut::Deadline);
+        }
+    };
+    if !streams_end(running, STREAMS_AFTER_END) {
+        // A grandchild that stayed behind holds them.
+        end_group(running);
+        streams_end(running, STREAMS_AFTER_END);
+    }
+    Ok(status)
+}
+
+/// The child's own deadline, or what a hurried clean-up leaves of it.
+fn limit(running: &Running) -> Option<Instant> {
+    let hurried =
+        interrupt::hurried_since().map(|since| since.max(running.started) + GRACE_HURRIED);
+    match (running.deadline, hurried) {
+        (Some(deadline), Some(hurried)) => Some(deadline.min(hurried)),
+        (deadline, hurried) => deadline.or(hurried),
+    }
+}
+
+fn streams_end(running: &Running, within: Duration) -> bool {
+    let until = Instant::now() + within;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match running.streams_ended.recv_timeout(left) {
+            Ok(()) => {}
+            Err(RecvTimeoutError::Disconnected) => return true,
+            Err(RecvTimeoutError::Timeout) => return false,
+        }
+    }
+}
+
+/// TERM, then KILL when the group is not gone after a while.
+fn end_group(running: &Running) {
+    signal_group(running, Signal::TERM);
+    let begun = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    loop {
+        let child_ended = running.handle.wait_deadline(Instant::now() + pause);
+        if !matches!(child_ended, Ok(None)) {
+            if !group_lives(running) {
+                break;
+            }
+            thread::sleep(pause);
+        }
+        pause = (pause * 2).min(TICK);
+        let grace = match interrupt::hurried_since() {
+            Some(_) => GRACE_HURRIED.min(Duration::from_millis(500)),
+            None => GRACE,
+        };
+        if begun.elapsed() > grace {
+            signal_group(running, Signal::KILL);
+            break;
+        }
+    }
+    // Only a child stuck in the kernel is still there then; it must not hold us up.
+    let _ = running.handle.wait_deadline(Instant::now() + GRACE_HURRIED);
+    streams_end(running, STREAMS_AFTER_END);
+}
+
+/// A group that is gone already is no error.
+fn signal_group(running: &Running, signal: Signal) {
+    let _ = rustix::process::kill_process_group(running.group, signal);
+}
+
+fn group_lives(running: &Running) -> bool {
+    rustix::process::test_kill_process_group(running.group).is_ok()
+}
+
+fn code_of(status: ExitStatus) -> i32 {
+    status
+        .code()
+        .or_else(|| status.signal().map(|signal| 128 + signal))
+        .unwrap_or(-1)
+}
+
+fn text_of(bytes: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&locked(bytes)).into_owned()
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.trim_end().lines().collect();
+    lines[lines.len().saturating_sub(ERROR_LINES_MAX)..].join("\n")
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ctrl-C and SIGTERM: noted here, told to the children, and asked for by every wait.
 pub mod interrupt {
+    use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+    use std::sync::{Mutex, PoisonError};
+    use std::thread;
+    use std::time::Instant;
+
+    use anyhow::{Context as _, Result};
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    use signal_hook::iterator::Signals;
+
+    use crate::exit::{Exit, Failure};
+
+    static INSTALLED: AtomicBool = AtomicBool::new(false);
+    /// The first signal that came; 0: none.
+    static FIRST: AtomicI32 = AtomicI32::new(0);
+    static SHIELDS: AtomicUsize = AtomicUsize::new(0);
+    static HURRIED_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
+
     /// Notes SIGINT and SIGTERM from now on; called once by `main`.
     ///
     /// # Errors
     /// When the handlers cannot be set.
-    pub fn install() -> anyhow::Result<()> {
-        todo!()
+    pub fn install() -> Result<()> {
+        if INSTALLED.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        let mut signals = Signals::new([SIGINT, SIGTERM])
+            .context("cannot set the handlers of SIGINT and SIGTERM")?;
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || signals.forever().for_each(note))
+            .context("cannot start the thread that notes signals")?;
+        Ok(())
+    }
+
+    fn note(signal: i32) {
+        let first = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+        if first.is_err() {
+            HURRIED_SINCE
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert_with(Instant::now);
+        }
     }
 
     /// The signal that came, if one did and no [`Shield`] is up.
     #[must_use]
     pub fn pending() -> Option<i32> {
-        todo!()
+        let signal = FIRST.load(Ordering::SeqCst);
+        (signal != 0 && SHIELDS.load(Ordering::SeqCst) == 0).then_some(signal)
+    }
+
+    /// Since when people want it over with: the second signal.
+    pub(super) fn hurried_since() -> Option<Instant> {
+        *HURRIED_SINCE.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// An error with the right exit code if a signal came; for loops that wait for other things than children.
     ///
     /// # Errors
     /// When a signal came.
-    pub fn check() -> anyhow::Result<()> {
-        todo!()
+    pub fn check() -> Result<()> {
+        match pending() {
+            None => Ok(()),
+            Some(SIGTERM) => Err(Failure::new(Exit::Terminated, "terminated").into()),
+            Some(_) => Err(Failure::new(Exit::Interrupted, "interrupted").into()),
+        }
     }
 
     /// While it lives, children are not ended by a noted signal: clean-up runs to its end. A
@@ -257,13 +830,14 @@ pub mod interrupt {
         /// Raises it.
         #[must_use]
         pub fn raise() -> Self {
-            todo!()
+            SHIELDS.fetch_add(1, Ordering::SeqCst);
+            Self(())
         }
     }
 
     impl Drop for Shield {
         fn drop(&mut self) {
-            todo!()
+            SHIELDS.fetch_sub(1, Ordering::SeqCst);
         }
     }
 }

@@ -1,0 +1,4 @@
+//! The tool from outside: real children, real trees, real archives.
+
+mod process_children;
+mod process_interrupt;

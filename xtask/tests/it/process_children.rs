@@ -1,0 +1,196 @@
+//! Children: what they say, how they fail, and that nothing of them outlives its deadline.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use camino::Utf8Path;
+use xshell::{Shell, cmd};
+use xtask::process::{
+    Echo, Input, Invocation, ProcessError, capture, capture_with_input, output, stream,
+    stream_stderr,
+};
+
+const AMPLE: Duration = Duration::from_secs(60);
+
+fn shell(script: &str) -> Invocation {
+    Invocation::new("sh").arg("-c").arg(script)
+}
+
+/// Whether a process of this ID runs (a zombie does not).
+fn runs(id: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{id}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[track_caller]
+fn check_line(invocation: &Invocation, expected: &str) {
+    assert_eq!(invocation.to_string(), expected);
+}
+
+#[test]
+fn shows_a_line_that_can_be_pasted() {
+    check_line(
+        &Invocation::new("podman").args(["run", "--label=a=b", "it's", "a b", ""]),
+        r"podman run --label=a=b 'it'\''s' 'a b' ''",
+    );
+    check_line(
+        &Invocation::new("cargo")
+            .env("A", "1 2")
+            .env_remove("HOME")
+            .current_dir("/tmp"),
+        "cd /tmp && env -u HOME A='1 2' cargo",
+    );
+    check_line(
+        &Invocation::new("cargo").environment_exactly([("A".into(), "1".into())].into()),
+        "env -i A=1 cargo",
+    );
+}
+
+#[test]
+fn the_shown_line_does_the_same() {
+    let awkward = "it's $HOME; `id` \"x\" \\ *\n-";
+    let invocation = Invocation::new("printf").arg("%s").arg(awkward);
+    assert_eq!(capture(&invocation, AMPLE).unwrap().stdout, awkward);
+    let pasted = capture(&shell(&invocation.to_string()), AMPLE).unwrap();
+    assert_eq!(pasted.stdout, awkward);
+}
+
+#[test]
+fn takes_over_what_xshell_wrote() {
+    let sh = Shell::new().unwrap();
+    sh.change_dir("/");
+    let arguments = ["a b", "c"];
+    let command = cmd!(sh, "printf %s-%s {arguments...}").env("LC_ALL", "C");
+    check_line(&command.into(), "cd / && LC_ALL=C printf %s-%s 'a b' c");
+}
+
+#[test]
+fn an_exact_environment_holds_nothing_else() {
+    let invocation = Invocation::new("/usr/bin/env")
+        .environment_exactly([("ONLY".into(), "this".into())].into());
+    assert_eq!(capture(&invocation, AMPLE).unwrap().stdout, "ONLY=this\n");
+}
+
+#[test]
+fn a_failure_names_command_code_and_last_words() {
+    let error = capture(&shell("echo said; echo cried >&2; exit 3"), AMPLE).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "command ended with 3: sh -c 'echo said; echo cried >&2; exit 3'\n  cried"
+    );
+    let all = output(&shell("kill -9 $$"), AMPLE).unwrap();
+    assert_eq!(all.code, 137);
+}
+
+#[test]
+fn a_missing_program_and_a_missing_folder_are_told_apart() {
+    let missing = capture(&Invocation::new("no-such-program"), AMPLE).unwrap_err();
+    assert!(
+        matches!(missing, ProcessError::NotFound { ref program, .. } if program == "no-such-program")
+    );
+    let nowhere = capture(
+        &Invocation::new("true").current_dir("/no/such/folder"),
+        AMPLE,
+    )
+    .unwrap_err();
+    assert!(matches!(nowhere, ProcessError::Io { .. }), "{nowhere:?}");
+}
+
+#[test]
+fn large_streams_both_ways_do_not_block_each_other() {
+    let input = vec![b'x'; 3_000_000];
+    let script = "head -c 2000000 /dev/zero >&2; cat; head -c 2000000 /dev/zero >&2";
+    let all = capture_with_input(&shell(script), &Input::Bytes(input.clone()), AMPLE).unwrap();
+    assert_eq!(all.stdout.len(), input.len());
+    assert_eq!(all.stderr.len(), 4_000_000);
+}
+
+#[test]
+fn the_deadline_ends_child_and_grandchild_and_keeps_what_was_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let pids = Utf8Path::from_path(folder.path()).unwrap().join("pids");
+    // Both ignore TERM, so KILL is what ends them.
+    let script =
+        format!("trap '' TERM; sleep 600 & echo $! $$ > {pids}; echo begun >&2; wait; wait");
+    let started = Instant::now();
+    let error = capture(&shell(&script), Duration::from_millis(500)).unwrap_err();
+    assert!(
+        matches!(&error, ProcessError::Deadline { stderr, .. } if stderr == "begun"),
+        "{error:?}"
+    );
+    assert!(started.elapsed() < Duration::from_secs(20));
+    let pids = std::fs::read_to_string(pids).unwrap();
+    assert_eq!(pids.split_whitespace().count(), 2);
+    for id in pids.split_whitespace() {
+        assert!(!runs(id), "{id} still runs");
+    }
+}
+
+#[test]
+fn a_grandchild_that_keeps_the_streams_open_is_ended() {
+    let started = Instant::now();
+    let all = capture(&shell("sleep 600 & echo $!"), AMPLE).unwrap();
+    assert!(started.elapsed() < Duration::from_secs(20));
+    assert!(!runs(all.stdout.trim()), "{} still runs", all.stdout);
+}
+
+#[test]
+fn a_stream_goes_to_its_log_and_gives_the_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = Utf8Path::from_path(folder.path()).unwrap().join("log");
+    let code = stream(
+        &shell("echo out; echo err >&2; exit 4"),
+        Some(&log),
+        Echo::Silent,
+        AMPLE,
+    );
+    assert_eq!(code.unwrap(), 4);
+    let mut lines: Vec<_> = std::fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    lines.sort();
+    assert_eq!(lines, ["err", "out"]);
+
+    let all = stream_stderr(
+        &shell("echo data; echo talk >&2"),
+        Some(&log),
+        Echo::Silent,
+        AMPLE,
+    )
+    .unwrap();
+    assert_eq!(all.stdout, "data\n");
+    assert!(std::fs::read_to_string(&log).unwrap().ends_with("talk\n"));
+}
+
+#[test]
+fn an_inherited_lock_lives_as_long_as_the_last_child_that_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lock");
+    let lock = |operation| {
+        let file = File::create(&path).unwrap();
+        rustix::fs::flock(&file, operation).map(|()| file)
+    };
+    let is_free = || lock(rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok();
+    let stays = shell("sleep 600 > /dev/null 2>&1 & echo $!");
+    let start = |invocation: &Invocation| capture(invocation, AMPLE).unwrap().stdout;
+    let end = |id: &str| capture(&Invocation::new("kill").arg(id.trim()), AMPLE).unwrap();
+
+    let held = lock(rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let fd = Arc::new(OwnedFd::from(held));
+    let with = start(&stays.clone().inherit_fd(Arc::clone(&fd)));
+    let without = start(&stays);
+    drop(fd);
+    assert!(!is_free(), "let go while a child that was given it runs");
+    end(&with);
+    let deadline = Instant::now() + AMPLE;
+    while runs(with.trim()) && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let free = is_free();
+    assert!(runs(without.trim()));
+    end(&without);
+    assert!(free, "held by a child that was not given it");
+}
