@@ -1,0 +1,348 @@
+//! From a stored execution to the calls that will be made: parameters are put in, everything is
+//! checked, and the time it may take is known before the first call. It calls nobody, and a plan
+//! that exists has no parameter left to doubt.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use common::api::{Execution, ExecutionFailure, HttpCall};
+use reqwest::{Method, Url};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::template;
+
+/// Parameters that every workflow may use: they are the target.
+const TARGET_PARAMETERS: [&str; 4] = ["cluster", "namespace", "kind", "name"];
+/// What the verification is called among the steps.
+pub const PROBE: &str = "probe";
+/// The longest claim that DataStorage grants.
+const CLAIM_SECONDS_MAX: u64 = 3600;
+/// Waited before the second try; doubled for each further one.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// All that an execution will do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// In this order.
+    pub steps: Vec<Call>,
+    /// After them.
+    pub probe: Option<Call>,
+}
+
+/// One call with its parameters put in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// Name of the step.
+    pub name: String,
+    /// How it is asked.
+    pub method: Method,
+    /// What is asked.
+    pub url: Url,
+    /// What is sent.
+    pub body: Option<Value>,
+    /// Status codes that mean success.
+    pub expected_status: Vec<u16>,
+    /// Deadline of one try.
+    pub timeout: Duration,
+    /// How many tries at most.
+    pub tries_max: u32,
+    /// Status codes that may be tried again.
+    pub retry_on_status: Vec<u16>,
+    /// A try whose end is not known may be made again.
+    pub idempotent: bool,
+}
+
+impl Plan {
+    /// Prepares an execution.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, as the failure of an execution that has touched nothing.
+    pub fn of(execution: &Execution) -> Result<Self, ExecutionFailure> {
+        let parameters = declared(execution);
+        let workflow = &execution.workflow;
+        let steps = workflow
+            .steps
+            .iter()
+            .map(|step| prepare(&step.name, &step.http, &parameters))
+            .collect::<Result<_, _>>()?;
+        let probe = workflow
+            .probe
+            .as_ref()
+            .map(|probe| prepare(PROBE, probe, &parameters))
+            .transpose()?;
+        let plan = Self { steps, probe };
+        plan.refuse_ambiguous_names()?;
+        plan.refuse_acting_probe()?;
+        Ok(plan)
+    }
+
+    /// Two calls of one name would carry one key, and the target would take them for the same.
+    fn refuse_ambiguous_names(&self) -> Result<(), ExecutionFailure> {
+        let mut seen = BTreeSet::new();
+        for call in self.steps.iter().chain(&self.probe) {
+            if !seen.insert(&call.name) {
+                let message = format!("two calls are named {}", call.name);
+                return Err(refused("malformed_workflow", Some(&call.name), message));
+            }
+        }
+        Ok(())
+    }
+
+    /// A probe is asked again and again, so it must only look.
+    fn refuse_acting_probe(&self) -> Result<(), ExecutionFailure> {
+        match &self.probe {
+            Some(probe) if !probe.method.is_safe() => {
+                let message = format!("the probe would {}: it is asked often", probe.method);
+                Err(refused("malformed_workflow", Some(PROBE), message))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// How long a claim must hold: every try of every call up to its deadline, the pauses between
+    /// them, and `slack` for what is reported in between.
+    #[must_use]
+    pub fn claim_seconds(&self, slack: Duration) -> u32 {
+        let calls: Duration = self.steps.iter().chain(&self.probe).map(Call::budget).sum();
+        let seconds = calls.saturating_add(slack).as_millis().div_ceil(1000);
+        u32::try_from(seconds.clamp(1, CLAIM_SECONDS_MAX.into())).unwrap_or(u32::MAX)
+    }
+}
+
+impl Call {
+    /// The time of all tries and of the pauses between them.
+    #[must_use]
+    pub fn budget(&self) -> Duration {
+        let tries = self.timeout.saturating_mul(self.tries_max);
+        (1..self.tries_max.min(3600))
+            .map(pause_after)
+            .fold(tries, Duration::saturating_add)
+    }
+}
+
+/// How long to wait after the given try, counted from 1.
+#[must_use]
+pub fn pause_after(tries: u32) -> Duration {
+    RETRY_PAUSE
+        .saturating_mul(2_u32.saturating_pow(tries.saturating_sub(1)))
+        .min(RETRY_PAUSE_MAX)
+}
+
+/// Names a call to its target: the same for all tries of one step, never the same for two steps.
+#[must_use]
+pub fn idempotency_key(execution: Uuid, step: &str) -> String {
+    format!("{execution}/{step}")
+}
+
+/// The ID of a write: the same in every replica that takes this step from this version.
+#[must_use]
+pub fn write_id(execution: Uuid, resource_version: i64, step: &str) -> Uuid {
+    Uuid::new_v5(
+        &execution,
+        format!("write/{resource_version}/{step}").as_bytes(),
+    )
+}
+
+/// The ID of an audit event: said once however many say it.
+#[must_use]
+pub fn event_id(execution: Uuid, event_type: &str, detail: &str) -> Uuid {
+    Uuid::new_v5(
+        &execution,
+        format!("event/{event_type}/{detail}").as_bytes(),
+    )
+}
+
+/// A failure of what was asked for, before anything was touched.
+pub(crate) fn refused(reason: &str, step: Option<&str>, message: String) -> ExecutionFailure {
+    ExecutionFailure {
+        reason: reason.to_owned(),
+        step: step.map(str::to_owned),
+        status_code: None,
+        message,
+        was_execution_failure: false,
+    }
+}
+
+/// The parameters that steps may use; the value is absent where none was given.
+fn declared(execution: &Execution) -> BTreeMap<&str, Option<&str>> {
+    TARGET_PARAMETERS
+        .into_iter()
+        .chain(execution.workflow.parameters.iter().map(String::as_str))
+        .map(|name| (name, execution.parameters.get(name).map(String::as_str)))
+        .collect()
+}
+
+fn prepare(
+    name: &str,
+    http: &HttpCall,
+    parameters: &BTreeMap<&str, Option<&str>>,
+) -> Result<Call, ExecutionFailure> {
+    let told = |error: template::Error| refused(error.reason(), Some(name), error.to_string());
+    let method = Method::from_bytes(http.method.as_bytes()).map_err(|_| {
+        refused(
+            "malformed_workflow",
+            Some(name),
+            format!("{:?} is no method", http.method),
+        )
+    })?;
+    Ok(Call {
+        name: name.to_owned(),
+        method,
+        url: template::url(&http.url, parameters).map_err(told)?,
+        body: http
+            .body
+            .as_ref()
+            .map(|body| template::body(body, parameters))
+            .transpose()
+            .map_err(told)?,
+        expected_status: http.expected_status.clone(),
+        timeout: Duration::from_millis(http.timeout_ms),
+        tries_max: http.retries_max.saturating_add(1),
+        retry_on_status: http.retry_on_status.clone(),
+        idempotent: http.idempotent,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use common::api::{NewWorkflow, Target, WorkflowStep};
+    use common::transitions::ExecutionPhase;
+    use serde_json::json;
+    use time::OffsetDateTime;
+
+    fn call(value: &Value) -> HttpCall {
+        serde_json::from_value(value.clone()).expect("a call")
+    }
+
+    fn execution(declared: &[&str], given: &[(&str, &str)], steps: &[Value]) -> Execution {
+        Execution {
+            id: Uuid::nil(),
+            resource_version: 1,
+            request_id: Uuid::nil(),
+            attempt: 1,
+            phase: ExecutionPhase::Pending,
+            target: Target {
+                cluster: "local".to_owned(),
+                namespace: "shop".to_owned(),
+                kind: "Deployment".to_owned(),
+                name: "web".to_owned(),
+            },
+            workflow: NewWorkflow {
+                name: "restart".to_owned(),
+                version: "1.0.0".to_owned(),
+                labels: BTreeMap::new(),
+                steps: steps
+                    .iter()
+                    .enumerate()
+                    .map(|(index, step)| WorkflowStep {
+                        name: format!("step-{index}"),
+                        http: call(step),
+                    })
+                    .collect(),
+                parameters: declared.iter().map(|name| (*name).to_owned()).collect(),
+                probe: None,
+            },
+            workflow_digest: "0".repeat(64),
+            parameters: [("name", "web"), ("namespace", "shop")]
+                .iter()
+                .chain(given)
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            holder: None,
+            deadline: None,
+            steps: Vec::new(),
+            failure: None,
+            created_at: OffsetDateTime::UNIX_EPOCH,
+            updated_at: OffsetDateTime::UNIX_EPOCH,
+        }
+    }
+
+    #[track_caller]
+    fn check(execution: &Execution, expected: Result<&[&str], &str>) {
+        let plan = Plan::of(execution);
+        let urls: Result<Vec<&str>, &str> = match &plan {
+            Ok(plan) => Ok(plan.steps.iter().map(|call| call.url.as_str()).collect()),
+            Err(failure) => {
+                assert!(!failure.was_execution_failure);
+                Err(failure.reason.as_str())
+            }
+        };
+        assert_eq!(urls, expected.map(<[&str]>::to_vec));
+    }
+
+    #[test]
+    fn only_declared_parameters_may_be_used() {
+        let step = json!({"method": "POST", "url": "http://testbed:8080/restart?name={who}"});
+        check(
+            &execution(&["who"], &[("who", "a b&c")], std::slice::from_ref(&step)),
+            Ok(&["http://testbed:8080/restart?name=a%20b%26c"]),
+        );
+        check(
+            &execution(&[], &[("who", "me")], std::slice::from_ref(&step)),
+            Err("undeclared_parameter"),
+        );
+        check(&execution(&["who"], &[], &[step]), Err("missing_parameter"));
+    }
+
+    #[test]
+    fn the_target_is_always_declared() {
+        let step = json!({"method": "POST", "url": "http://testbed:8080/{namespace}/{name}"});
+        check(
+            &execution(&[], &[], &[step]),
+            Ok(&["http://testbed:8080/shop/web"]),
+        );
+    }
+
+    #[test]
+    fn a_bad_last_step_refuses_the_whole() {
+        let good = json!({"method": "POST", "url": "http://testbed:8080/restart"});
+        let bad = json!({"method": "POST", "url": "http://testbed:8080/", "body": {"a": ["{x}"]}});
+        let failure = Plan::of(&execution(&[], &[], &[good, bad])).expect_err("undeclared");
+        assert_eq!(failure.reason, "undeclared_parameter");
+        assert_eq!(failure.step.as_deref(), Some("step-1"));
+    }
+
+    #[test]
+    fn the_probe_is_checked_too() {
+        let mut execution = execution(&[], &[], &[]);
+        execution.workflow.probe = Some(call(
+            &json!({"method": "GET", "url": "http://testbed:8080/{x}"}),
+        ));
+        check(&execution, Err("undeclared_parameter"));
+    }
+
+    #[test]
+    fn a_probe_must_only_look_and_have_its_own_name() {
+        let mut execution = execution(&[], &[], &[json!({"method": "POST", "url": "http://t/"})]);
+        execution.workflow.probe = Some(call(&json!({"method": "GET", "url": "http://t/"})));
+        check(&execution, Ok(&["http://t/"]));
+        execution.workflow.steps[0].name = PROBE.to_owned();
+        check(&execution, Err("malformed_workflow"));
+        execution.workflow.steps[0].name = "restart".to_owned();
+        execution.workflow.probe = Some(call(&json!({"method": "POST", "url": "http://t/"})));
+        check(&execution, Err("malformed_workflow"));
+    }
+
+    #[test]
+    fn a_claim_holds_for_every_try_and_the_slack() {
+        let step =
+            json!({"method": "POST", "url": "http://t/", "timeout_ms": 1500, "retries_max": 2});
+        let plan = Plan::of(&execution(&[], &[], &[step])).expect("a plan");
+        // Three tries of 1.5 s, pauses of 0.1 and 0.2 s.
+        assert_eq!(plan.steps[0].budget(), Duration::from_millis(4_800));
+        assert_eq!(plan.claim_seconds(Duration::ZERO), 5);
+        assert_eq!(plan.claim_seconds(Duration::from_secs(10)), 15);
+        let step = json!({"method": "POST", "url": "http://t/", "timeout_ms": u64::MAX, "retries_max": u32::MAX});
+        let plan = Plan::of(&execution(&[], &[], &[step])).expect("a plan");
+        assert_eq!(plan.claim_seconds(Duration::from_secs(10)), 3600);
+    }
+
+    #[test]
+    fn pauses_grow_and_are_bounded() {
+        let pauses: Vec<u128> = (1..8).map(|tries| pause_after(tries).as_millis()).collect();
+        assert_eq!(pauses, [100, 200, 400, 800, 1600, 2000, 2000]);
+    }
+}

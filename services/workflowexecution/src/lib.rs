@@ -1,0 +1,4 @@
+//! Workflow execution.
+pub mod call;
+pub mod domain;
+mod template;
