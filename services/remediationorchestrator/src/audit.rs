@@ -1,0 +1,198 @@
+//! What the orchestrator says of its own work, beside the state changes that DataStorage records.
+//! Everything follows from the row that was acted upon, the ID and the time too, so that two
+//! replicas, or one that starts again, say the same thing and it is stored once.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
+
+use common::api::{EventOutcome, Execution, NewAuditEvent, RemediationRequest, WorkflowChoice};
+use common::client::{ClientError, DataStorage};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::domain::event_id;
+
+/// Remembered so that a request that waits does not say the same again each time it is looked at.
+const SAID_MAX: usize = 10_000;
+
+/// Says each event once.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    storage: DataStorage,
+    said: Mutex<HashSet<Uuid>>,
+}
+
+impl Audit {
+    pub(crate) fn new(storage: DataStorage) -> Self {
+        Self {
+            storage,
+            said: Mutex::default(),
+        }
+    }
+
+    /// Returns once the event is stored, by this call or an earlier one.
+    pub(crate) async fn say(&self, event: &NewAuditEvent) -> Result<(), ClientError> {
+        let id = event.event_id;
+        if self.said().contains(&id) {
+            return Ok(());
+        }
+        match self.storage.record(event).await {
+            Ok(_) => {}
+            // Said before, from another version of the row.
+            Err(error) if error.is_conflict() => {
+                tracing::debug!(event_id = %id, "the event is stored already");
+            }
+            Err(error) => return Err(error),
+        }
+        let mut said = self.said();
+        if said.len() >= SAID_MAX {
+            said.clear();
+        }
+        said.insert(id);
+        Ok(())
+    }
+
+    fn said(&self) -> std::sync::MutexGuard<'_, HashSet<Uuid>> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A workflow was chosen and will be started.
+pub(crate) fn selected(request: &RemediationRequest, choice: &WorkflowChoice) -> NewAuditEvent {
+    let detail = format!("{}/{}/{}", request.attempt, choice.name, choice.version);
+    let data = json!({
+        "workflow": {"name": choice.name, "version": choice.version},
+        "reason": choice.reason,
+        "attempt": request.attempt + 1,
+    });
+    event(
+        request,
+        "workflow.selected",
+        EventOutcome::Success,
+        &detail,
+        data,
+    )
+}
+
+/// Nothing in the catalog fits.
+pub(crate) fn not_found(request: &RemediationRequest, reason: &str) -> NewAuditEvent {
+    let detail = request.resource_version.to_string();
+    let data = json!({"reason": reason});
+    event(
+        request,
+        "workflow.not_found",
+        EventOutcome::Failure,
+        &detail,
+        data,
+    )
+}
+
+/// The target is in use, and the request waits.
+pub(crate) fn waiting(request: &RemediationRequest, reason: &str) -> NewAuditEvent {
+    let detail = request.attempt.to_string();
+    let data = json!({"reason": reason});
+    event(
+        request,
+        "remediation.waiting",
+        EventOutcome::Pending,
+        &detail,
+        data,
+    )
+}
+
+/// The execution did what it was to do, and the target is healed.
+pub(crate) fn completed(request: &RemediationRequest, execution: &Execution) -> NewAuditEvent {
+    let data = json!({"steps": execution.steps.len()});
+    ended(
+        request,
+        execution,
+        "remediation.completed",
+        EventOutcome::Success,
+        data,
+    )
+}
+
+/// The execution failed.
+pub(crate) fn failed(request: &RemediationRequest, execution: &Execution) -> NewAuditEvent {
+    let data = json!({"failure": execution.failure});
+    ended(
+        request,
+        execution,
+        "remediation.failed",
+        EventOutcome::Failure,
+        data,
+    )
+}
+
+/// The execution was stopped because someone asked for it.
+pub(crate) fn cancelled(request: &RemediationRequest, execution: &Execution) -> NewAuditEvent {
+    let data = json!({"steps": execution.steps.len()});
+    ended(
+        request,
+        execution,
+        "remediation.cancelled",
+        EventOutcome::Failure,
+        data,
+    )
+}
+
+fn ended(
+    request: &RemediationRequest,
+    execution: &Execution,
+    event_type: &str,
+    outcome: EventOutcome,
+    data: Value,
+) -> NewAuditEvent {
+    let mut event = event(
+        request,
+        event_type,
+        outcome,
+        &execution.id.to_string(),
+        data,
+    );
+    let workflow = &execution.workflow;
+    event.event_data.extend([
+        ("execution_id".to_owned(), json!(execution.id)),
+        ("attempt".to_owned(), json!(execution.attempt)),
+        (
+            "workflow".to_owned(),
+            json!({"name": workflow.name, "version": workflow.version}),
+        ),
+    ]);
+    // The end of an execution does not change any more; the request may still be written to.
+    event.event_timestamp = execution.updated_at;
+    event
+}
+
+fn event(
+    request: &RemediationRequest,
+    event_type: &str,
+    outcome: EventOutcome,
+    detail: &str,
+    data: Value,
+) -> NewAuditEvent {
+    let (category, action) = event_type
+        .split_once('.')
+        .unwrap_or((event_type, event_type));
+    let event_data = match data {
+        Value::Object(members) => members,
+        other => Map::from_iter([("value".to_owned(), other)]),
+    };
+    NewAuditEvent {
+        event_id: event_id(request.id, event_type, detail),
+        version: "1.0".to_owned(),
+        event_type: event_type.to_owned(),
+        event_category: category.to_owned(),
+        event_action: action.to_owned(),
+        event_outcome: outcome,
+        event_timestamp: request.updated_at,
+        correlation_id: request.id.to_string(),
+        event_data,
+        resource_type: Some(request.target.kind.clone()),
+        resource_name: Some(request.target.name.clone()),
+        namespace: Some(request.target.namespace.clone()),
+        severity: None,
+        duration_ms: None,
+        parent_event_id: None,
+    }
+}
