@@ -4,6 +4,7 @@
 
 pub mod closure;
 pub mod explain;
+mod manifests;
 pub mod mirror;
 pub mod snapshot;
 pub mod workspace;

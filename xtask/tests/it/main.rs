@@ -2,3 +2,5 @@
 
 mod process_children;
 mod process_interrupt;
+mod source_tree;
+mod source_workspace;
