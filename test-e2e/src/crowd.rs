@@ -2,7 +2,9 @@
 
 use std::panic;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::scenario;
 
@@ -35,9 +37,74 @@ pub fn together<T: Send>(count: usize, act: impl Fn(usize) -> T + Sync) -> Vec<T
     })
 }
 
+/// Between two pieces of work of one worker under [`under_load`], so that one that is refused
+/// does not spin.
+const BREATH: Duration = Duration::from_millis(5);
+
+/// Runs `act` while `count` workers call `work` with their number and a running index over and
+/// over; they stop when `act` has ended. Gives what `act` gave and all that the workers gave.
+///
+/// # Panics
+/// When one of them does, with its message.
+pub fn under_load<T: Send, R: Send>(
+    count: usize,
+    work: impl Fn(usize, usize) -> T + Sync,
+    act: impl FnOnce() -> R + Send,
+) -> (R, Vec<T>) {
+    let ended = &AtomicBool::new(false);
+    let work = &work;
+    thread::scope(|scope| {
+        let acting = scope.spawn(move || {
+            let _stop = StopAtEnd(ended);
+            act()
+        });
+        let id = acting.thread().id();
+        let given = together(count, |worker| {
+            let mut given = Vec::new();
+            while !ended.load(Ordering::Relaxed) {
+                given.push(work(worker, given.len()));
+                thread::sleep(BREATH);
+            }
+            given
+        });
+        let acted = acting.join().unwrap_or_else(|payload| {
+            scenario::adopt_note(id);
+            panic::resume_unwind(payload)
+        });
+        (acted, given.into_iter().flatten().collect())
+    })
+}
+
+struct StopAtEnd<'flag>(&'flag AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_load_lasts_as_long_as_the_act() {
+        let (acted, given) = under_load(
+            3,
+            |worker, index| (worker, index),
+            || thread::sleep(Duration::from_millis(60)),
+        );
+        assert_eq!(acted, ());
+        for worker in 0..3 {
+            assert!(given.contains(&(worker, 0)) && given.contains(&(worker, 1)));
+        }
+    }
+
+    #[test]
+    fn an_act_that_panics_ends_the_load() {
+        let all = panic::catch_unwind(|| under_load(2, |_, _| (), || panic!("no")));
+        assert!(all.is_err());
+    }
 
     #[test]
     fn all_results_come_in_order() {

@@ -65,6 +65,16 @@ impl EngineCommand {
         })
     }
 
+    /// With what code the process of a container ended last.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub fn exit_code(&self, container: &str) -> Result<i32, String> {
+        let text = self.run(&["inspect", "--format", "{{.State.ExitCode}}", container])?;
+        let error = |error| format!("{container} ended with `{}`: {error}", text.trim());
+        text.trim().parse().map_err(error)
+    }
+
     /// Everything a container wrote so far, both streams.
     ///
     /// # Errors

@@ -115,6 +115,21 @@ fn try_act(run: &Run, service: &str, action: &str, arguments: &[&str]) -> Result
     Ok(())
 }
 
+/// With what code the process of each replica ended last.
+///
+/// # Panics
+/// When the engine does not know.
+#[must_use]
+#[track_caller]
+pub fn exit_codes(run: &Run, service: &str) -> Vec<i32> {
+    let code = |container: &String| run.engine.exit_code(container);
+    let codes = run.service(service).containers.iter().map(code);
+    match codes.collect() {
+        Ok(codes) => codes,
+        Err(error) => panic!("{error}"),
+    }
+}
+
 /// Waits until every replica answers that it is ready; for PostgreSQL, until it answers a query.
 ///
 /// # Errors

@@ -15,6 +15,8 @@ pub mod requests;
 pub mod run;
 pub mod scenario;
 pub mod signals;
+pub mod testbed;
+pub mod workflows;
 
 pub use crate::http::{Answer, Api, NoAnswer};
 pub use crate::poll::{Look, eventually};

@@ -112,6 +112,20 @@ impl Scenario {
             Err(error) => panic!("{error}"),
         }
     }
+
+    /// The lines that a service has written about something: JSON objects in which `field` is
+    /// `value`.
+    ///
+    /// # Panics
+    /// When the engine does not know its containers.
+    #[must_use]
+    #[track_caller]
+    pub fn log_lines(&self, service: &str, field: &str, value: &str) -> Vec<Value> {
+        let logs = self.logs(service);
+        let lines = logs.lines().filter(|line| line.contains(value));
+        let objects = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        objects.filter(|object| object[field] == value).collect()
+    }
 }
 
 impl Drop for Scenario {

@@ -65,15 +65,23 @@ pub fn send(gateway: &Api, alert: &Value) -> Answer {
     gateway.post(ALERTMANAGER, &webhook(std::slice::from_ref(alert)))
 }
 
-/// Every request, open or ended, for a target of this name in this namespace.
+/// Every request, open or ended, for the Deployment of this name in this namespace.
 #[must_use]
 #[track_caller]
 pub fn requests_of(datastorage: &Api, namespace: &str, name: &str) -> Vec<RemediationRequest> {
-    let all = crate::requests::list(datastorage, "limit=200");
-    let same = |request: &RemediationRequest| {
-        request.target.namespace == namespace && request.target.name == name
-    };
-    all.into_iter().filter(same).collect()
+    requests_of_kind(datastorage, namespace, "Deployment", name)
+}
+
+/// Every request, open or ended, for this target.
+#[must_use]
+#[track_caller]
+pub fn requests_of_kind(
+    datastorage: &Api,
+    namespace: &str,
+    kind: &str,
+    name: &str,
+) -> Vec<RemediationRequest> {
+    crate::requests::list(datastorage, &format!("target={namespace}/{kind}/{name}"))
 }
 
 fn hash(value: &impl std::hash::Hash) -> u64 {

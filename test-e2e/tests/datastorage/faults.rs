@@ -1,0 +1,206 @@
+//! What happens to DataStorage, and what must not happen to what it has accepted. These run alone.
+
+use std::time::Duration;
+
+use test_e2e::crowd::{together, under_load};
+use test_e2e::metrics::Metrics;
+use test_e2e::{Look, audit, eventually, fault, http, scenario, unique};
+use uuid::Uuid;
+
+fn chain() -> String {
+    format!("e2e-{}", unique())
+}
+
+#[test]
+fn without_its_database_it_refuses_and_then_serves_again() {
+    let scenario = scenario!(Exclusive);
+    let api = scenario.api("datastorage", "e2e-writer");
+    let (before, chain) = (chain(), chain());
+    audit::store(&api, &audit::batch(&before, 20).events);
+
+    let post = |_, _| {
+        let event = audit::event(&chain);
+        let status = api.post(audit::EVENTS, &event).status;
+        (event.event_id, status)
+    };
+    let ((), sent) = under_load(4, post, || {
+        let down = fault::stop(scenario.run(), "postgres");
+        let refused = eventually("a refusal", Duration::from_secs(10), || {
+            let answer = api.post(audit::EVENTS, &audit::event(&unique()));
+            if answer.status == 503 {
+                Look::Seen(answer)
+            } else {
+                Look::NotYet(answer.to_string())
+            }
+        });
+        let seconds: u32 = refused.header("retry-after").parse().expect("Retry-After");
+        assert!((1..=60).contains(&seconds), "{refused}");
+        // A database that is away must not take the service out of rotation.
+        http::Api::new(scenario.run(), "datastorage", "probes")
+            .get("/readyz")
+            .expect(200);
+        down.end();
+        eventually("service again", Duration::from_secs(15), || {
+            let answer = api.post(audit::EVENTS, &audit::event(&unique()));
+            if answer.status == 201 {
+                Look::Seen(())
+            } else {
+                Look::NotYet(answer.to_string())
+            }
+        });
+    });
+    audit::expect_intact(&api, &before, 20);
+    expect_exactly(&api, &chain, &sent);
+    assert!(
+        sent.iter().any(|(_, status)| *status == 503),
+        "no refusal was seen"
+    );
+}
+
+/// What was answered with 201 is in the chain, and the chain is intact. A 503 says that the write
+/// may or may not have happened; every other answer is wrong.
+#[track_caller]
+fn expect_exactly(api: &http::Api, chain: &str, sent: &[(Uuid, u16)]) {
+    let verdict = audit::verdict(api, chain);
+    assert!(verdict.intact, "{verdict:?}");
+    let stored = audit::chain_events(api, chain);
+    let stored: Vec<Uuid> = stored.iter().map(|event| event.event.event_id).collect();
+    for (id, status) in sent {
+        assert!(
+            [201, 503].contains(status),
+            "{id} was answered with {status}"
+        );
+        let found = stored.iter().filter(|other| *other == id).count();
+        assert!(found <= 1, "{id} is there {found} times");
+        assert!(
+            *status != 201 || found == 1,
+            "{id} was accepted and is lost"
+        );
+    }
+    assert!(
+        sent.iter().any(|(_, status)| *status == 201),
+        "nothing was accepted"
+    );
+}
+
+#[test]
+fn a_killed_database_loses_nothing_that_was_accepted() {
+    let scenario = scenario!(Exclusive);
+    let api = scenario.api("datastorage", "e2e-writer");
+    let chain = chain();
+    let post = |_, _| {
+        let event = audit::event(&chain);
+        let status = api.post(audit::EVENTS, &event).status;
+        (event.event_id, status)
+    };
+    let ((), sent) = under_load(8, post, || {
+        accepted(&api, &chain, 40);
+        fault::kill(scenario.run(), "postgres").end();
+        eventually("service again", Duration::from_secs(15), || {
+            let answer = api.post(audit::EVENTS, &audit::event(&unique()));
+            if answer.status == 201 {
+                Look::Seen(())
+            } else {
+                Look::NotYet(answer.to_string())
+            }
+        });
+    });
+    expect_exactly(&api, &chain, &sent);
+}
+
+#[track_caller]
+fn accepted(api: &http::Api, chain: &str, count: i64) {
+    eventually("accepted events", Duration::from_secs(20), || {
+        let found = audit::verdict(api, chain).event_count;
+        if found >= count {
+            Look::Seen(())
+        } else {
+            Look::NotYet(format!("{found} events"))
+        }
+    });
+}
+
+#[test]
+fn sigterm_under_load_drops_nothing_accepted() {
+    let scenario = scenario!(Exclusive);
+    let api = scenario.api("datastorage", "e2e-writer");
+    let chain = chain();
+    let post = |_, _| {
+        let event = audit::event(&chain);
+        let answer = api.try_post(audit::EVENTS, &event);
+        (event.event_id, answer.map(|answer| answer.status).ok())
+    };
+    let (code, sent) = under_load(8, post, || {
+        let watcher = scenario.api("datastorage", "e2e-reader");
+        accepted(&watcher, &chain, 40);
+        let down = fault::stop(scenario.run(), "datastorage");
+        let code = fault::exit_codes(scenario.run(), "datastorage");
+        down.end();
+        code
+    });
+    assert_eq!(code, [0], "it drains and ends by itself");
+    let answered: Vec<(Uuid, u16)> = sent
+        .iter()
+        .filter_map(|(id, status)| Some((*id, (*status)?)))
+        .collect();
+    expect_exactly(&api, &chain, &answered);
+    assert!(answered.len() < sent.len(), "nobody noticed the stop");
+}
+
+#[test]
+fn metrics_move_by_the_exact_count() {
+    let scenario = scenario!(Exclusive);
+    let api = scenario.api("datastorage", "e2e-writer");
+    let nobody = scenario.anonymous("datastorage");
+    let chain = chain();
+    let before = Metrics::scrape(scenario.run(), "datastorage");
+    together(10, |_| audit::post(&api, &audit::event(&chain)));
+    for _ in 0..3 {
+        nobody
+            .post(audit::EVENTS, &audit::event(&chain))
+            .expect(401);
+    }
+    let mut bad = audit::event(&chain);
+    bad.event_type.clear();
+    api.post(audit::EVENTS, &bad).expect(400);
+    let after = Metrics::scrape(scenario.run(), "datastorage");
+    let moved = |status: &str| {
+        let labels = [
+            ("method", "POST"),
+            ("route", audit::EVENTS),
+            ("status", status),
+        ];
+        let sum = |metrics: &Metrics| metrics.sum("http_requests_total", &labels);
+        sum(&after) - sum(&before)
+    };
+    let moved = ["201", "401", "400", "500"].map(moved);
+    let expected = [10.0, 3.0, 1.0, 0.0];
+    let equal = moved
+        .iter()
+        .zip(expected)
+        .all(|(a, b)| (a - b).abs() < f64::EPSILON);
+    assert!(
+        equal,
+        "moved by {moved:?}, not by {expected:?}; there are {:?}",
+        after.names()
+    );
+}
+
+#[test]
+fn log_lines_carry_the_correlation_id() {
+    let scenario = scenario!(Shared);
+    let api = scenario.api("datastorage", "e2e-writer");
+    let chain = chain();
+    audit::post(&api, &audit::event(&chain));
+    eventually(
+        "a line with the correlation ID",
+        Duration::from_secs(10),
+        || {
+            let lines = scenario.log_lines("datastorage", "correlation_id", &chain);
+            match lines.first() {
+                Some(line) if line["status"] == 201 => Look::Seen(()),
+                other => Look::NotYet(format!("{other:?}")),
+            }
+        },
+    );
+}
