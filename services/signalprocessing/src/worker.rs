@@ -1,0 +1,273 @@
+//! The work: claim a request, find out, have it classified, hand it on. Every step is a
+//! compare-and-swap with an ID of its own, so two replicas never give two results, and a holder
+//! stops before its lease does.
+
+use std::{sync::Arc, time::Duration};
+
+use common::{
+    api::{Classification, PatchRemediationRequest, RemediationRequest, RequestQuery},
+    client::{ClientError, DataStorage},
+    inventory::LiveInventory,
+    shutdown::Shutdown,
+    telemetry,
+    transitions::RequestPhase,
+};
+use time::OffsetDateTime;
+use tokio::{task::JoinSet, time::Instant};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use crate::{
+    audit,
+    domain::{Enrichment, Question},
+    live_policy::{Change, LivePolicy},
+    policy::{Decision, Policy},
+};
+
+/// How often DataStorage is asked for work.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// How seldom, when it does not answer.
+const POLL_INTERVAL_MAX: Duration = Duration::from_secs(4);
+/// How often the policy file is looked at.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a request is ours.
+const LEASE_SECONDS: u32 = 10;
+/// What a claim allows ends this much before the lease, whose clock is another's.
+const LEASE_MARGIN: Duration = Duration::from_secs(2);
+/// How many requests are worked on at once.
+const CONCURRENCY: usize = 8;
+/// How many requests are looked at in one round.
+const ROUND_SIZE: u32 = 100;
+/// Between two tries of what DataStorage did not take.
+const TRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// One replica of signalprocessing.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Where requests are kept.
+    pub datastorage: DataStorage,
+    /// The holder of leases.
+    pub replica: String,
+    /// What is known.
+    pub inventory: LiveInventory,
+    /// What decides.
+    pub policy: LivePolicy,
+    /// When to end.
+    pub shutdown: Shutdown,
+}
+
+impl Worker {
+    /// Works until shutdown.
+    pub async fn run(self) {
+        let worker = Arc::new(self);
+        let mut pause = POLL_INTERVAL;
+        while worker.shutdown.sleep(pause).await {
+            match worker.round().await {
+                Ok(()) => pause = POLL_INTERVAL,
+                Err(error) => {
+                    pause = POLL_INTERVAL_MAX.min(pause * 2);
+                    tracing::warn!(%error, "no work can be had");
+                }
+            }
+        }
+    }
+
+    /// Looks for work once and does what it finds.
+    async fn round(self: &Arc<Self>) -> Result<(), ClientError> {
+        let pending = RequestQuery {
+            phase: vec![RequestPhase::Pending],
+            limit: Some(ROUND_SIZE),
+            ..RequestQuery::default()
+        };
+        let abandoned = RequestQuery {
+            phase: vec![RequestPhase::Processing],
+            due_before: Some(OffsetDateTime::now_utc()),
+            limit: Some(ROUND_SIZE),
+            ..RequestQuery::default()
+        };
+        let mut found = self.datastorage.requests(&pending).await?.items;
+        found.extend(self.datastorage.requests(&abandoned).await?.items);
+        let mut tasks = JoinSet::new();
+        for request in found {
+            if tasks.len() == CONCURRENCY {
+                tasks.join_next().await;
+            }
+            if self.shutdown.is_requested() {
+                break;
+            }
+            let span = telemetry::work_span(&request.id);
+            let worker = Arc::clone(self);
+            tasks.spawn(async move { worker.take(request).await }.instrument(span));
+        }
+        while tasks.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    /// One request, as long as the lease allows.
+    async fn take(&self, request: RemediationRequest) {
+        let until = Instant::now() + Duration::from_secs(LEASE_SECONDS.into()) - LEASE_MARGIN;
+        let outcome = match tokio::time::timeout_at(until, self.process(&request)).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) if error.is_conflict() => {
+                tracing::debug!(%error, "another one has it");
+                "lost"
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "given up; the lease will be retaken");
+                "given_up"
+            }
+            Err(_) => {
+                tracing::warn!("the lease is over; it will be retaken");
+                "given_up"
+            }
+        };
+        metrics::counter!("signalprocessing_requests_total", "outcome" => outcome).increment(1);
+    }
+
+    async fn process(&self, request: &RemediationRequest) -> Result<&'static str, ClientError> {
+        let claimed = self.claim(request).await?;
+        // One policy and one inventory from start to end.
+        let (policy, inventory) = (self.policy.current(), self.inventory.current());
+        let enrichment = Enrichment::of(&claimed.target, &inventory);
+        let decision = decide(policy.clone(), claimed.clone(), enrichment.clone()).await;
+        let events = audit::classification_events(
+            &claimed,
+            &enrichment,
+            decision.as_ref().map_err(String::as_str),
+            policy.hash(),
+            &self.replica,
+        );
+        self.insist(|| self.datastorage.record_batch(&events))
+            .await?;
+        let (outcome, patch) = match decision {
+            Ok(decision) => {
+                let outcome = if enrichment.degraded {
+                    "degraded"
+                } else {
+                    "classified"
+                };
+                (outcome, analyzing(&decision, &enrichment, &policy))
+            }
+            Err(error) => ("failed", failed(&error)),
+        };
+        let write = format!("decided/{}", claimed.resource_version);
+        let patch = PatchRemediationRequest {
+            write_id: Uuid::new_v5(&claimed.id, write.as_bytes()),
+            ..patch
+        };
+        let patched = self
+            .insist(|| {
+                self.datastorage
+                    .patch_request(claimed.id, claimed.resource_version, &patch)
+            })
+            .await?;
+        tracing::info!(outcome, phase = ?patched.phase, "processed");
+        Ok(outcome)
+    }
+
+    async fn claim(&self, request: &RemediationRequest) -> Result<RemediationRequest, ClientError> {
+        let write = format!("claim/{}/{}", self.replica, request.resource_version);
+        let patch = PatchRemediationRequest {
+            write_id: Uuid::new_v5(&request.id, write.as_bytes()),
+            phase: Some(RequestPhase::Processing),
+            lease_seconds: Some(LEASE_SECONDS),
+            lease_holder: Some(self.replica.clone()),
+            ..PatchRemediationRequest::default()
+        };
+        self.datastorage
+            .patch_request(request.id, request.resource_version, &patch)
+            .await
+    }
+
+    /// Follows the policy file until shutdown, and has each change written down.
+    pub async fn follow_policy(self) {
+        while self.shutdown.sleep(LOOK_INTERVAL).await {
+            let policy = self.policy.clone();
+            let Ok(Some(change)) = tokio::task::spawn_blocking(move || policy.look()).await else {
+                continue;
+            };
+            let outcome = match &change {
+                Change::Reloaded { hash, .. } => {
+                    tracing::info!(policy_hash = hash, "policy reloaded");
+                    "reloaded"
+                }
+                Change::Rejected { error, .. } => {
+                    tracing::warn!(error, "policy rejected; the old one stays in force");
+                    "rejected"
+                }
+            };
+            metrics::counter!("signalprocessing_policy_changes_total", "outcome" => outcome)
+                .increment(1);
+            let event = audit::policy_event(&change, &self.replica);
+            let span = telemetry::work_span(&event.correlation_id);
+            let recorded = self.insist(|| self.datastorage.record(&event));
+            if let Err(error) = recorded.instrument(span).await {
+                tracing::error!(%error, "the change of the policy is not in the audit trail");
+            }
+        }
+    }
+
+    /// Tries again as long as it may work later, and until shutdown.
+    async fn insist<T, F>(&self, call: impl Fn() -> F) -> Result<T, ClientError>
+    where
+        F: Future<Output = Result<T, ClientError>>,
+    {
+        loop {
+            match call().await {
+                Err(error) if error.is_temporary() => {
+                    tracing::warn!(%error, "trying again");
+                    if !self.shutdown.sleep(TRY_INTERVAL).await {
+                        return Err(error);
+                    }
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
+/// A policy computes, up to a second: not on the threads that answer.
+async fn decide(
+    policy: Arc<Policy>,
+    request: RemediationRequest,
+    enrichment: Enrichment,
+) -> Result<Decision, String> {
+    let decided = tokio::task::spawn_blocking(move || {
+        policy
+            .decide(&Question::about(&request, &enrichment))
+            .map_err(|error| format!("{error:#}"))
+    });
+    decided
+        .await
+        .unwrap_or_else(|_| Err("the policy panicked".to_owned()))
+}
+
+fn analyzing(
+    decision: &Decision,
+    enrichment: &Enrichment,
+    policy: &Policy,
+) -> PatchRemediationRequest {
+    PatchRemediationRequest {
+        phase: Some(RequestPhase::Analyzing),
+        reason: Some(decision.reason.clone()),
+        classification: Some(Classification {
+            environment: decision.environment.clone(),
+            severity: decision.severity,
+            priority: decision.priority.as_str().to_owned(),
+            signal_mode: decision.signal_mode.as_str().to_owned(),
+            reason: decision.reason.clone(),
+            degraded: enrichment.degraded,
+            policy_hash: policy.hash().to_owned(),
+            enrichment: enrichment.to_map(),
+        }),
+        ..PatchRemediationRequest::default()
+    }
+}
+
+fn failed(error: &str) -> PatchRemediationRequest {
+    PatchRemediationRequest {
+        phase: Some(RequestPhase::Failed),
+        reason: Some(format!("the policy gave no decision: {error}")),
+        ..PatchRemediationRequest::default()
+    }
+}
