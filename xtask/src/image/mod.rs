@@ -4,10 +4,15 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::digest::Digest;
 use crate::engine::Platform;
+
+mod archive;
+mod documents;
+mod elf;
+mod layer;
 
 /// Bumped when the layout of image or config changes; part of every recipe.
 pub const TEMPLATE_VERSION: u32 = 1;
@@ -34,6 +39,8 @@ pub struct Assembled {
     pub image_id: Digest,
     /// SHA-256 of the OCI manifest.
     pub manifest_digest: Digest,
+    /// SHA-256 of the one layer, which is not compressed: also its diff ID.
+    pub layer_digest: Digest,
     pub(crate) reference: String,
     pub(crate) layer: Vec<u8>,
     pub(crate) config: Vec<u8>,
@@ -44,8 +51,26 @@ pub struct Assembled {
 ///
 /// # Errors
 /// When the reference or the binary is not usable (not an ELF file for the platform, dynamically linked).
-pub fn assemble(_contents: &Contents<'_>) -> Result<Assembled> {
-    todo!()
+pub fn assemble(contents: &Contents<'_>) -> Result<Assembled> {
+    check_reference(contents.reference)?;
+    let file_name = check_binary_name(contents.binary_name)?;
+    elf::check(contents.binary, contents.platform)?;
+    let (layer, layer_digest) = layer::one_file(file_name, contents.binary)?;
+    let config = documents::config(contents, layer_digest)?;
+    let image_id = Digest::of(&config);
+    let manifest = documents::manifest(
+        &documents::Blob::config(image_id, config.len()),
+        &documents::Blob::layer(layer_digest, layer.len()),
+    )?;
+    Ok(Assembled {
+        image_id,
+        manifest_digest: Digest::of(&manifest),
+        layer_digest,
+        reference: contents.reference.to_owned(),
+        layer,
+        config,
+        manifest,
+    })
 }
 
 impl Assembled {
@@ -53,7 +78,37 @@ impl Assembled {
     ///
     /// # Errors
     /// What writing gives.
-    pub fn write_archive(&self, _writer: impl Write) -> Result<()> {
-        todo!()
+    pub fn write_archive(&self, writer: impl Write) -> Result<()> {
+        archive::write(self, writer)
     }
+}
+
+/// A short name or a bare tag would be imported under a name that no pod can use, and would break
+/// every pod with the same image ID: the repository must be there in full, and a tag.
+fn check_reference(reference: &str) -> Result<()> {
+    let allowed = |character: char| {
+        character.is_ascii_lowercase() || character.is_ascii_digit() || "._-/:".contains(character)
+    };
+    let parts = reference
+        .rsplit_once(':')
+        .filter(|(_, tag)| !tag.is_empty() && tag.len() <= 128 && !tag.contains('/'))
+        .and_then(|(name, _)| name.split_once('/'));
+    ensure!(
+        reference.chars().all(allowed)
+            && parts.is_some_and(|(host, path)| {
+                let is_host = host == "localhost" || host.contains(['.', ':']);
+                is_host && !path.is_empty() && !path.contains(':')
+            }),
+        "`{reference}` is not a full image reference: host/name:tag in lower case"
+    );
+    Ok(())
+}
+
+fn check_binary_name(name: &str) -> Result<&str> {
+    let file_name = name.strip_prefix('/').unwrap_or_default();
+    ensure!(
+        !file_name.is_empty() && file_name.len() <= 100 && !file_name.contains(['/', '\0']),
+        "`{name}` cannot be the one file of an image: `/` and a name"
+    );
+    Ok(file_name)
 }

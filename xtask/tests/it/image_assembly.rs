@@ -1,0 +1,218 @@
+//! Images: the bytes that engines read, the same on every day, and what cannot become one.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+use serde_json::Value;
+use xtask::digest::Digest;
+use xtask::engine::Platform;
+use xtask::image::{Assembled, Contents, assemble};
+
+const REFERENCE: &str = "localhost/datastorage:gateway-3f9a1c0b7d52e8f4";
+const INTERPRETER: u32 = 3;
+const LOADED: u32 = 1;
+
+/// The smallest static executable: ends with 42. One segment of this type.
+fn executable(machine: u16, kind: u16, segment: u32) -> Vec<u8> {
+    let address = 0x40_0000_u64;
+    // mov edi, 42; mov eax, 60; syscall
+    let code = [0xbf, 42, 0, 0, 0, 0xb8, 60, 0, 0, 0, 0x0f, 0x05];
+    let length = 64 + 56 + code.len() as u64;
+    let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
+    let mut put =
+        |value: u64, length_bytes: usize| bytes.extend(&value.to_le_bytes()[..length_bytes]);
+    for (value, length_bytes) in [
+        (kind.into(), 2),
+        (machine.into(), 2),
+        (1, 4),
+        (address + 64 + 56, 8),
+        (64, 8),
+        (0, 8),
+        (0, 4),
+        (64, 2),
+        (56, 2),
+        (1, 2),
+        (0, 6),
+        (segment.into(), 4),
+        (5, 4),
+        (0, 8),
+        (address, 8),
+        (address, 8),
+        (length, 8),
+        (length, 8),
+        (4096, 8),
+    ] {
+        put(value, length_bytes);
+    }
+    bytes.extend(code);
+    bytes
+}
+
+fn amd64() -> Platform {
+    Platform {
+        os: "linux".into(),
+        architecture: "amd64".into(),
+    }
+}
+
+fn contents<'a>(binary: &'a [u8], platform: &'a Platform) -> Contents<'a> {
+    let label = |number: u32| (format!("phase-zero.label-{number}"), number.to_string());
+    Contents {
+        reference: REFERENCE,
+        binary_name: "/datastorage",
+        binary,
+        platform,
+        labels: (0..20).map(label).collect(),
+    }
+}
+
+fn archive(image: &Assembled) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    image.write_archive(&mut bytes).unwrap();
+    bytes
+}
+
+fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    tar::Archive::new(archive)
+        .entries()
+        .unwrap()
+        .map(|entry| {
+            let mut entry = entry.unwrap();
+            let header = entry.header();
+            assert_eq!(header.mtime().unwrap(), 0);
+            assert_eq!((header.uid().unwrap(), header.gid().unwrap()), (0, 0));
+            let name = entry.path().unwrap().to_str().unwrap().to_owned();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            (name, bytes)
+        })
+        .collect()
+}
+
+#[test]
+fn equal_contents_are_equal_bytes() {
+    let (binary, platform) = (executable(62, 2, LOADED), amd64());
+    // Labels go through maps with a random order each: one pair could agree by chance.
+    let images: Vec<_> = (0..8)
+        .map(|_| archive(&assemble(&contents(&binary, &platform)).unwrap()))
+        .collect();
+    assert!(images.iter().all(|image| *image == images[0]));
+}
+
+#[test]
+fn the_archive_names_its_blobs_by_their_digests_twice() {
+    let (binary, platform) = (executable(62, 2, LOADED), amd64());
+    let image = assemble(&contents(&binary, &platform)).unwrap();
+    let files = files(&archive(&image));
+    for (name, bytes) in &files {
+        if let Some(digest) = name
+            .strip_prefix("blobs/sha256/")
+            .filter(|rest| !rest.is_empty())
+        {
+            assert_eq!(digest, Digest::of(bytes).to_string());
+        }
+    }
+    let json = |name: &str| serde_json::from_slice::<Value>(&files[name]).unwrap();
+    let blob = |digest: &Value| {
+        let digest = digest.as_str().unwrap().strip_prefix("sha256:").unwrap();
+        &files[&format!("blobs/sha256/{digest}")]
+    };
+    assert_eq!(json("oci-layout")["imageLayoutVersion"], "1.0.0");
+
+    let index = json("index.json");
+    let listed = &index["manifests"][0];
+    assert_eq!(
+        listed["annotations"]["org.opencontainers.image.ref.name"],
+        REFERENCE
+    );
+    assert_eq!(listed["annotations"]["io.containerd.image.name"], REFERENCE);
+    assert_eq!(listed["digest"], image.manifest_digest.oci());
+    let manifest: Value = serde_json::from_slice(blob(&listed["digest"])).unwrap();
+    assert_eq!(manifest["config"]["digest"], image.image_id.oci());
+    assert_eq!(manifest["layers"].as_array().unwrap().len(), 1);
+
+    let docker = &json("manifest.json")[0];
+    assert_eq!(docker["RepoTags"][0], REFERENCE);
+    assert_eq!(docker["Config"], format!("blobs/sha256/{}", image.image_id));
+    assert_eq!(
+        docker["Layers"][0],
+        format!("blobs/sha256/{}", image.layer_digest)
+    );
+
+    let config: Value = serde_json::from_slice(blob(&manifest["config"]["digest"])).unwrap();
+    assert_eq!(config["architecture"], "amd64");
+    assert_eq!(config["created"], "1970-01-01T00:00:00Z");
+    assert_eq!(config["config"]["User"], "65532:65532");
+    assert_eq!(
+        config["config"]["Entrypoint"],
+        serde_json::json!(["/datastorage"])
+    );
+    assert_eq!(config["config"]["Labels"]["phase-zero.label-7"], "7");
+    assert_eq!(config["rootfs"]["diff_ids"][0], image.layer_digest.oci());
+
+    let layer = blob(&manifest["layers"][0]["digest"]);
+    let in_layer = self::files(layer);
+    assert_eq!(in_layer.keys().collect::<Vec<_>>(), ["datastorage"]);
+    assert_eq!(in_layer["datastorage"], binary);
+    let header = tar::Header::from_byte_slice(&layer[..512]);
+    assert_eq!(header.mode().unwrap(), 0o555);
+}
+
+#[test]
+fn any_change_is_another_image() {
+    let (binary, platform) = (executable(62, 2, LOADED), amd64());
+    let first = assemble(&contents(&binary, &platform)).unwrap();
+    let mut other_label = contents(&binary, &platform);
+    other_label
+        .labels
+        .insert("phase-zero.target".into(), "gateway".into());
+    let mut other_binary = binary.clone();
+    other_binary.push(0);
+    for other in [&other_label, &contents(&other_binary, &platform)] {
+        assert_ne!(assemble(other).unwrap().image_id, first.image_id);
+    }
+}
+
+#[track_caller]
+fn check_refused(binary: &[u8], platform: &Platform, reference: &str, expected: &str) {
+    let contents = Contents {
+        reference,
+        ..contents(binary, platform)
+    };
+    let error = format!("{:#}", assemble(&contents).unwrap_err());
+    assert!(error.contains(expected), "{error}");
+}
+
+#[test]
+fn what_would_not_run_is_refused() {
+    let check =
+        |binary: &[u8], expected: &str| check_refused(binary, &amd64(), REFERENCE, expected);
+    check(b"#!/bin/sh\n", "not an ELF file");
+    check(b"\x7fELF\x01\x01", "64-bit");
+    check(&executable(183, 2, LOADED), "ELF machine 183");
+    check(&executable(62, 1, LOADED), "not an executable");
+    check(&executable(62, 2, INTERPRETER), "linked dynamically");
+    check(&executable(62, 2, LOADED)[..66], "ends within its headers");
+}
+
+#[test]
+fn a_name_that_no_pod_can_use_is_refused() {
+    let binary = executable(62, 2, LOADED);
+    for reference in [
+        "datastorage:gateway-3f9a",
+        "localhost/datastorage",
+        "localhost:5000",
+        "localhost/:tag",
+        "localhost/Data:tag",
+        "localhost/data:",
+        "localhost/a:b:c",
+    ] {
+        check_refused(&binary, &amd64(), reference, "not a full image reference");
+    }
+    let platform = amd64();
+    let registry = Contents {
+        reference: "10.0.0.1:5000/team/datastorage:gateway-3f9a",
+        ..contents(&binary, &platform)
+    };
+    assemble(&registry).unwrap();
+}
