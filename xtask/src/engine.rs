@@ -1,14 +1,23 @@
 //! The container engine: found, probed and asked by its command line. Settings that a host needs
 //! (an OCI runtime, limits) go into a file of the run and its environment variable, never into /etc.
+//! An engine counts as found when a container was seen to run on it, not when its program exists.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::exit::{Exit, Failure};
 use crate::process::Invocation;
+
+mod ask;
+mod docker;
+mod podman;
+mod probe_image;
+
+pub use ask::{ContainerFacts, ImageFacts};
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -18,6 +27,17 @@ pub enum EngineKind {
     Podman,
     /// docker; not chosen yet.
     Docker,
+}
+
+impl EngineKind {
+    /// The name of its program.
+    #[must_use]
+    pub const fn program(self) -> &'static str {
+        match self {
+            Self::Podman => "podman",
+            Self::Docker => "docker",
+        }
+    }
 }
 
 /// Where binaries and images run.
@@ -35,13 +55,33 @@ impl Platform {
     /// # Errors
     /// On anything but x86_64 and aarch64 Linux.
     pub fn host() -> Result<Self> {
-        todo!()
+        let architecture = match (std::env::consts::OS, std::env::consts::ARCH) {
+            ("linux", "x86_64") => "amd64",
+            ("linux", "aarch64") => "arm64",
+            (os, architecture) => {
+                return Err(Failure::new(
+                    Exit::Host,
+                    format!("{os} on {architecture} is not supported"),
+                )
+                .hint("run on Linux, x86_64 or aarch64")
+                .into());
+            }
+        };
+        Ok(Self {
+            os: "linux".to_owned(),
+            architecture: architecture.to_owned(),
+        })
     }
 
     /// As rustc says it: `x86_64-unknown-linux-gnu`.
     #[must_use]
     pub fn rust_triple(&self) -> String {
-        todo!()
+        let machine = match self.architecture.as_str() {
+            "amd64" => "x86_64",
+            "arm64" => "aarch64",
+            other => other,
+        };
+        format!("{machine}-unknown-{}-gnu", self.os)
     }
 }
 
@@ -49,6 +89,17 @@ impl fmt::Display for Platform {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}/{}", self.os, self.architecture)
     }
+}
+
+/// Which limits of a container the host lets the engine set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// `--memory`.
+    pub memory: bool,
+    /// `--cpus`.
+    pub cpus: bool,
+    /// `--pids-limit`.
+    pub pids: bool,
 }
 
 /// An engine that was seen to run a container.
@@ -64,6 +115,8 @@ pub struct Engine {
     pub version: String,
     /// What it runs.
     pub platform: Platform,
+    /// Which limits may be set.
+    pub limits: Limits,
     /// What was found out while probing, for `doctor` and the receipt.
     pub notes: Vec<String>,
 }
@@ -82,14 +135,31 @@ impl Engine {
     ///
     /// # Errors
     /// [`crate::exit::Exit::Host`] when there is none that works: says for each what is wrong, and the fix.
-    pub fn find(_settings_directory: &Utf8Path) -> Result<Self> {
-        todo!()
+    pub fn find(settings_directory: &Utf8Path) -> Result<Self> {
+        // The first that works is taken: nobody waits for the others to be asked.
+        let podman = match podman::probe(settings_directory) {
+            Ok(engine) => return Ok(engine),
+            Err(error) => error,
+        };
+        Err(none_works(&[
+            (EngineKind::Podman, podman),
+            (EngineKind::Docker, docker::probe()),
+        ]))
     }
 
     /// Probes every engine that we know.
     #[must_use]
-    pub fn probe_all(_settings_directory: &Utf8Path) -> Vec<Probe> {
-        todo!()
+    pub fn probe_all(settings_directory: &Utf8Path) -> Vec<Probe> {
+        vec![
+            Probe {
+                kind: EngineKind::Podman,
+                result: podman::probe(settings_directory),
+            },
+            Probe {
+                kind: EngineKind::Docker,
+                result: Err(docker::probe()),
+            },
+        ]
     }
 
     /// Its program with its environment, and no arguments yet.
@@ -100,4 +170,26 @@ impl Engine {
             |invocation, (name, value)| invocation.env(name, value),
         )
     }
+}
+
+/// A signal stays a signal; everything else is one error that tells of each engine.
+fn none_works(errors: &[(EngineKind, anyhow::Error)]) -> anyhow::Error {
+    let mut hint = None;
+    let mut lines = String::new();
+    for (kind, error) in errors {
+        let failure = Failure::find(error);
+        if let Some(failure) = failure {
+            if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) {
+                return anyhow!("{error:#}").context(Failure::new(
+                    failure.exit(),
+                    "interrupted while the engine was probed",
+                ));
+            }
+            hint = hint.or_else(|| failure.hint_text());
+        }
+        lines.push_str(&format!("\n  {}: {error:#}", kind.program()));
+    }
+    Failure::new(Exit::Host, format!("no container engine works here{lines}"))
+        .hint(hint.unwrap_or("`cargo xtask setup --yes` installs podman and what it needs"))
+        .into()
 }

@@ -8,6 +8,7 @@ pub mod cmd;
 pub mod digest;
 pub mod engine;
 pub mod exit;
+pub mod host;
 pub mod image;
 pub mod manifest;
 pub mod pipeline;

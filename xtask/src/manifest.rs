@@ -1,2 +1,681 @@
 //! Reads `deploy/*.yaml`, plain Kubernetes manifests, and puts image references in, in memory.
-//! `image: datastorage` is a logical name: a tag on one of our images is refused.
+//! `image: datastorage` is a logical name: a tag on one of our images is refused, and so is every
+//! field that the local cluster does not honour. Nothing is skipped in silence: what is void here
+//! is told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use anyhow::Result;
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize as _;
+use serde::de::DeserializeOwned;
+
+use crate::exit::{Exit, Failure};
+use crate::pipeline::Images;
+use crate::pipeline::load::Loaded;
+use crate::source::workspace::{PackageName, Workspace};
+use crate::third_party::ThirdPartyImage;
+
+pub(crate) mod document;
+
+use document::{ConfigMap, Container, Deployment, Head, Medium, Port, Probe, Service};
+
+/// Kinds that mean nothing without a scheduler, a network plugin or an API server.
+const VOID_KINDS: [&str; 7] = [
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "NetworkPolicy",
+    "PodDisruptionBudget",
+    "Role",
+    "RoleBinding",
+    "ServiceAccount",
+];
+
+/// What an `image:` may say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageNames {
+    /// Our packages.
+    pub own: BTreeSet<String>,
+    /// Tables of `deploy/images.toml`.
+    pub third_party: BTreeSet<String>,
+}
+
+impl ImageNames {
+    /// All that the workspace knows.
+    ///
+    /// # Errors
+    /// When `deploy/images.toml` cannot be read.
+    pub fn of(workspace: &Workspace) -> Result<Self> {
+        let own = workspace.packages.values();
+        Ok(Self {
+            own: own
+                .filter(|package| package.e2e.is_some())
+                .map(|package| package.name.to_string())
+                .collect(),
+            third_party: crate::third_party::names(workspace)?,
+        })
+    }
+}
+
+/// What the manifests of a run say, checked.
+#[derive(Clone, Debug, Default)]
+pub struct Manifests {
+    pub(crate) workloads: Vec<Workload>,
+    pub(crate) config_maps: BTreeMap<String, BTreeMap<String, String>>,
+    void: BTreeSet<String>,
+    services: Vec<(Place, Service)>,
+}
+
+/// A Deployment, and the names under which Services make it known.
+#[derive(Clone, Debug)]
+pub(crate) struct Workload {
+    place: Place,
+    /// The manifest's own name: `gateway` for `deploy/gateway.yaml`.
+    pub(crate) service: String,
+    pub(crate) deployment: Deployment,
+    pub(crate) aliases: BTreeSet<String>,
+}
+
+impl Workload {
+    /// Its one container.
+    pub(crate) fn container(&self) -> &Container {
+        &self.deployment.spec.template.spec.containers[0]
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> &str {
+        &self.deployment.metadata.name
+    }
+}
+
+/// Where a document stands, for errors.
+#[derive(Clone, Debug)]
+struct Place {
+    file: Utf8PathBuf,
+    document: usize,
+    subject: String,
+}
+
+impl Place {
+    fn refuse(&self, field: &str, message: impl AsRef<str>) -> Failure {
+        Failure::new(
+            Exit::Manifest,
+            format!(
+                "{}: document {} ({}): {field}: {}",
+                self.file,
+                self.document,
+                self.subject,
+                message.as_ref()
+            ),
+        )
+    }
+}
+
+/// Which image a container of the run gets: a reference of phase 0 that was seen loaded, or a
+/// third-party image that the engine has. There is no way to make one from a string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reference {
+    pub(crate) reference: String,
+    /// `sha256:...`.
+    pub(crate) image_id: String,
+    pub(crate) package: Option<PackageName>,
+}
+
+/// The references of a run by logical name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct References(BTreeMap<String, Reference>);
+
+impl References {
+    /// All images of the run.
+    pub(crate) fn of(images: &Images<Loaded>, third_party: &[ThirdPartyImage]) -> Self {
+        let own = images.iter().map(|(package, image)| {
+            let reference = Reference {
+                reference: image.built().reference().to_string(),
+                image_id: image.built().image_id().oci(),
+                package: Some(package.clone()),
+            };
+            (package.to_string(), reference)
+        });
+        let theirs = third_party.iter().map(|image| {
+            let reference = Reference {
+                reference: image.reference.clone(),
+                image_id: image.image_id.clone(),
+                package: None,
+            };
+            (image.name.clone(), reference)
+        });
+        Self(own.chain(theirs).collect())
+    }
+
+    /// The reference for a logical name that stands in `workload`.
+    pub(crate) fn get(&self, workload: &Workload, logical: &str) -> Result<&Reference> {
+        self.0.get(logical).ok_or_else(|| {
+            workload
+                .place
+                .refuse(
+                    "image",
+                    format!("`{logical}` does not belong to this target"),
+                )
+                .hint(format!(
+                    "declare it in `needs` or `third-party` of [package.metadata.e2e]; the run has {}",
+                    listed(self.0.keys())
+                ))
+                .into()
+        })
+    }
+}
+
+impl Manifests {
+    /// Reads `deploy/<name>.yaml` for each name.
+    ///
+    /// # Errors
+    /// [`Exit::Manifest`], naming file, document and field.
+    pub fn read<'a>(
+        workspace: &Workspace,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self> {
+        let images = ImageNames::of(workspace)?;
+        let mut manifests = Self::default();
+        for name in names {
+            let file = Utf8PathBuf::from(format!("deploy/{name}.yaml"));
+            let text = fs::read_to_string(workspace.root.join(&file)).map_err(|error| {
+                Failure::new(Exit::Manifest, format!("cannot read {file}"))
+                    .hint(format!(
+                        "every package with [package.metadata.e2e] and every image of deploy/images.toml has a manifest of its name; write {file}"
+                    ))
+                    .caused_by(error)
+            })?;
+            manifests.add(&file, name, &text, &images)?;
+        }
+        manifests.join_services()?;
+        Ok(manifests)
+    }
+
+    /// Reads one manifest, as `deploy/<service>.yaml` would hold it.
+    ///
+    /// # Errors
+    /// As [`Manifests::read`].
+    pub fn parse(service: &str, text: &str, images: &ImageNames) -> Result<Self> {
+        let mut manifests = Self::default();
+        let file = Utf8PathBuf::from(format!("deploy/{service}.yaml"));
+        manifests.add(&file, service, text, images)?;
+        manifests.join_services()?;
+        Ok(manifests)
+    }
+
+    /// What stands in the manifests and means nothing here: `NetworkPolicy gateway`, ...
+    pub fn void(&self) -> impl Iterator<Item = &str> {
+        self.void.iter().map(String::as_str)
+    }
+
+    fn add(
+        &mut self,
+        file: &Utf8Path,
+        service: &str,
+        text: &str,
+        images: &ImageNames,
+    ) -> Result<()> {
+        // Two passes in step: the first tells the kind, the second reads that kind strictly.
+        let heads = serde_norway::Deserializer::from_str(text);
+        let bodies = serde_norway::Deserializer::from_str(text);
+        for (index, (head, body)) in heads.zip(bodies).enumerate() {
+            let mut place = Place {
+                file: file.to_owned(),
+                document: index + 1,
+                subject: "unreadable".to_owned(),
+            };
+            let head = Option::<Head>::deserialize(head).map_err(|error| yaml(&place, &error))?;
+            // An empty document between two separators.
+            let Some(head) = head else { continue };
+            place.subject = format!("{} {}", or_none(&head.kind), or_none(&head.metadata.name));
+            self.add_document(place, service, &head, body, images)?;
+        }
+        Ok(())
+    }
+
+    fn add_document(
+        &mut self,
+        place: Place,
+        service: &str,
+        head: &Head,
+        body: serde_norway::Deserializer<'_>,
+        images: &ImageNames,
+    ) -> Result<()> {
+        if head.metadata.name.is_empty() {
+            return Err(place.refuse("metadata.name", "is missing").into());
+        }
+        match (head.api_version.as_str(), head.kind.as_str()) {
+            ("apps/v1", "Deployment") => {
+                let deployment: Deployment = strict(&place, body)?;
+                check_deployment(&place, &deployment, images)?;
+                if let Some(account) = &deployment.spec.template.spec.service_account_name {
+                    let name = &deployment.metadata.name;
+                    self.void
+                        .insert(format!("serviceAccountName {account} of {name}"));
+                }
+                self.workloads.push(Workload {
+                    place,
+                    service: service.to_owned(),
+                    deployment,
+                    aliases: BTreeSet::new(),
+                });
+            }
+            ("v1", "Service") => {
+                let read = strict(&place, body)?;
+                self.services.push((place, read));
+            }
+            ("v1", "ConfigMap") => {
+                let map: ConfigMap = strict(&place, body)?;
+                check_config_map(&place, &map)?;
+                if self
+                    .config_maps
+                    .insert(map.metadata.name, map.data)
+                    .is_some()
+                {
+                    return Err(place.refuse("metadata.name", "is there twice").into());
+                }
+            }
+            (_, kind) if VOID_KINDS.contains(&kind) => {
+                self.void.insert(format!("{kind} {}", head.metadata.name));
+            }
+            ("v1", "Secret") => {
+                return Err(place
+                    .refuse("kind", "a Secret is never written down")
+                    .hint("every run makes its own from [package.metadata.e2e.secrets]; take the document out")
+                    .into());
+            }
+            (version, kind) => {
+                return Err(elsewhere(place.refuse(
+                    "kind",
+                    format!(
+                        "the local cluster has no {} of {}; it knows apps/v1 Deployment, v1 Service, v1 ConfigMap",
+                        or_none(kind),
+                        or_none(version)
+                    ),
+                ))
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// A Service is an alias of the one Deployment that it selects.
+    fn join_services(&mut self) -> Result<()> {
+        for (place, service) in &self.services {
+            let mut selected: Vec<&mut Workload> = self
+                .workloads
+                .iter_mut()
+                .filter(|workload| {
+                    let labels = &workload.deployment.spec.template.metadata.labels;
+                    contains(labels, &service.spec.selector)
+                })
+                .collect();
+            let [workload] = selected.as_mut_slice() else {
+                let message = format!("selects {} Deployments, not one", selected.len());
+                return Err(elsewhere(place.refuse("spec.selector", message)).into());
+            };
+            for (index, port) in service.spec.ports.iter().enumerate() {
+                let container = workload.container();
+                let target = match &port.target_port {
+                    None => Some(port.port),
+                    Some(target) => number(container, target),
+                };
+                if target != Some(port.port) {
+                    return Err(elsewhere(place.refuse(
+                        &format!("spec.ports[{index}].targetPort"),
+                        format!(
+                            "must be {}, as `port`: an alias cannot turn one port into another",
+                            port.port
+                        ),
+                    ))
+                    .into());
+                }
+                if !container
+                    .ports
+                    .iter()
+                    .any(|known| known.container_port == port.port)
+                {
+                    return Err(place
+                        .refuse(
+                            &format!("spec.ports[{index}].port"),
+                            format!(
+                                "{} is no containerPort of Deployment {}",
+                                port.port,
+                                workload.name()
+                            ),
+                        )
+                        .into());
+                }
+            }
+            workload.aliases.insert(service.metadata.name.clone());
+        }
+        Ok(())
+    }
+}
+
+/// The number of a port of this container.
+pub(crate) fn number(container: &Container, port: &Port) -> Option<u16> {
+    match port {
+        Port::Number(number) => Some(*number),
+        Port::Name(name) => container
+            .ports
+            .iter()
+            .find(|known| known.name.as_deref() == Some(name))
+            .map(|known| known.container_port),
+    }
+}
+
+fn strict<T: DeserializeOwned>(
+    place: &Place,
+    body: serde_norway::Deserializer<'_>,
+) -> Result<T, Failure> {
+    T::deserialize(body).map_err(|error| yaml(place, &error))
+}
+
+/// serde's words: they hold the path of the field, the line and the column.
+fn yaml(place: &Place, error: &serde_norway::Error) -> Failure {
+    let text = error.to_string();
+    let at = error.location().map_or_else(String::new, |location| {
+        format!(":{}:{}", location.line(), location.column())
+    });
+    let text = text.split(" at line ").next().unwrap_or(&text);
+    let file = &place.file;
+    if place.subject == "unreadable" {
+        return Failure::new(
+            Exit::Manifest,
+            format!(
+                "{file}{at}: document {}: invalid YAML: {text}",
+                place.document
+            ),
+        );
+    }
+    let failure = Failure::new(
+        Exit::Manifest,
+        format!(
+            "{file}{at}: document {} ({}): {text}",
+            place.document, place.subject
+        ),
+    );
+    if text.contains("unknown field") || text.contains("unknown variant") {
+        elsewhere(failure)
+    } else {
+        failure
+    }
+}
+
+/// The fix for what Kubernetes has and the local cluster has not.
+fn elsewhere(failure: Failure) -> Failure {
+    failure.hint(
+        "take it out, or run on Kubernetes with `--cluster kind`: the local cluster honours a closed list and skips nothing",
+    )
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { "nothing" } else { text }
+}
+
+fn listed<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    let names: Vec<&str> = names.into_iter().map(String::as_str).collect();
+    names.join(", ")
+}
+
+fn contains(labels: &BTreeMap<String, String>, wanted: &BTreeMap<String, String>) -> bool {
+    !wanted.is_empty()
+        && wanted
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
+}
+
+fn check_config_map(place: &Place, map: &ConfigMap) -> Result<()> {
+    for key in map.data.keys() {
+        if !is_file_name(key) {
+            return Err(place
+                .refuse(
+                    &format!("data.{key}"),
+                    "is no file name: letters, digits, `-`, `_` and `.` only",
+                )
+                .into());
+        }
+    }
+    Ok(())
+}
+
+fn is_file_name(key: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    !key.is_empty() && key != "." && key != ".." && key.bytes().all(allowed)
+}
+
+fn is_dns_label(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(allowed)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
+fn check_deployment(place: &Place, deployment: &Deployment, images: &ImageNames) -> Result<()> {
+    let spec = &deployment.spec;
+    let pod = &spec.template.spec;
+    let name = &deployment.metadata.name;
+    if !is_dns_label(name) {
+        let message = format!("`{name}` is no name: lower-case letters, digits and `-`");
+        return Err(place.refuse("metadata.name", message).into());
+    }
+    if !contains(&spec.template.metadata.labels, &spec.selector.match_labels) {
+        return Err(place
+            .refuse(
+                "spec.selector.matchLabels",
+                "does not match spec.template.metadata.labels",
+            )
+            .into());
+    }
+    if !(1..=16).contains(&spec.replicas) {
+        return Err(place.refuse("spec.replicas", "must be 1 to 16").into());
+    }
+    let path = "spec.template.spec";
+    if pod.containers.len() != 1 {
+        let message = format!("holds {} containers, not one", pod.containers.len());
+        return Err(elsewhere(place.refuse(&format!("{path}.containers"), message)).into());
+    }
+    check_volumes(place, deployment)?;
+    for (index, container) in pod.init_containers.iter().enumerate() {
+        let path = format!("{path}.initContainers[{index}]");
+        check_container(place, &path, deployment, container, images)?;
+        if container.readiness_probe.is_some() {
+            return Err(place
+                .refuse(
+                    &format!("{path}.readinessProbe"),
+                    "an init container has none",
+                )
+                .into());
+        }
+    }
+    let path = format!("{path}.containers[0]");
+    check_container(place, &path, deployment, &pod.containers[0], images)
+}
+
+fn check_volumes(place: &Place, deployment: &Deployment) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    for (index, volume) in deployment.spec.template.spec.volumes.iter().enumerate() {
+        let field = format!("spec.template.spec.volumes[{index}]");
+        let sources = usize::from(volume.config_map.is_some())
+            + usize::from(volume.secret.is_some())
+            + usize::from(volume.empty_dir.is_some());
+        if sources != 1 {
+            let message = "must hold one of configMap, secret, emptyDir";
+            return Err(elsewhere(place.refuse(&field, message)).into());
+        }
+        if !is_dns_label(&volume.name) || !seen.insert(&volume.name) {
+            let message = format!("`{}` is no name or is there twice", volume.name);
+            return Err(place.refuse(&format!("{field}.name"), message).into());
+        }
+        let empty = volume.empty_dir.as_ref();
+        if empty.is_some_and(|e| e.size_limit.is_some() && e.medium != Some(Medium::Memory)) {
+            let message = "is honoured with `medium: Memory` only";
+            return Err(
+                elsewhere(place.refuse(&format!("{field}.emptyDir.sizeLimit"), message)).into(),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn check_container(
+    place: &Place,
+    path: &str,
+    deployment: &Deployment,
+    container: &Container,
+    images: &ImageNames,
+) -> Result<()> {
+    check_image(place, path, &container.image, images)?;
+    if !is_dns_label(&container.name) {
+        let message = format!("`{}` is no name", container.name);
+        return Err(place.refuse(&format!("{path}.name"), message).into());
+    }
+    let volumes = &deployment.spec.template.spec.volumes;
+    for (index, mount) in container.volume_mounts.iter().enumerate() {
+        let field = format!("{path}.volumeMounts[{index}]");
+        if !volumes.iter().any(|volume| volume.name == mount.name) {
+            let message = format!("there is no volume `{}`", mount.name);
+            return Err(place.refuse(&format!("{field}.name"), message).into());
+        }
+        let path = mount.mount_path.as_str();
+        if !path.starts_with('/')
+            || path.len() < 2
+            || path.contains([':', ','])
+            || path.contains("..")
+        {
+            let message = format!("`{path}` is no absolute path of a folder");
+            return Err(place.refuse(&format!("{field}.mountPath"), message).into());
+        }
+    }
+    for (index, variable) in container.env.iter().enumerate() {
+        if variable.name.is_empty() || variable.name.contains(['=', '\0']) {
+            let message = format!("`{}` is no name", variable.name);
+            return Err(place
+                .refuse(&format!("{path}.env[{index}].name"), message)
+                .into());
+        }
+    }
+    for (index, capability) in container
+        .security_context
+        .capabilities
+        .drop
+        .iter()
+        .enumerate()
+    {
+        let allowed = |byte: u8| byte.is_ascii_uppercase() || byte == b'_';
+        if capability.is_empty() || !capability.bytes().all(allowed) {
+            let field = format!("{path}.securityContext.capabilities.drop[{index}]");
+            return Err(place
+                .refuse(&field, "is no capability: `ALL`, `NET_RAW`, ...")
+                .into());
+        }
+    }
+    check_user(place, path, deployment, container)?;
+    match &container.readiness_probe {
+        Some(probe) => check_probe(place, path, container, probe),
+        None => Ok(()),
+    }
+}
+
+/// `runAsNonRoot` is a promise that needs a number to be kept.
+fn check_user(
+    place: &Place,
+    path: &str,
+    deployment: &Deployment,
+    container: &Container,
+) -> Result<()> {
+    let pod = &deployment.spec.template.spec.security_context;
+    let own = &container.security_context;
+    let non_root = own.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false);
+    if non_root && matches!(own.run_as_user.or(pod.run_as_user), None | Some(0)) {
+        return Err(place
+            .refuse(
+                &format!("{path}.securityContext.runAsNonRoot"),
+                "needs runAsUser with a number that is not 0",
+            )
+            .into());
+    }
+    Ok(())
+}
+
+fn check_probe(place: &Place, path: &str, container: &Container, probe: &Probe) -> Result<()> {
+    let field = format!("{path}.readinessProbe");
+    let port = match (&probe.http_get, &probe.tcp_socket) {
+        (Some(http), None) => &http.port,
+        (None, Some(tcp)) => &tcp.port,
+        _ => {
+            let message = "must hold one of httpGet, tcpSocket";
+            return Err(elsewhere(place.refuse(&field, message)).into());
+        }
+    };
+    if probe
+        .http_get
+        .as_ref()
+        .is_some_and(|http| !http.path.starts_with('/'))
+    {
+        return Err(place
+            .refuse(&format!("{field}.httpGet.path"), "must begin with `/`")
+            .into());
+    }
+    let known = number(container, port).is_some_and(|number| {
+        container
+            .ports
+            .iter()
+            .any(|port| port.container_port == number)
+    });
+    if !known {
+        let message = "asks a port that is not among the container's ports";
+        return Err(place.refuse(&field, message).into());
+    }
+    Ok(())
+}
+
+/// Our own images and third-party ones alike are named and nothing more.
+fn check_image(place: &Place, path: &str, image: &str, images: &ImageNames) -> Result<()> {
+    if images.own.contains(image) || images.third_party.contains(image) {
+        return Ok(());
+    }
+    let field = format!("{path}.image");
+    let without_digest = image.split('@').next().unwrap_or_default();
+    let last = without_digest.rsplit('/').next().unwrap_or_default();
+    let name = last.split(':').next().unwrap_or_default();
+    let what = if image.contains('@') {
+        "a digest"
+    } else {
+        "a tag or a registry"
+    };
+    if images.own.contains(name) {
+        return Err(place
+            .refuse(&field, format!("`{image}` puts {what} on an image of ours"))
+            .hint(format!(
+                "write `image: {name}`; the run puts in the reference that it made from the sources"
+            ))
+            .into());
+    }
+    if images.third_party.contains(name) {
+        return Err(place
+            .refuse(
+                &field,
+                format!("`{image}` puts {what} on a third-party image"),
+            )
+            .hint(format!("write `image: {name}`; deploy/images.toml pins it"))
+            .into());
+    }
+    let latest = image.ends_with(":latest") || !last.contains(':');
+    let message = if latest && !image.contains('@') {
+        format!("`{image}` is no image of the workspace, and without a pinned version at that")
+    } else {
+        format!("`{image}` is no image of the workspace")
+    };
+    Err(place
+        .refuse(&field, message)
+        .hint(format!(
+            "a package ({}), or a name pinned in deploy/images.toml ({})",
+            listed(&images.own),
+            listed(&images.third_party)
+        ))
+        .into())
+}

@@ -1,13 +1,21 @@
 //! Third-party images (`deploy/images.toml`): from a registry that answers within a short deadline,
 //! else a rootfs made from Debian packages, cached by the list of package versions.
+//! A third-party image gets a name of its own; never one of our names, and never a second name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
-use anyhow::Result;
-use serde::Serialize;
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
+use crate::exit::{Exit, Failure};
 use crate::source::workspace::{SecretValue, Workspace};
+
+mod debian;
+mod registry;
+
+const FILE: &str = "deploy/images.toml";
 
 /// A third-party image that the engine has.
 #[derive(Clone, Debug, Serialize)]
@@ -23,21 +31,160 @@ pub struct ThirdPartyImage {
     pub origin: String,
 }
 
+/// A table of `deploy/images.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pinned {
+    /// What a registry calls it.
+    image: String,
+    /// Where no registry answers.
+    #[serde(default)]
+    debian: Option<Recipe>,
+    #[serde(default)]
+    secrets: BTreeMap<String, BTreeMap<String, SecretValue>>,
+}
+
+/// A root file system from Debian packages.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Recipe {
+    suite: String,
+    packages: Vec<String>,
+    user: User,
+}
+
+/// A user that the root file system must know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct User {
+    name: String,
+    uid: u32,
+    gid: u32,
+}
+
+/// The names in `deploy/images.toml`.
+///
+/// # Errors
+/// When the file cannot be read: names it.
+pub fn names(workspace: &Workspace) -> Result<BTreeSet<String>> {
+    Ok(read(workspace)?.into_keys().collect())
+}
+
 /// The Secrets that third-party images want, from `deploy/images.toml`.
 ///
 /// # Errors
 /// When the file cannot be read: names it.
 pub fn secrets(
-    _workspace: &Workspace,
-    _name: &str,
+    workspace: &Workspace,
+    name: &str,
 ) -> Result<BTreeMap<String, BTreeMap<String, SecretValue>>> {
-    todo!()
+    pinned(workspace, name).map(|pinned| pinned.secrets)
 }
 
 /// Makes sure that the engine has this image.
 ///
 /// # Errors
 /// When neither a registry nor Debian's packages gave it.
-pub fn provide(_workspace: &Workspace, _engine: &Engine, _name: &str) -> Result<ThirdPartyImage> {
-    todo!()
+pub fn provide(workspace: &Workspace, engine: &Engine, name: &str) -> Result<ThirdPartyImage> {
+    let pinned = pinned(workspace, name)?;
+    let recorded = pinned
+        .debian
+        .as_ref()
+        .and_then(|recipe| debian::recorded(engine, name, recipe));
+    // One question for both: each costs an engine's start.
+    let wanted = [
+        Some(pinned.image.as_str()),
+        recorded.as_ref().map(debian::Record::reference),
+    ];
+    let found = engine.images(wanted.into_iter().flatten())?;
+    if let Some(facts) = found.get(&pinned.image) {
+        return Ok(registry::described(
+            name,
+            &pinned.image,
+            facts,
+            "already there",
+        ));
+    }
+    let asked = registry::pull(engine, name, &pinned.image);
+    let refusal = match asked? {
+        registry::Answer::Pulled(image) => return Ok(image),
+        registry::Answer::None(words) => words,
+    };
+    let Some(recipe) = &pinned.debian else {
+        return Err(Failure::new(
+            Exit::Host,
+            format!("no registry gives {}: {refusal}", pinned.image),
+        )
+        .hint(format!(
+            "put the image into {} by hand, or give [{name}.debian] in {FILE}",
+            engine.kind.program()
+        ))
+        .into());
+    };
+    if let Some(record) = recorded
+        && found
+            .get(record.reference())
+            .is_some_and(|facts| record.is(facts))
+        && debian::is_current(engine, name, recipe, &record)
+    {
+        return Ok(record.image(name, "already there"));
+    }
+    debian::provide(engine, name, recipe).with_context(|| {
+        format!(
+            "no registry gives {} ({refusal}), and making it from Debian packages failed",
+            pinned.image
+        )
+    })
+}
+
+fn pinned(workspace: &Workspace, name: &str) -> Result<Pinned> {
+    read(workspace)?
+        .remove(name)
+        .with_context(|| format!("{FILE} has no [{name}]"))
+}
+
+fn read(workspace: &Workspace) -> Result<BTreeMap<String, Pinned>> {
+    let text = match fs::read_to_string(workspace.root.join(FILE)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {FILE}")),
+    };
+    let images: BTreeMap<String, Pinned> = toml::from_str(&text).map_err(|error| {
+        Failure::new(
+            Exit::Manifest,
+            format!("{FILE}: {}", error.to_string().trim_end()),
+        )
+    })?;
+    for (name, pinned) in &images {
+        check(name, pinned)?;
+    }
+    Ok(images)
+}
+
+/// A version must be named: what `latest` is changes behind one's back.
+fn check(name: &str, pinned: &Pinned) -> Result<()> {
+    let image = pinned.image.as_str();
+    let last = image.rsplit('/').next().unwrap_or_default();
+    let versioned = image.contains("@sha256:")
+        || last
+            .split_once(':')
+            .is_some_and(|(_, tag)| tag != "latest" && !tag.is_empty());
+    let registry = image.split('/').next().unwrap_or_default();
+    if !versioned {
+        return Err(Failure::new(
+            Exit::Manifest,
+            format!("{FILE}: [{name}] image: `{image}` names no version"),
+        )
+        .hint("pin it: a tag that is not `latest`, or a digest")
+        .into());
+    }
+    if !image.contains('/') || !registry.contains(['.', ':']) {
+        return Err(Failure::new(
+            Exit::Manifest,
+            format!("{FILE}: [{name}] image: `{image}` names no registry"),
+        )
+        .hint("write the full name, `docker.io/library/postgres:15-bookworm`")
+        .into());
+    }
+    Ok(())
 }

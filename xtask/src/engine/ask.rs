@@ -1,0 +1,261 @@
+//! What the engine is asked, and how its answers are read. As many names as possible in one call:
+//! each call costs 50 to 100 ms.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use camino::Utf8Path;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::{Engine, EngineKind};
+use crate::process::{self, Echo};
+
+/// An answer that changes nothing.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// An archive of a few hundred megabytes on a slow disk.
+const LOAD_DEADLINE: Duration = Duration::from_secs(300);
+
+/// An image that the engine has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageFacts {
+    /// `sha256:...` of its config.
+    pub id: String,
+    /// Labels of its config.
+    pub labels: BTreeMap<String, String>,
+    /// `<name>@sha256:...`, for an image from a registry.
+    pub repository_digests: Vec<String>,
+}
+
+/// A container as the engine sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerFacts {
+    /// Its name.
+    pub name: String,
+    /// `sha256:...` of the image that it runs.
+    pub image_id: String,
+    /// The name by which that image was asked for.
+    pub reference: String,
+    /// `running`, `exited`, ...
+    pub status: String,
+    /// Its process on the host; 0 when there is none.
+    pub pid: i32,
+    /// Of its last process.
+    pub exit_code: i64,
+    /// Its last process was ended for want of memory.
+    pub out_of_memory: bool,
+    /// How often the engine has started it again.
+    pub restart_count: u64,
+    /// When its process was started, RFC 3339.
+    pub started_at: String,
+    /// Port inside, port on 127.0.0.1.
+    pub ports: BTreeMap<u16, u16>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedImage {
+    id: String,
+    #[serde(default)]
+    repo_tags: Option<Vec<String>>,
+    #[serde(default)]
+    repo_digests: Option<Vec<String>>,
+    config: Option<InspectedConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedConfig {
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedContainer {
+    name: String,
+    image: String,
+    /// podman's.
+    #[serde(default)]
+    image_name: Option<String>,
+    #[serde(default)]
+    restart_count: u64,
+    state: InspectedState,
+    network_settings: InspectedNetwork,
+    #[serde(default)]
+    config: Option<InspectedContainerConfig>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedContainerConfig {
+    /// docker's name of the image.
+    #[serde(default)]
+    image: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedState {
+    status: String,
+    #[serde(default)]
+    pid: i32,
+    #[serde(default)]
+    exit_code: i64,
+    #[serde(default, rename = "OOMKilled")]
+    oom_killed: bool,
+    started_at: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedNetwork {
+    #[serde(default)]
+    ports: Option<BTreeMap<String, Option<Vec<InspectedPort>>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct InspectedPort {
+    host_port: String,
+}
+
+impl Engine {
+    /// Looks up images by their full names; what the engine does not have is not in the answer.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub fn images<'a>(
+        &self,
+        references: impl IntoIterator<Item = &'a str>,
+    ) -> Result<BTreeMap<String, ImageFacts>> {
+        let references: Vec<&str> = references.into_iter().collect();
+        if references.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let inspected: Vec<InspectedImage> = self.inspect("image", &references)?;
+        let mut found = BTreeMap::new();
+        for image in inspected {
+            let facts = ImageFacts {
+                id: with_algorithm(&image.id),
+                labels: image
+                    .config
+                    .and_then(|config| config.labels)
+                    .unwrap_or_default(),
+                repository_digests: image.repo_digests.unwrap_or_default(),
+            };
+            for tag in image.repo_tags.unwrap_or_default() {
+                if references.contains(&tag.as_str()) {
+                    found.insert(tag, facts.clone());
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Looks up containers by name; those that are not there are not in the answer.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub fn containers<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a str>,
+    ) -> Result<BTreeMap<String, ContainerFacts>> {
+        let names: Vec<&str> = names.into_iter().collect();
+        if names.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let inspected: Vec<InspectedContainer> = self.inspect("container", &names)?;
+        let facts = inspected.into_iter().map(container_facts);
+        Ok(facts.map(|facts| (facts.name.clone(), facts)).collect())
+    }
+
+    /// Loads an archive that we wrote.
+    ///
+    /// # Errors
+    /// With the engine's own words.
+    pub fn load(&self, archive: &Utf8Path) -> Result<()> {
+        let load = self
+            .invocation()
+            .args(["load", "--quiet", "--input"])
+            .arg(archive.as_str());
+        process::capture(&load, LOAD_DEADLINE)?;
+        Ok(())
+    }
+
+    /// Writes what a container has said to a file.
+    ///
+    /// # Errors
+    /// When the engine does not give it.
+    pub fn save_log(&self, container: &str, path: &Utf8Path) -> Result<()> {
+        let logs = self.invocation().args(["logs", container]);
+        match process::stream(&logs, Some(path), Echo::Silent, ANSWER_DEADLINE)? {
+            0 => Ok(()),
+            code => bail!("{logs} ended with {code}"),
+        }
+    }
+
+    /// The last lines that a container has said.
+    ///
+    /// # Errors
+    /// When the engine does not give them.
+    pub fn last_lines(&self, container: &str, lines: u32) -> Result<String> {
+        let tail = lines.to_string();
+        let logs = self.invocation().args(["logs", "--tail", &tail, container]);
+        let captured = process::output(&logs, ANSWER_DEADLINE)?;
+        Ok(format!("{}{}", captured.stdout, captured.stderr))
+    }
+
+    /// Names that do not exist make the call fail, and the rest is told all the same.
+    fn inspect<T: DeserializeOwned>(&self, kind: &str, names: &[&str]) -> Result<Vec<T>> {
+        let inspect = self
+            .invocation()
+            .args([kind, "inspect"])
+            .args(names.iter().copied());
+        let output = process::output(&inspect, ANSWER_DEADLINE)?;
+        serde_json::from_str(&output.stdout)
+            .with_context(|| format!("cannot read the answer of: {inspect}\n{}", output.stderr))
+    }
+
+    /// How a fresh image's own VOLUME lines are kept from making volumes without our labels.
+    pub(crate) const fn ignores_image_volumes(&self) -> &'static [&'static str] {
+        match self.kind {
+            EngineKind::Podman => &["--image-volume=ignore"],
+            EngineKind::Docker => &[],
+        }
+    }
+}
+
+/// podman leaves the algorithm out.
+fn with_algorithm(id: &str) -> String {
+    if id.contains(':') {
+        id.to_owned()
+    } else {
+        format!("sha256:{id}")
+    }
+}
+
+fn container_facts(inspected: InspectedContainer) -> ContainerFacts {
+    let published = inspected.network_settings.ports.unwrap_or_default();
+    let ports = published.iter().filter_map(|(inside, outside)| {
+        let inside = inside.strip_suffix("/tcp")?.parse().ok()?;
+        let outside = outside.as_ref()?.first()?.host_port.parse().ok()?;
+        Some((inside, outside))
+    });
+    ContainerFacts {
+        name: inspected.name.trim_start_matches('/').to_owned(),
+        image_id: with_algorithm(&inspected.image),
+        reference: inspected
+            .image_name
+            .or_else(|| inspected.config.and_then(|config| config.image))
+            .unwrap_or_default(),
+        status: inspected.state.status,
+        pid: inspected.state.pid,
+        exit_code: inspected.state.exit_code,
+        out_of_memory: inspected.state.oom_killed,
+        restart_count: inspected.restart_count,
+        started_at: inspected.state.started_at,
+        ports: ports.collect(),
+    }
+}
