@@ -54,3 +54,17 @@ fn bad_configuration_ends_the_process_and_names_the_flag() {
     check(POLICY, r#"{"pods": []}"#, 2, &["--inventory-file", "pods"]);
     check(POLICY, "{}", 1, &["--listen-address"]);
 }
+
+#[test]
+fn the_manifest_carries_the_default_policy() {
+    const MANIFEST: &str = include_str!("../../../../deploy/signalprocessing.yaml");
+    let indented = |line: &str| match line {
+        "" => "\n".to_owned(),
+        line => format!("    {line}\n"),
+    };
+    let expected: String = POLICY.lines().map(indented).collect();
+    assert!(
+        MANIFEST.contains(&format!("  policy.rego: |\n{expected}---\n")),
+        "deploy/signalprocessing.yaml must hold policy/default.rego as it is"
+    );
+}
