@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use common::api::{EventOutcome, Execution, NewAuditEvent, RemediationRequest, WorkflowChoice};
 use common::client::{ClientError, DataStorage};
 use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::domain::event_id;
@@ -160,8 +161,15 @@ fn ended(
         ),
     ]);
     // The end of an execution does not change any more; the request may still be written to.
-    event.event_timestamp = execution.updated_at;
+    event.event_timestamp = recent(execution.updated_at);
     event
+}
+
+/// DataStorage takes no event that is older than seven days; one that should have been said long
+/// ago is said with a later time rather than never.
+fn recent(time: OffsetDateTime) -> OffsetDateTime {
+    const AGE_MAX: time::Duration = time::Duration::days(6);
+    time.max(OffsetDateTime::now_utc() - AGE_MAX)
 }
 
 fn event(
@@ -185,7 +193,7 @@ fn event(
         event_category: category.to_owned(),
         event_action: action.to_owned(),
         event_outcome: outcome,
-        event_timestamp: request.updated_at,
+        event_timestamp: recent(request.updated_at),
         correlation_id: request.id.to_string(),
         event_data,
         resource_type: Some(request.target.kind.clone()),
