@@ -8,6 +8,7 @@ pub mod auth;
 pub mod canonical;
 pub mod client;
 pub mod config;
+pub mod event_id;
 pub mod extract;
 pub mod health;
 pub mod inventory;

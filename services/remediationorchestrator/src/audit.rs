@@ -7,11 +7,10 @@ use std::sync::{Mutex, PoisonError};
 
 use common::api::{EventOutcome, Execution, NewAuditEvent, RemediationRequest, WorkflowChoice};
 use common::client::{ClientError, DataStorage};
+use common::event_id;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
-
-use crate::domain::event_id;
 
 /// Remembered so that a request that waits does not say the same again each time it is looked at.
 const SAID_MAX: usize = 10_000;
@@ -187,7 +186,11 @@ fn event(
         other => Map::from_iter([("value".to_owned(), other)]),
     };
     NewAuditEvent {
-        event_id: event_id(request.id, event_type, detail),
+        event_id: event_id::derive(
+            request.created_at,
+            request.id,
+            &format!("{event_type}/{detail}"),
+        ),
         version: "1.0".to_owned(),
         event_type: event_type.to_owned(),
         event_category: category.to_owned(),

@@ -87,12 +87,6 @@ pub fn write_id(request: Uuid, resource_version: i64, step: &str) -> Uuid {
     )
 }
 
-/// The ID of an audit event: what it says of which attempt, said once however many say it.
-#[must_use]
-pub fn event_id(request: Uuid, event_type: &str, detail: &str) -> Uuid {
-    Uuid::new_v5(&request, format!("event/{event_type}/{detail}").as_bytes())
-}
-
 /// What the labels of a workflow are compared with. An attribute that is not known is absent, and
 /// a label on it does not match.
 fn attributes(request: &RemediationRequest) -> BTreeMap<&'static str, String> {

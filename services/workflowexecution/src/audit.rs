@@ -4,10 +4,9 @@
 
 use common::api::{EventOutcome, Execution, ExecutionFailure, NewAuditEvent, StepResult};
 use common::client::{ClientError, DataStorage};
+use common::event_id;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
-
-use crate::domain::event_id;
 
 /// Returns once the event is stored, by this call or an earlier one.
 pub(crate) async fn say(storage: &DataStorage, event: &NewAuditEvent) -> Result<(), ClientError> {
@@ -87,7 +86,11 @@ fn event(
         ),
     ];
     NewAuditEvent {
-        event_id: event_id(execution.id, event_type, detail),
+        event_id: event_id::derive(
+            execution.created_at,
+            execution.id,
+            &format!("{event_type}/{detail}"),
+        ),
         version: "1.0".to_owned(),
         event_type: event_type.to_owned(),
         event_category: category.to_owned(),

@@ -145,15 +145,6 @@ pub fn write_id(execution: Uuid, resource_version: i64, step: &str) -> Uuid {
     )
 }
 
-/// The ID of an audit event: said once however many say it.
-#[must_use]
-pub fn event_id(execution: Uuid, event_type: &str, detail: &str) -> Uuid {
-    Uuid::new_v5(
-        &execution,
-        format!("event/{event_type}/{detail}").as_bytes(),
-    )
-}
-
 /// A failure of what was asked for, before anything was touched.
 pub(crate) fn refused(reason: &str, step: Option<&str>, message: String) -> ExecutionFailure {
     ExecutionFailure {
