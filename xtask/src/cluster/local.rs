@@ -4,11 +4,37 @@
 
 use anyhow::Result;
 
+use crate::engine::Engine;
+use crate::run::Run;
+use crate::source::workspace::{Target, Workspace};
+use crate::third_party::ThirdPartyImage;
+
 /// The local cluster of a run.
 #[derive(Debug)]
-pub struct Local(());
+pub struct Local {
+    third_party: Vec<ThirdPartyImage>,
+}
 
 impl Local {
+    /// Makes the private network, and sees to it that the engine has the third-party images.
+    ///
+    /// # Errors
+    /// When the engine makes no network, or an image cannot be had.
+    pub fn start(
+        _workspace: &Workspace,
+        _target: &Target,
+        _run: &Run,
+        _engine: &Engine,
+    ) -> Result<Self> {
+        todo!()
+    }
+
+    /// The third-party images of the run.
+    #[must_use]
+    pub fn third_party(&self) -> &[ThirdPartyImage] {
+        &self.third_party
+    }
+
     /// The state of every container, one line each.
     ///
     /// # Errors

@@ -2,6 +2,11 @@
 
 use anyhow::Result;
 
+use crate::engine::Engine;
+use crate::run::Run;
+use crate::source::workspace::{Target, Workspace};
+use crate::third_party::ThirdPartyImage;
+
 pub mod local;
 
 /// A cluster of a run.
@@ -12,11 +17,33 @@ pub enum Cluster {
 }
 
 impl Cluster {
+    /// Makes the local cluster of a run, and sees to it that the engine has the third-party images.
+    /// Needs nothing of phases 0 and 1, so it goes beside them.
+    ///
+    /// # Errors
+    /// When the engine makes no network, or an image cannot be had.
+    pub fn start_local(
+        workspace: &Workspace,
+        target: &Target,
+        run: &Run,
+        engine: &Engine,
+    ) -> Result<Self> {
+        local::Local::start(workspace, target, run, engine).map(Self::Local)
+    }
+
     /// What the summary line calls it.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Local(_) => "local (not Kubernetes)",
+        }
+    }
+
+    /// The third-party images of the run.
+    #[must_use]
+    pub fn third_party(&self) -> &[ThirdPartyImage] {
+        match self {
+            Self::Local(local) => local.third_party(),
         }
     }
 

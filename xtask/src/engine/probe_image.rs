@@ -30,7 +30,7 @@ pub(super) fn assemble(platform: &Platform) -> Result<Assembled> {
     let binary = executable(platform)?;
     image::assemble(&Contents {
         reference: REFERENCE,
-        binary_name: "probe",
+        binary_name: "/probe",
         binary: &binary,
         platform,
         labels: BTreeMap::new(),
