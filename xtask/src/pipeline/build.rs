@@ -9,6 +9,8 @@ use super::tag::{ImageRef, Tagged};
 use crate::digest::Digest;
 use crate::source::workspace::Workspace;
 
+mod config;
+mod probe;
 pub mod recipe;
 
 /// Where a binary came from.

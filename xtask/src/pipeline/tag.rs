@@ -1,15 +1,18 @@
 //! Phase 0: hash the sources once; the reference of each image follows, and never changes.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
+use std::thread;
 
 use anyhow::Result;
 use camino::Utf8Path;
 
-use super::Images;
 use super::build::recipe::{Profile, Recipe};
+use super::{Frozen, Images};
 use crate::digest::Digest;
 use crate::engine::Platform;
-use crate::source::snapshot::PackageSnapshot;
+use crate::source::snapshot::{Keep, PackageSnapshot, Scope, Snapshot};
 use crate::source::workspace::{PackageName, Target, TargetName, Workspace};
 
 /// Where images are named: `localhost`, or a registry's `host/path`.
@@ -134,6 +137,45 @@ pub struct Inputs<'a> {
 ///
 /// # Errors
 /// When a source cannot be hashed or the recipe cannot be told. There is no fallback tag.
-pub fn tag(_inputs: &Inputs<'_>) -> Result<Images<Tagged>> {
-    todo!()
+pub fn tag(inputs: &Inputs<'_>) -> Result<Images<Tagged>> {
+    let Inputs {
+        workspace, target, ..
+    } = inputs;
+    let mut scopes: BTreeMap<PackageName, Scope> = BTreeMap::new();
+    scopes.insert(workspace.tests.clone(), Scope::Tests);
+    for package in &target.packages {
+        scopes.insert(package.clone(), Scope::Binary);
+    }
+    let keep = match inputs.keep_in {
+        Some(state_directory) => Keep::Objects(state_directory.to_owned()),
+        None => Keep::Nothing,
+    };
+    let (snapshot, recipe) = thread::scope(|scope| {
+        let recipe = scope.spawn(|| Recipe::probe(workspace, &inputs.platform, inputs.profile));
+        let snapshot = Snapshot::take(workspace, &scopes, &keep);
+        let recipe = recipe
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        (snapshot, recipe)
+    });
+    let (snapshot, recipe) = (snapshot?, recipe?);
+    let tagged = |package: &PackageName| {
+        let frozen = snapshot.package(package);
+        let image = Tagged {
+            reference: ImageRef::new(&inputs.repository, &target.name, frozen, &recipe),
+            source: frozen.source(),
+            recipe: recipe.digest(),
+        };
+        (package.clone(), image)
+    };
+    let by_package = target.packages.iter().map(tagged).collect();
+    Ok(Images {
+        frozen: Arc::new(Frozen {
+            target: target.name.clone(),
+            snapshot,
+            recipe,
+            platform: inputs.platform.clone(),
+        }),
+        by_package,
+    })
 }

@@ -130,6 +130,9 @@ pub struct Workspace {
     pub against: PackageName,
     /// The package that holds the tests: `test-e2e`.
     pub tests: PackageName,
+    /// Where the tool keeps what it makes; [`Workspace::load`] sets it to what
+    /// [`Workspace::state_directory`] describes, a test to a folder of its own.
+    pub state: Utf8PathBuf,
 }
 
 impl Workspace {
@@ -165,6 +168,7 @@ impl Workspace {
             against: member(&metadata.against, "against")?,
             tests: member(&metadata.tests, "tests")?,
             targets: BTreeMap::new(),
+            state: default_state(&root),
             root,
             packages,
         };
@@ -237,11 +241,7 @@ impl Workspace {
     /// `target/e2e` below the root (or below `CARGO_TARGET_DIR`).
     #[must_use]
     pub fn state_directory(&self) -> Utf8PathBuf {
-        let set = std::env::var("CARGO_TARGET_DIR").ok();
-        let set = set.filter(|directory| !directory.is_empty());
-        let target = set.map_or_else(|| self.root.join("target"), Utf8PathBuf::from);
-        // cargo means a relative one from the current folder.
-        camino::absolute_utf8(&target).unwrap_or(target).join("e2e")
+        self.state.clone()
     }
 
     fn find_targets(&self, metadata: &WorkspaceMetadata) -> Result<BTreeMap<TargetName, Target>> {
@@ -311,6 +311,14 @@ impl Workspace {
         }
         Ok(target)
     }
+}
+
+fn default_state(root: &Utf8Path) -> Utf8PathBuf {
+    let set = std::env::var("CARGO_TARGET_DIR").ok();
+    let set = set.filter(|directory| !directory.is_empty());
+    let target = set.map_or_else(|| root.join("target"), Utf8PathBuf::from);
+    // cargo means a relative one from the current folder.
+    camino::absolute_utf8(&target).unwrap_or(target).join("e2e")
 }
 
 /// `[workspace.metadata.e2e]`. Unknown keys are refused.

@@ -1,5 +1,6 @@
 //! The tool from outside: real children, real trees, real archives.
 
+mod build_recipe;
 mod image_assembly;
 mod process_children;
 mod process_interrupt;
