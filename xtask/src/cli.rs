@@ -1,1 +1,211 @@
-//! The clap tree.
+//! The clap tree: every command, its flags, and the words of its help. It decides nothing.
+
+use camino::Utf8PathBuf;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::pipeline::build::recipe::Profile;
+
+/// Tests every service end to end against the sources as they stand.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 green, 1 red, 2 usage, 3 host, 4 source, 5 build, 6 manifest, \
+                  7 deploy, 8 attest, 9 timeout, 70 internal, 130 Ctrl-C, 143 SIGTERM."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Build, deploy, prove and test a target, then remove everything again
+    E2e(E2e),
+    /// Print the image reference of DataStorage for a target; computes, builds nothing
+    Tag(Tag),
+    /// Build the images of a target: reference and image ID, one line each
+    Build(Build),
+    /// Show the reference of each target in each phase, and find every wrong tag pattern in the tree
+    Audit(Audit),
+    /// Tell what is on this machine, what is missing, and which engine would be chosen
+    Doctor(Doctor),
+    /// Install what is missing, or print the commands where that is not possible
+    Setup(Setup),
+    /// Show runs, containers and disk; of a kept run how to reach each service
+    Status(Status),
+    /// Print the log of a service of the newest run
+    Logs(Logs),
+    /// Remove what the tool made in this checkout and no living run uses
+    Clean(Clean),
+    /// Run the unit and integration tests, with a PostgreSQL server of their own
+    Test(Test),
+    /// Run everything that must be green before a change is merged
+    Ci(Ci),
+}
+
+/// What `e2e` takes.
+#[derive(Clone, Debug, Args)]
+pub struct E2e {
+    /// Targets to test, one run after the other
+    #[arg(value_name = "TARGET", required_unless_present = "all")]
+    pub targets: Vec<String>,
+    /// Test every target
+    #[arg(long, conflicts_with = "targets")]
+    pub all: bool,
+    /// Whether the containers stay when a run ends
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Keep::Never)]
+    pub keep: Keep,
+    /// Print phases, references and commands; run nothing
+    #[arg(long)]
+    pub plan: bool,
+    /// Build in an empty folder all the same, and compare with what is kept
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Stop before this phase until Enter or SIGUSR1
+    #[arg(long, value_name = "PHASE", value_enum)]
+    pub pause_before: Option<Phase>,
+    /// End each run after this many seconds, with exit code 9
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: Option<u64>,
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
+    /// Copy receipt, JUnit report and logs of each run to this folder
+    #[arg(long, value_name = "DIR")]
+    pub report: Option<Utf8PathBuf>,
+    /// Cargo profile of the services
+    #[arg(long, value_enum, default_value_t = Profile::E2e)]
+    pub profile: Profile,
+    /// Run only the tests whose name contains one of these
+    #[arg(last = true, value_name = "TEST FILTER")]
+    pub filters: Vec<String>,
+}
+
+/// When the containers of a run stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Keep {
+    /// Never
+    Never,
+    /// When the run was red
+    OnFailure,
+    /// Always
+    Always,
+}
+
+/// A phase before which a run can stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Phase {
+    /// References are known, nothing is built
+    Build,
+    /// Images and tests are built
+    Load,
+    /// Images are in the cluster
+    Deploy,
+    /// Everything is ready
+    Attest,
+    /// What runs is proved to be what was built
+    Test,
+    /// The tests have ended
+    Clean,
+}
+
+/// What `tag` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Tag {
+    /// The target
+    pub target: String,
+    /// Print every image of the run as JSON
+    #[arg(long)]
+    pub json: bool,
+    /// Cargo profile of the services
+    #[arg(long, value_enum, default_value_t = Profile::E2e)]
+    pub profile: Profile,
+}
+
+/// What `build` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Build {
+    /// The target
+    #[arg(required_unless_present = "all")]
+    pub target: Option<String>,
+    /// Build the images of every target
+    #[arg(long, conflicts_with = "target")]
+    pub all: bool,
+    /// Write the archives and images.json to this folder
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<Utf8PathBuf>,
+    /// Build in an empty folder all the same, and compare with what is kept
+    #[arg(long)]
+    pub no_cache: bool,
+    /// Cargo profile of the services
+    #[arg(long, value_enum, default_value_t = Profile::E2e)]
+    pub profile: Profile,
+}
+
+/// What `audit` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Audit {}
+
+/// What `doctor` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Doctor {}
+
+/// What `setup` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Setup {
+    /// Install without asking
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// What `status` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Status {
+    /// Print it as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `logs` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Logs {
+    /// The service
+    pub service: String,
+    /// Go on until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+}
+
+/// What `clean` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Clean {
+    /// Remove the images of our services too; a later run loads them again
+    #[arg(long)]
+    pub images: bool,
+}
+
+/// What `test` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Test {
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
+    /// Handed to the test programs
+    #[arg(last = true, value_name = "TEST FILTER")]
+    pub filters: Vec<String>,
+}
+
+/// What `ci` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Ci {
+    /// Install what the steps need without asking
+    #[arg(long)]
+    pub yes: bool,
+    /// A folder with tools and images for machines without a network
+    #[arg(long, value_name = "DIR")]
+    pub bundle: Option<Utf8PathBuf>,
+}

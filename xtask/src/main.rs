@@ -1,3 +1,18 @@
 //! Parses, dispatches, maps errors to exit codes; nothing else.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use xtask::process::interrupt;
+use xtask::{cli::Cli, cmd, report};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match interrupt::install().and_then(|()| cmd::run(&cli.command)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::error(&error);
+            ExitCode::from(report::exit_of(&error) as u8)
+        }
+    }
+}

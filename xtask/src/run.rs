@@ -147,6 +147,14 @@ impl Run {
         self.note("kept", &json!({}))
     }
 
+    /// It ended before there was an engine to make anything.
+    ///
+    /// # Errors
+    /// When the journal cannot be written.
+    pub fn nothing_made(&self) -> Result<()> {
+        self.note(CLEANED, &json!({"made": 0}))
+    }
+
     /// Removes everything that carries this run's label: containers, then volumes and networks.
     /// Sees to it that nothing is left, by asking the engine again.
     ///

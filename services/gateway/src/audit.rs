@@ -5,11 +5,10 @@
 use common::{
     api::{EventOutcome, NewAuditEvent, RemediationRequest},
     client::{ClientError, DataStorage},
-    event_id,
 };
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use time::{OffsetDateTime, Time, macros::format_description};
+use time::{OffsetDateTime, macros::format_description};
 use uuid::Uuid;
 
 use crate::domain::{Observed, Refusal};
@@ -69,7 +68,7 @@ pub fn signal_event(
             .ok()
             .and_then(|value| value.as_str().map(str::to_owned)),
         ..event(
-            event_id::derive(request.created_at, request.id, &identity),
+            Uuid::new_v5(&request.id, identity.as_bytes()),
             event_type,
             request.id.to_string(),
             data,
@@ -104,7 +103,7 @@ pub fn rejection_event(
     NewAuditEvent {
         event_outcome: EventOutcome::Failure,
         ..event(
-            event_id::derive(now.replace_time(Time::MIDNIGHT), REJECTIONS, &identity),
+            Uuid::new_v5(&REJECTIONS, identity.as_bytes()),
             REJECTED,
             chain,
             data,

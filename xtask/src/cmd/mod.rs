@@ -1,4 +1,58 @@
-//! One file per command.
+//! One file per command. A command gives `Ok` when it ends green; everything else is an error that
+//! knows its exit code.
 
+use std::io::Write as _;
+
+use anyhow::Result;
+
+use crate::cli::Command;
+use crate::source::workspace::Workspace;
+
+pub mod audit;
+pub mod build;
+pub mod ci;
+pub mod clean;
 pub mod doctor;
+pub mod e2e;
+pub mod logs;
+mod run_file;
 pub mod setup;
+pub mod status;
+pub mod tag;
+pub mod test;
+
+/// Runs a command on the workspace that holds the current folder.
+///
+/// # Errors
+/// What the command gives.
+pub fn run(command: &Command) -> Result<()> {
+    let workspace = Workspace::load(&Workspace::find_root()?)?;
+    match command {
+        Command::E2e(options) => e2e::run(&workspace, options),
+        Command::Tag(options) => tag::run(&workspace, options),
+        Command::Build(options) => build::run(&workspace, options),
+        Command::Audit(_) => audit::run(&workspace),
+        Command::Status(options) => status::run(&workspace, options),
+        Command::Logs(options) => logs::run(&workspace, options),
+        Command::Clean(options) => clean::run(&workspace, options),
+        Command::Test(options) => test::run(&workspace, options),
+        Command::Ci(options) => ci::run(&workspace, options),
+        Command::Doctor(_) => doctor::run(&workspace),
+        Command::Setup(options) => setup::run(&workspace, options.yes),
+    }
+}
+
+/// Writes data to standard output. A reader that has gone (`| head`) is no failure.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn print_data(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,12 +1,18 @@
-//! Phase 6: the tests of the target, from outside, against what was proved.
+//! Phase 6: the tests of the target, from outside, against what was proved. What a test said is
+//! taken from the lines that it wrote itself, never from the text of the test program. No test that
+//! ran is no success.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use anyhow::Result;
-use serde::Serialize;
+use anyhow::{Context as _, Result};
+use camino::Utf8Path;
+use serde::{Deserialize, Serialize};
 
 use super::attest::Attested;
 use super::build::TestProgram;
+use crate::process::{self, Echo, Invocation};
 use crate::run::Run;
 
 /// A test that ran.
@@ -41,6 +47,26 @@ impl TestReport {
             && !self.results.is_empty()
             && self.results.iter().all(|result| result.passed)
     }
+
+    /// Every test that failed.
+    pub fn failed(&self) -> impl Iterator<Item = &TestResult> {
+        self.results.iter().filter(|result| !result.passed)
+    }
+
+    /// In one line: `8 passed`, `7 passed, 1 failed`, `no test ran`.
+    #[must_use]
+    pub fn verdict(&self) -> String {
+        let failed = self.failed().count();
+        let passed = self.results.len() - failed;
+        match (passed, failed) {
+            (0, 0) => "no test ran".to_owned(),
+            (_, 0) if !self.program_succeeded => {
+                format!("{passed} passed, but the test program failed")
+            }
+            (_, 0) => format!("{passed} passed"),
+            _ => format!("{passed} passed, {failed} failed"),
+        }
+    }
 }
 
 /// Runs the tests, those whose name matches a filter if there are any.
@@ -48,11 +74,159 @@ impl TestReport {
 /// # Errors
 /// When the program cannot be run or does not end in time; failing tests are no error.
 pub fn test(
-    _run: &Run,
+    run: &Run,
     _attested: &Attested,
-    _program: &TestProgram,
-    _filters: &[String],
-    _deadline: Duration,
+    program: &TestProgram,
+    filters: &[String],
+    deadline: Duration,
 ) -> Result<TestReport> {
-    todo!()
+    let invocation = invocation(run.directory(), program.path(), filters);
+    run.note(
+        "test",
+        &serde_json::json!({"command": invocation.to_string()}),
+    )?;
+    let log = run.directory().join("tests.log");
+    let code = process::stream(&invocation, Some(&log), Echo::Terminal, deadline)?;
+    let events = run.directory().join("tests.jsonl");
+    let lines = match fs::read_to_string(&events) {
+        Ok(lines) => lines,
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {events}")),
+    };
+    Ok(TestReport {
+        results: results(&lines).with_context(|| format!("cannot read {events}"))?,
+        program_succeeded: code == 0,
+    })
+}
+
+/// How the test program is called; `--plan` shows the same.
+#[must_use]
+pub fn invocation(run_directory: &Utf8Path, program: &Utf8Path, filters: &[String]) -> Invocation {
+    Invocation::new(program.as_str())
+        .args(filters.iter().map(String::as_str))
+        .env("E2E_RUN", run_directory.join("run.json").as_str())
+        .env("RUST_BACKTRACE", "0")
+}
+
+/// A line of `tests.jsonl`.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum Event {
+    Start {
+        test: String,
+    },
+    End {
+        test: String,
+        verdict: Verdict,
+        duration_ms: u64,
+        message: Option<String>,
+        location: Option<String>,
+    },
+}
+
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Verdict {
+    Passed,
+    Failed,
+}
+
+/// In the order in which the tests began; one that never ended has failed.
+fn results(lines: &str) -> Result<Vec<TestResult>> {
+    let mut results: Vec<TestResult> = Vec::new();
+    for (index, line) in lines.lines().enumerate() {
+        let event: Event =
+            serde_json::from_str(line).with_context(|| format!("line {}: {line}", index + 1))?;
+        match event {
+            Event::Start { test } => results.push(TestResult {
+                name: test,
+                passed: false,
+                duration_milliseconds: 0,
+                message: Some("it began and never told its end".to_owned()),
+                location: None,
+            }),
+            Event::End {
+                test,
+                verdict,
+                duration_ms,
+                message,
+                location,
+            } => {
+                let begun = results
+                    .iter_mut()
+                    .rfind(|result| result.name == test)
+                    .with_context(|| format!("line {}: {test} ends before it began", index + 1))?;
+                begun.passed = verdict == Verdict::Passed;
+                begun.duration_milliseconds = duration_ms;
+                begun.message = message;
+                begun.location = location;
+            }
+        }
+    }
+    Ok(results)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{TestReport, results};
+
+    fn report(lines: &str, program_succeeded: bool) -> TestReport {
+        TestReport {
+            results: results(lines).unwrap(),
+            program_succeeded,
+        }
+    }
+
+    const PASSED: &str = r#"{"event":"start","test":"a","at":"2026-11-23T18:00:00Z"}
+{"event":"end","test":"a","verdict":"passed","duration_ms":12}
+"#;
+
+    #[test]
+    fn what_passed_is_green() {
+        let report = report(PASSED, true);
+        assert!(report.green());
+        assert_eq!(report.verdict(), "1 passed");
+        assert_eq!(report.results[0].duration_milliseconds, 12);
+    }
+
+    #[test]
+    fn no_test_is_red() {
+        assert!(!report("", true).green());
+        assert_eq!(report("", true).verdict(), "no test ran");
+    }
+
+    #[test]
+    fn a_failing_program_is_red_whatever_its_tests_say() {
+        assert!(!report(PASSED, false).green());
+    }
+
+    #[test]
+    fn a_test_that_never_ended_has_failed() {
+        let lines = format!("{PASSED}{{\"event\":\"start\",\"test\":\"b\"}}\n");
+        let report = report(&lines, true);
+        assert!(!report.green());
+        assert_eq!(report.verdict(), "1 passed, 1 failed");
+        assert_eq!(report.failed().next().unwrap().name, "b");
+    }
+
+    #[test]
+    fn a_failure_tells_where() {
+        let lines = r#"{"event":"start","test":"a"}
+{"event":"end","test":"a","verdict":"failed","duration_ms":3,"message":"no","location":"test-e2e/tests/gateway.rs:12"}"#;
+        let report = report(lines, false);
+        let failed = report.failed().next().unwrap();
+        assert_eq!(failed.message.as_deref(), Some("no"));
+        assert_eq!(
+            failed.location.as_deref(),
+            Some("test-e2e/tests/gateway.rs:12")
+        );
+    }
+
+    #[test]
+    fn torn_lines_are_an_error() {
+        assert!(results("{\"event\":").is_err());
+        assert!(
+            results(r#"{"event":"end","test":"a","verdict":"passed","duration_ms":1}"#).is_err()
+        );
+    }
 }

@@ -1,6 +1,17 @@
-//! What a run tells: lines on the terminal while it goes, `receipt.json` and `junit.xml` when it ends.
+//! What a run tells: lines on the terminal while it goes, `receipt.json` and `junit.xml` when it
+//! ends. Talk goes to standard error; standard output belongs to data.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use anyhow::Error;
+
+use crate::exit::{Exit, Failure};
+use crate::process::ProcessError;
+
+pub mod failure;
+pub mod junit;
+pub mod receipt;
+pub mod table;
 
 /// One line of a phase on standard error: verb, object, duration.
 pub fn line(verb: &str, object: &str, took: Duration) {
@@ -10,4 +21,55 @@ pub fn line(verb: &str, object: &str, took: Duration) {
 /// One line that says something besides.
 pub fn note(text: &str) {
     eprintln!("{:>12} {text}", "note");
+}
+
+/// Does it, and says so in one line when it has succeeded: the verb, what came of it, how long it took.
+///
+/// # Errors
+/// What `step` gives.
+pub fn timed<T>(
+    verb: &str,
+    step: impl FnOnce() -> anyhow::Result<T>,
+    object: impl FnOnce(&T) -> String,
+) -> anyhow::Result<T> {
+    let begun = Instant::now();
+    let value = step()?;
+    line(verb, &object(&value), begun.elapsed());
+    Ok(value)
+}
+
+/// An error with its causes, and its hint, on standard error.
+pub fn error(error: &Error) {
+    eprint!("{}", error_text(error));
+}
+
+/// An error with its causes, and its hint: what [`error()`] prints.
+#[must_use]
+pub fn error_text(error: &Error) -> String {
+    let mut text = format!("error: {error}\n");
+    for cause in error.chain().skip(1) {
+        text.push_str(&format!("  because: {cause}\n"));
+    }
+    let hints = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<Failure>())
+        .filter_map(Failure::hint_text);
+    if let Some(hint) = hints.last() {
+        text.push_str(&format!("hint: {hint}\n"));
+    }
+    text
+}
+
+/// The exit code of an error: that of the signal that ended a child, else the first failure's.
+#[must_use]
+pub fn exit_of(error: &Error) -> Exit {
+    let interrupted = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<ProcessError>())
+        .find(|cause| matches!(cause, ProcessError::Interrupted { .. }));
+    match (interrupted, Failure::find(error)) {
+        (Some(interrupted), _) => interrupted.exit(),
+        (None, Some(failure)) => failure.exit(),
+        (None, None) => Exit::Internal,
+    }
 }

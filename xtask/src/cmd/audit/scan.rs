@@ -1,0 +1,376 @@
+//! The four wrong patterns, found in manifests, workflows and Rust sources, each at its line.
+//!
+//! - fixed tag: one of our images with a tag that stands in the tree;
+//! - shared image: the same tag in more than one file, the tag of another target, or an image of
+//!   ours that is fetched instead of built;
+//! - re-tag: an image gets another name;
+//! - made at deploy time: a tag or reference is made anywhere but in phase 0.
+//!
+//! In Rust, what counts is what a run can execute: string literals and calls, not comments, not
+//! `#[cfg(test)]`, not the tool's own `tests/`, which deploy nothing.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::lexer::{self, Kind, Token};
+use super::reference::{Mention, Names, mentions};
+
+/// A wrong pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pattern {
+    /// A tag that stands in the tree.
+    FixedTag,
+    /// One image for more than one target.
+    SharedImage,
+    /// An image gets another name.
+    ReTag,
+    /// A reference made outside phase 0.
+    MadeAtDeployTime,
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(match self {
+            Self::FixedTag => "fixed tag",
+            Self::SharedImage => "shared image",
+            Self::ReTag => "re-tag",
+            Self::MadeAtDeployTime => "made at deploy time",
+        })
+    }
+}
+
+/// A wrong pattern at its place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Finding {
+    /// Relative to the root.
+    pub path: Utf8PathBuf,
+    /// Counted from 1.
+    pub line: usize,
+    /// Which.
+    pub pattern: Pattern,
+    /// What stands there.
+    pub text: String,
+}
+
+/// The one file where references are made.
+const PHASE_0: &str = "xtask/src/pipeline/tag.rs";
+
+/// Every wrong pattern in the tree below `root`, by path and line.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn scan(root: &Utf8Path, names: &Names) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let mut literals = Vec::new();
+    for path in files(root)? {
+        let bytes = fs::read(root.join(&path)).with_context(|| format!("cannot read {path}"))?;
+        let source = String::from_utf8_lossy(&bytes);
+        let mut file = File {
+            path: &path,
+            names,
+            findings: &mut findings,
+            literals: &mut literals,
+        };
+        match path.extension() {
+            Some("rs") => file.rust(&source),
+            Some("yaml" | "yml") if !is_workflow(&path) => file.manifest(&source),
+            _ => file.commands(&source),
+        }
+    }
+    findings.extend(judge_literals(literals, names));
+    findings.sort();
+    findings.dedup();
+    Ok(findings)
+}
+
+/// A tag that stands in the tree.
+struct Literal {
+    path: Utf8PathBuf,
+    line: usize,
+    image: String,
+    tag: String,
+}
+
+struct File<'a> {
+    path: &'a Utf8Path,
+    names: &'a Names,
+    findings: &'a mut Vec<Finding>,
+    literals: &'a mut Vec<Literal>,
+}
+
+impl File<'_> {
+    fn find(&mut self, line: usize, pattern: Pattern, text: &str) {
+        self.findings.push(Finding {
+            path: self.path.to_owned(),
+            line,
+            pattern,
+            text: text.trim().to_owned(),
+        });
+    }
+
+    /// Mentions of our images in one line.
+    fn mentioned(&mut self, line: usize, text: &str) {
+        for mention in mentions(text, self.names) {
+            match mention {
+                Mention::Filled => self.find(line, Pattern::MadeAtDeployTime, text),
+                Mention::Literal { package, tag } => self.literals.push(Literal {
+                    path: self.path.to_owned(),
+                    line,
+                    image: format!("{package}:{tag}"),
+                    tag,
+                }),
+            }
+        }
+    }
+
+    /// Manifests name our images by their logical name and nothing else.
+    fn manifest(&mut self, source: &str) {
+        for (line, text) in numbered(source) {
+            let text = without_comment(text);
+            self.mentioned(line, text);
+            let Some((key, value)) = text.trim_start_matches([' ', '-']).split_once(':') else {
+                continue;
+            };
+            let value = value.trim().trim_matches(['"', '\'']);
+            match key.trim() {
+                "image" if self.is_ours_without_tag(value) => {
+                    // No tag means `latest`, which is a fixed tag.
+                    self.find(line, Pattern::FixedTag, text);
+                }
+                "image" if value.ends_with(":latest") => self.find(line, Pattern::FixedTag, text),
+                "newTag" => self.find(line, Pattern::FixedTag, text),
+                "newName" => self.find(line, Pattern::ReTag, text),
+                _ => {}
+            }
+        }
+    }
+
+    fn is_ours_without_tag(&self, image: &str) -> bool {
+        image
+            .rsplit_once('/')
+            .is_some_and(|(_, name)| self.names.packages.contains(name))
+    }
+
+    /// Workflows, and whatever else holds command lines.
+    fn commands(&mut self, source: &str) {
+        for (line, text) in numbered(source) {
+            let text = without_comment(text);
+            self.mentioned(line, text);
+            if renames(text) {
+                self.find(line, Pattern::ReTag, text);
+            }
+            if fetches(text) && self.names_ours(text) {
+                self.find(line, Pattern::SharedImage, text);
+            }
+            if sets_image(text) {
+                self.find(line, Pattern::MadeAtDeployTime, text);
+            }
+        }
+    }
+
+    fn names_ours(&self, text: &str) -> bool {
+        text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-' || letter == '_'))
+            .any(|word| self.names.packages.contains(word))
+    }
+
+    /// What a run can execute.
+    fn rust(&mut self, source: &str) {
+        let tokens = lexer::tokens(source);
+        for (index, token) in tokens.iter().enumerate() {
+            match &token.kind {
+                Kind::Text(text) => {
+                    for (offset, part) in text.lines().enumerate() {
+                        self.rust_text(token.line + offset, part, &tokens[..index]);
+                    }
+                }
+                Kind::Name(name) if self.path != PHASE_0 => self.rust_name(token.line, name),
+                Kind::Name(_) | Kind::Mark(_) => {}
+            }
+        }
+    }
+
+    fn rust_text(&mut self, line: usize, text: &str, before: &[Token]) {
+        if self.path != PHASE_0 {
+            self.mentioned(line, text);
+        }
+        // `.args(["tag", from, to])` as well as a whole command line.
+        if (text == "tag" && is_argument(before)) || renames(text) {
+            self.find(line, Pattern::ReTag, text);
+        }
+        if sets_image(text) {
+            self.find(line, Pattern::MadeAtDeployTime, text);
+        }
+    }
+
+    fn rust_name(&mut self, line: usize, name: &str) {
+        let name = name.to_ascii_lowercase();
+        let words: Vec<&str> = name.split('_').collect();
+        let has = |candidates: &[&str]| words.iter().any(|word| candidates.contains(word));
+        if has(&["retag"]) || name.starts_with("re_tag") {
+            self.find(line, Pattern::ReTag, &name);
+        }
+        let makes = ["generate", "random", "unique", "fresh"];
+        if has(&makes) && has(&["tag"]) || has(&makes) && has(&["image"]) && has(&["name", "ref"]) {
+            self.find(line, Pattern::MadeAtDeployTime, &name);
+        }
+    }
+}
+
+/// The literal is handed to a call of `arg` or `args`, which is how children get their arguments.
+fn is_argument(before: &[Token]) -> bool {
+    let mut tokens = before.iter().rev().map(|token| &token.kind);
+    // Walks back over other literals of the same list, up to the call's bracket.
+    let opening = tokens.find(|kind| !matches!(kind, Kind::Text(_) | Kind::Mark(',' | '[' | '&')));
+    if opening != Some(&Kind::Mark('(')) {
+        return false;
+    }
+    matches!(tokens.next(), Some(Kind::Name(name)) if name == "arg" || name == "args")
+}
+
+/// A constant tag is shared when it stands in several files or is the tag of another target.
+fn judge_literals(literals: Vec<Literal>, names: &Names) -> Vec<Finding> {
+    let mut files: BTreeMap<&str, Vec<&Utf8Path>> = BTreeMap::new();
+    for literal in &literals {
+        let paths = files.entry(&literal.image).or_default();
+        if !paths.contains(&literal.path.as_path()) {
+            paths.push(&literal.path);
+        }
+    }
+    let is_foreign = |literal: &Literal| {
+        let target = names.targets.iter().find(|target| {
+            literal
+                .tag
+                .strip_prefix(target.as_str())
+                .is_some_and(|rest| rest.starts_with('-'))
+        });
+        let own = literal.path.file_stem();
+        target.is_some_and(|target| {
+            own.is_some_and(|own| names.targets.contains(own) && own != target)
+        })
+    };
+    let pattern = |literal: &Literal| {
+        if files[literal.image.as_str()].len() > 1 || is_foreign(literal) {
+            Pattern::SharedImage
+        } else {
+            Pattern::FixedTag
+        }
+    };
+    literals
+        .iter()
+        .map(|literal| Finding {
+            path: literal.path.clone(),
+            line: literal.line,
+            pattern: pattern(literal),
+            text: literal.image.clone(),
+        })
+        .collect()
+}
+
+/// `docker tag`, `podman image tag`, `ctr -n k8s.io images tag`, `crane tag`.
+fn renames(text: &str) -> bool {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let tool = words.iter().position(|word| {
+        let name = word.rsplit('/').next().unwrap_or(word);
+        [
+            "docker", "podman", "nerdctl", "buildah", "ctr", "crane", "regctl",
+        ]
+        .contains(&name)
+    });
+    tool.is_some_and(|tool| {
+        words[tool + 1..]
+            .iter()
+            .take_while(|word| !["&&", "||", ";", "|"].contains(word))
+            .take(5)
+            .any(|&word| word == "tag")
+    })
+}
+
+fn fetches(text: &str) -> bool {
+    [
+        "docker pull",
+        "podman pull",
+        "docker image pull",
+        "crane pull",
+    ]
+    .iter()
+    .any(|command| text.contains(command))
+}
+
+/// Commands that put another image into what is deployed already.
+fn sets_image(text: &str) -> bool {
+    [
+        "kubectl set image",
+        "kustomize edit set image",
+        "set image deployment",
+    ]
+    .iter()
+    .any(|command| text.contains(command))
+        || text.contains("--set image.tag")
+        || text.contains("--set=image.tag")
+}
+
+fn numbered(source: &str) -> impl Iterator<Item = (usize, &str)> {
+    source
+        .lines()
+        .enumerate()
+        .map(|(index, text)| (index + 1, text))
+}
+
+fn without_comment(text: &str) -> &str {
+    if text.trim_start().starts_with('#') {
+        return "";
+    }
+    text.split_once(" #").map_or(text, |(before, _)| before)
+}
+
+fn is_workflow(path: &Utf8Path) -> bool {
+    path.starts_with(".github") || path.starts_with(".gitlab-ci.yml")
+}
+
+/// Manifests, workflows, Rust sources and files of commands, relative to the root. Folders that
+/// hold results or the tool's own tests are left out.
+fn files(root: &Utf8Path) -> Result<Vec<Utf8PathBuf>> {
+    let mut folders = vec![Utf8PathBuf::new()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let absolute = root.join(&folder);
+        let entries = absolute
+            .read_dir_utf8()
+            .with_context(|| format!("cannot read {absolute}"))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot read {absolute}"))?;
+            let path = folder.join(entry.file_name());
+            let kind = entry.file_type()?;
+            if kind.is_dir() && is_scanned_folder(root, &path) {
+                folders.push(path);
+            } else if kind.is_file() && is_scanned_file(&path) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn is_scanned_folder(root: &Utf8Path, path: &Utf8Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    let hidden = name.starts_with('.') && ![".github", ".ci", ".cargo"].contains(&name);
+    // Another checkout inside this one speaks for itself.
+    let nested = root.join(path).join(".git").exists();
+    // cargo marks its build folders, wherever they are.
+    let built = name == "target" || root.join(path).join("CACHEDIR.TAG").exists();
+    !hidden && !nested && !built && path != "xtask/tests"
+}
+
+fn is_scanned_file(path: &Utf8Path) -> bool {
+    let name = path.file_name().unwrap_or_default();
+    matches!(path.extension(), Some("rs" | "yaml" | "yml" | "sh" | "mk"))
+        || name.starts_with("Dockerfile")
+        || name.starts_with("Containerfile")
+        || ["Makefile", "justfile"].contains(&name)
+        || path.starts_with(".ci")
+}

@@ -1,0 +1,140 @@
+//! `e2e`: build, deploy, prove and test one target after the other, and always clean up. The phases
+//! themselves are in `pipeline`; here is their order in time, and what is told of them.
+
+use std::time::Duration;
+
+use anyhow::{Error, Result};
+
+use crate::cli;
+use crate::exit::{Exit, Failure};
+use crate::process::interrupt;
+use crate::report::{self, table};
+use crate::source::workspace::{Target, Workspace};
+
+mod deadline;
+mod finish;
+mod pause;
+mod plan;
+mod session;
+
+use self::deadline::Deadline;
+use self::pause::Pause;
+
+/// Runs the targets, one after the other.
+///
+/// # Errors
+/// The first target's that was not green, when all have been told; a wrong command line.
+pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
+    let targets = selection(workspace, options)?;
+    if options.plan {
+        return plan::print(workspace, &targets, options);
+    }
+    let deadline = Deadline::arm(options.timeout)?;
+    if options.yes {
+        super::setup::ensure(workspace)?;
+    }
+    let pause = Pause::new(options.pause_before)?;
+    let mut outcomes = Vec::new();
+    for (index, target) in targets.iter().enumerate() {
+        if interrupt::pending().is_some() {
+            outcomes.push(Outcome::not_run(target));
+            continue;
+        }
+        let only_first = cli::E2e {
+            // Once is enough to prove that a build is reproducible.
+            no_cache: options.no_cache && index == 0,
+            ..options.clone()
+        };
+        let outcome = session::run(workspace, target, &only_first, &pause);
+        if let (Some(error), true) = (&outcome.error, targets.len() > 1) {
+            report::error(error);
+        }
+        outcomes.push(outcome);
+    }
+    drop(deadline);
+    if outcomes.len() > 1 {
+        super::print_data(&table(&outcomes))?;
+    }
+    conclude(outcomes)
+}
+
+/// How one target ended.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    target: String,
+    tag: String,
+    tests: String,
+    took: Duration,
+    error: Option<Error>,
+}
+
+impl Outcome {
+    fn not_run(target: &Target) -> Self {
+        Self {
+            target: target.name.to_string(),
+            tag: "-".to_owned(),
+            tests: "-".to_owned(),
+            took: Duration::ZERO,
+            error: Some(Failure::new(Exit::Red, "not run").into()),
+        }
+    }
+
+    fn verdict(&self) -> String {
+        match &self.error {
+            None => "green".to_owned(),
+            Some(error) => format!("red ({})", first_line(&error.to_string())),
+        }
+    }
+}
+
+fn selection<'a>(workspace: &'a Workspace, options: &cli::E2e) -> Result<Vec<&'a Target>> {
+    if options.all {
+        return Ok(workspace.targets.values().collect());
+    }
+    options
+        .targets
+        .iter()
+        .map(|name| workspace.target(name))
+        .collect()
+}
+
+fn table(outcomes: &[Outcome]) -> String {
+    let head = ["target", "tag", "tests", "seconds", "verdict"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(outcomes.iter().map(|outcome| {
+        vec![
+            outcome.target.clone(),
+            outcome.tag.clone(),
+            outcome.tests.clone(),
+            format!("{:.1}", outcome.took.as_secs_f64()),
+            outcome.verdict(),
+        ]
+    }));
+    table::layout(&rows)
+}
+
+/// The first red outcome decides the exit code. Of several each is told in full where it happened.
+fn conclude(outcomes: Vec<Outcome>) -> Result<()> {
+    let targets_count = outcomes.len();
+    let mut red: Vec<(String, Error)> = outcomes
+        .into_iter()
+        .filter_map(|outcome| Some((outcome.target, outcome.error?)))
+        .collect();
+    if targets_count == 1 {
+        return red.pop().map_or(Ok(()), |(_, error)| Err(error));
+    }
+    let Some((_, first)) = red.first() else {
+        return Ok(());
+    };
+    let names: Vec<&str> = red.iter().map(|(target, _)| target.as_str()).collect();
+    let message = format!(
+        "{} of {targets_count} targets are not green: {}",
+        red.len(),
+        names.join(", ")
+    );
+    Err(Failure::new(report::exit_of(first), message).into())
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}

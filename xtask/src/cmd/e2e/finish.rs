@@ -1,0 +1,235 @@
+//! How every run ends, however it ended: logs first, then what explains a failure, then clean-up,
+//! then the reports. A signal does not cut this short; a second one hurries it.
+
+use std::fs;
+
+use anyhow::{Context as _, Error, Result};
+use camino::Utf8Path;
+
+use super::deadline::Deadline;
+use super::session::Session;
+use crate::cli::{Keep, Phase};
+use crate::exit::{Exit, Failure};
+use crate::pipeline::clean;
+use crate::process::interrupt::Shield;
+use crate::report::{self, failure, junit, receipt::Verdict};
+
+impl Session<'_> {
+    /// Ends the run; gives back how it ended.
+    pub(super) fn finish(&mut self, result: Result<()>) -> Result<()> {
+        let paused = match &result {
+            Err(error) if is_signal(error) => Ok(()),
+            _ => self.stop_before(Phase::Clean),
+        };
+        let _shield = Shield::raise();
+        let mut result = result.and(paused).map_err(in_time);
+        if let Err(error) = self.collect_logs() {
+            report::note(&format!("cannot collect the logs: {error:#}"));
+        }
+        if let Err(error) = &result {
+            self.explain(error);
+        }
+        let keep = self.keeps(&result);
+        let removed = if keep { self.keep() } else { self.remove() };
+        if let Err(error) = removed {
+            // The first failure is what the run is about.
+            match &result {
+                Ok(()) => result = Err(error),
+                Err(_) => report::error(&error),
+            }
+        }
+        self.note_edits();
+        let written = self.write_reports(&result);
+        self.summarise(&result, keep);
+        result.and(written)
+    }
+
+    fn collect_logs(&self) -> Result<()> {
+        match &self.engine {
+            Some(engine) => clean::collect_logs(&self.run, engine),
+            None => Ok(()),
+        }
+    }
+
+    /// The state of every container, the failed tests, the guilty log, and where the rest lies.
+    fn explain(&mut self, error: &Error) {
+        let phase = self.receipt.failed_phase();
+        let message = report::error_text(error);
+        if let Some(cluster) = &self.cluster {
+            match cluster.describe() {
+                Ok(lines) => lines
+                    .iter()
+                    .for_each(|line| eprintln!("{:>12} {line}", "container")),
+                Err(error) => report::note(&format!("cannot tell the containers: {error:#}")),
+            }
+        }
+        if let Some(tests) = &self.receipt.tests {
+            eprint!("{}", failure::failed_tests(tests));
+        }
+        let suspects = [self.target.name.as_str(), self.workspace.against.as_str()];
+        let logs = self.run.directory().join("logs");
+        // A compiler's message has been shown as it came.
+        if let Some(log) = failure::guilty_log(&logs, &message, &suspects)
+            && !matches!(phase, Some("tag" | "build"))
+            && !is_signal(error)
+        {
+            eprint!("{}", failure::tail(&log));
+        }
+        self.receipt.fail(&message);
+        report::note(&format!("everything else: {}", self.run.directory()));
+    }
+
+    fn keeps(&self, result: &Result<()>) -> bool {
+        let wanted = match self.options.keep {
+            Keep::Never => false,
+            Keep::OnFailure => result.is_err(),
+            Keep::Always => true,
+        };
+        let deployed = self.run.directory().join("run.json").exists();
+        // Whoever ends a run by a signal wants it gone.
+        wanted && deployed && !result.as_ref().is_err_and(is_signal)
+    }
+
+    fn keep(&self) -> Result<()> {
+        let path = self.run.directory().join("run.json");
+        let text = fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+        let mut run: serde_json::Value =
+            serde_json::from_slice(&text).with_context(|| format!("cannot read {path}"))?;
+        run["kept"] = true.into();
+        report::receipt::write_json(&path, &run)?;
+        self.run.keep()
+    }
+
+    fn remove(&self) -> Result<()> {
+        if let Some(engine) = &self.engine {
+            self.run.clean_up(engine)?;
+        } else {
+            self.run.nothing_made()?;
+        }
+        // Its tokens and passwords open nothing any more.
+        let secrets = self.run.directory().join("secrets");
+        match fs::remove_dir_all(&secrets) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {secrets}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A run tests what it froze; what was edited since belongs to the next one.
+    fn note_edits(&mut self) {
+        let Some(frozen) = &self.frozen else { return };
+        match frozen.snapshot().edited_since(self.workspace) {
+            Ok(paths) => {
+                if let Some(first) = paths.first() {
+                    let more = match paths.len() - 1 {
+                        0 => String::new(),
+                        more => format!(" and {more} more"),
+                    };
+                    report::note(&format!(
+                        "edited during the run, so not what was tested: {first}{more}"
+                    ));
+                }
+                self.receipt.edited_during_run = paths;
+            }
+            // The tree cannot be read just now, in the middle of an edit: that is an edit too.
+            Err(error) => report::note(&format!("the sources changed during the run: {error:#}")),
+        }
+    }
+
+    fn write_reports(&mut self, result: &Result<()>) -> Result<()> {
+        let (verdict, exit_code) = match result {
+            Ok(()) => (Verdict::Green, 0),
+            Err(error) => {
+                let exit = report::exit_of(error);
+                let verdict = match exit {
+                    Exit::Interrupted | Exit::Terminated => Verdict::Interrupted,
+                    Exit::Timeout => Verdict::TimedOut,
+                    _ => Verdict::Red,
+                };
+                (verdict, exit as i32)
+            }
+        };
+        let directory = self.run.directory();
+        let message = result.as_ref().err().map(ToString::to_string);
+        let phase = self.receipt.failed_phase().unwrap_or("run");
+        let outcome = match (&self.receipt.tests, &message) {
+            (Some(tests), None) => junit::Outcome::Tested(tests),
+            (Some(tests), Some(_)) if !tests.green() => junit::Outcome::Tested(tests),
+            (_, message) => junit::Outcome::Failed {
+                phase,
+                message: message.as_deref().unwrap_or("no test ran"),
+            },
+        };
+        junit::write(
+            &directory.join("junit.xml"),
+            self.target.name.as_str(),
+            &outcome,
+        )?;
+        self.receipt.end(verdict, exit_code)?;
+        match &self.options.report {
+            Some(report) => copy_reports(directory, &report.join(self.target.name.as_str())),
+            None => Ok(()),
+        }
+    }
+
+    fn summarise(&self, result: &Result<()>, kept: bool) {
+        let verdict = if result.is_ok() { "green" } else { "red" };
+        let tests = self
+            .receipt
+            .tests
+            .as_ref()
+            .map_or_else(|| "not tested".to_owned(), |tests| tests.verdict());
+        let cluster = self.receipt.cluster.as_deref().unwrap_or("no cluster");
+        let kept = if kept {
+            ", kept: cargo xtask status"
+        } else {
+            ""
+        };
+        let object = format!("{}: {tests} on {cluster}{kept}", self.target.name);
+        report::line(verdict, &object, self.begun().elapsed());
+    }
+}
+
+/// What `--timeout` ended was ended by a signal to ourselves; it is told as what it is.
+fn in_time(error: Error) -> Error {
+    if Deadline::passed() && is_signal(&error) {
+        return Failure::new(Exit::Timeout, "the time of --timeout is over")
+            .hint("give it more seconds, or look at the phase times in receipt.json")
+            .into();
+    }
+    error
+}
+
+fn is_signal(error: &Error) -> bool {
+    matches!(
+        report::exit_of(error),
+        Exit::Interrupted | Exit::Terminated | Exit::Timeout
+    )
+}
+
+/// Receipt, JUnit report and every log: what explains a run to somebody elsewhere. No secrets.
+fn copy_reports(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
+    let logs = to.join("logs");
+    fs::create_dir_all(&logs).with_context(|| format!("cannot make {logs}"))?;
+    let mut files: Vec<_> = [
+        "receipt.json",
+        "junit.xml",
+        "journal.jsonl",
+        "tests.log",
+        "build.log",
+    ]
+    .iter()
+    .map(|name| (from.join(name), to.join(name)))
+    .collect();
+    if let Ok(entries) = from.join("logs").read_dir_utf8() {
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot read {from}/logs"))?;
+            files.push((entry.path().to_owned(), logs.join(entry.file_name())));
+        }
+    }
+    for (source, copy) in files.iter().filter(|(source, _)| source.is_file()) {
+        fs::copy(source, copy).with_context(|| format!("cannot copy {source} to {copy}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,348 @@
+//! One run: the phases in their order, what can go side by side side by side, each noted in the
+//! receipt. It ends in `finish`, whatever happened.
+
+use std::sync::Arc;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+
+use super::Outcome;
+use super::pause::Pause;
+use crate::cli::{self, Phase};
+use crate::cluster::Cluster;
+use crate::engine::{Engine, Platform};
+use crate::exit::{Exit, Failure};
+use crate::pipeline::attest::{Attested, attest};
+use crate::pipeline::build::{Built, Options, Origin, TestProgram, build};
+use crate::pipeline::deploy::deploy;
+use crate::pipeline::load::load;
+use crate::pipeline::tag::{Inputs, Repository, Tagged, tag};
+use crate::pipeline::test::test;
+use crate::pipeline::{Frozen, Images};
+use crate::report;
+use crate::report::receipt::Receipt;
+use crate::run::{self, Resources, Run};
+use crate::secrets::Secrets;
+use crate::source::workspace::{Target, Workspace};
+
+/// How long everything of a run may take to become ready.
+const DEPLOY_DEADLINE: Duration = Duration::from_secs(120);
+/// How long the tests of a run may take.
+const TEST_DEADLINE: Duration = Duration::from_secs(900);
+
+/// A run under way.
+#[derive(Debug)]
+pub(super) struct Session<'a> {
+    pub(super) workspace: &'a Workspace,
+    pub(super) target: &'a Target,
+    pub(super) options: &'a cli::E2e,
+    pause: &'a Pause,
+    pub(super) run: Arc<Run>,
+    pub(super) receipt: Receipt,
+    pub(super) engine: Option<Engine>,
+    pub(super) cluster: Option<Cluster>,
+    pub(super) frozen: Option<Arc<Frozen>>,
+    references: Vec<String>,
+    tag: Option<String>,
+    begun: Instant,
+}
+
+/// Runs one target from its first phase to its clean-up.
+pub(super) fn run(
+    workspace: &Workspace,
+    target: &Target,
+    options: &cli::E2e,
+    pause: &Pause,
+) -> Outcome {
+    let begun = Instant::now();
+    let mut outcome = Outcome {
+        target: target.name.to_string(),
+        tag: "-".to_owned(),
+        tests: "-".to_owned(),
+        took: Duration::ZERO,
+        error: None,
+    };
+    match Session::begin(workspace, target, options, pause) {
+        Ok(mut session) => {
+            let result = session.phases();
+            outcome.error = session.finish(result).err();
+            outcome.tag = session.tag.unwrap_or(outcome.tag);
+            if let Some(tests) = &session.receipt.tests {
+                outcome.tests = tests.verdict();
+            }
+        }
+        Err(error) => outcome.error = Some(error),
+    }
+    outcome.took = begun.elapsed();
+    outcome
+}
+
+impl<'a> Session<'a> {
+    fn begin(
+        workspace: &'a Workspace,
+        target: &'a Target,
+        options: &'a cli::E2e,
+        pause: &'a Pause,
+    ) -> Result<Self> {
+        let run = Run::begin(workspace, &target.name)?;
+        let receipt = Receipt::begin(&run);
+        receipt.save()?;
+        Ok(Self {
+            workspace,
+            target,
+            options,
+            pause,
+            run: Arc::new(run),
+            receipt,
+            engine: None,
+            cluster: None,
+            frozen: None,
+            references: Vec::new(),
+            tag: None,
+            begun: Instant::now(),
+        })
+    }
+
+    /// When it began.
+    pub(super) const fn begun(&self) -> Instant {
+        self.begun
+    }
+
+    fn phases(&mut self) -> Result<()> {
+        let (built, program) = self.tag_build_and_cluster()?;
+        self.stop_before(Phase::Load)?;
+        let mut cluster = self.cluster.take().context("the cluster is not there")?;
+        let result = self.deploy_and_test(built, &program, &mut cluster);
+        self.cluster = Some(cluster);
+        result
+    }
+
+    /// Phases 0 and 1 here, phase 2 beside them.
+    fn tag_build_and_cluster(&mut self) -> Result<(Images<Built>, TestProgram)> {
+        let (workspace, target) = (self.workspace, self.target);
+        let run = Arc::clone(&self.run);
+        thread::scope(|scope| {
+            let (found, finding) = mpsc::channel();
+            let starting = scope.spawn(move || start_cluster(workspace, target, &run, found));
+            let tagged = self.tag();
+            // Nothing is compiled for a host that cannot run it: the thread ends without an engine.
+            let built = match finding.recv() {
+                Ok(engine) => Some(tagged.and_then(|images| self.build(engine, images))),
+                Err(mpsc::RecvError) => None,
+            };
+            let started = starting
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("the thread that starts the cluster panicked")));
+            // Who waits for a compiler's message does not want to read of the network first.
+            let built = built.transpose()?;
+            let (cluster, took) = self.receipt.judged("cluster", started)?;
+            self.receipt.phase_took("cluster", took, true)?;
+            self.receipt.cluster = Some(cluster.name().to_owned());
+            self.receipt.third_party = cluster.third_party().to_vec();
+            self.cluster = Some(cluster);
+            built.context("there is a cluster and no build")
+        })
+    }
+
+    fn tag(&mut self) -> Result<Images<Tagged>> {
+        let (workspace, target, profile) = (self.workspace, self.target, self.options.profile);
+        let state = workspace.state_directory();
+        let inputs = Inputs {
+            workspace,
+            target,
+            repository: Repository::localhost(),
+            platform: Platform::host()?,
+            profile,
+            keep_in: Some(&state),
+        };
+        let begun = Instant::now();
+        let images = self.receipt.phase("tag", || tag(&inputs))?;
+        self.receipt.tagged(&images);
+        self.frozen = Some(Arc::clone(images.frozen()));
+        self.references = images
+            .iter()
+            .map(|(_, image)| image.reference().to_string())
+            .collect();
+        let against = images
+            .get(&workspace.against)
+            .with_context(|| format!("no image of {}", workspace.against))?
+            .reference();
+        report::line("tagged", &against.to_string(), begun.elapsed());
+        self.tag = Some(against.tag().to_owned());
+        Ok(images)
+    }
+
+    fn build(
+        &mut self,
+        engine: Engine,
+        images: Images<Tagged>,
+    ) -> Result<(Images<Built>, TestProgram)> {
+        self.receipt.engine(&engine);
+        self.engine = Some(engine);
+        self.stop_before(Phase::Build)?;
+        let archives = crate::cmd::build::archives_directory(self.workspace)?;
+        let log = self.run.directory().join("build.log");
+        let options = Options {
+            no_cache: self.options.no_cache,
+            archives: &archives,
+            log: &log,
+        };
+        let begun = Instant::now();
+        let (built, program) = self
+            .receipt
+            .phase("build", || build(self.workspace, images, &options))?;
+        self.receipt.built(&built, &program);
+        report::line("built", &origins(&built, &program), begun.elapsed());
+        Ok((built, program))
+    }
+
+    /// Phases 3 to 6.
+    fn deploy_and_test(
+        &mut self,
+        built: Images<Built>,
+        program: &TestProgram,
+        cluster: &mut Cluster,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        let loaded = self.receipt.phase("load", || load(built, cluster))?;
+        self.receipt.loaded(&loaded);
+        let already_count = loaded
+            .iter()
+            .filter(|(_, image)| image.already_there())
+            .count();
+        let object = format!(
+            "{} images, {already_count} there already",
+            loaded.iter().count()
+        );
+        report::line("loaded", &object, begun.elapsed());
+
+        self.stop_before(Phase::Deploy)?;
+        let begun = Instant::now();
+        let (workspace, run) = (self.workspace, Arc::clone(&self.run));
+        let secrets = Secrets::make(workspace, self.target, run.directory())?;
+        let deployment = self.receipt.phase("deploy", || {
+            deploy(workspace, &run, &secrets, loaded, cluster, DEPLOY_DEADLINE)
+        })?;
+        report::line("deployed", cluster.name(), begun.elapsed());
+
+        self.stop_before(Phase::Attest)?;
+        let begun = Instant::now();
+        let attested = self
+            .receipt
+            .phase("attest", || attest(deployment, cluster))?;
+        self.receipt.evidence = attested.evidence().to_vec();
+        let object = format!(
+            "{} containers run what was built",
+            attested.evidence().len()
+        );
+        report::line("attested", &object, begun.elapsed());
+
+        self.stop_before(Phase::Test)?;
+        self.test(&attested, program, cluster)
+    }
+
+    /// Phase 6, and the second look of phase 5 after it.
+    fn test(
+        &mut self,
+        attested: &Attested,
+        program: &TestProgram,
+        cluster: &Cluster,
+    ) -> Result<()> {
+        let begun = Instant::now();
+        let (run, filters) = (Arc::clone(&self.run), &self.options.filters);
+        eprintln!("{:>12} {}", "testing", since_start(self.begun));
+        let report = self.receipt.phase("test", || {
+            test(&run, attested, program, filters, TEST_DEADLINE)
+        })?;
+        report::line("tested", &report.verdict(), begun.elapsed());
+        self.receipt.tests = Some(report.clone());
+        let again = self
+            .receipt
+            .phase("attest again", || attested.look_again(&run, cluster))
+            .map(|evidence| self.receipt.evidence_after_tests = evidence);
+        self.receipt.save()?;
+        if report.green() {
+            return again;
+        }
+        let red = Failure::new(
+            Exit::Red,
+            format!("{}: {}", self.target.name, report.verdict()),
+        );
+        // What the second look found may be why the tests failed.
+        Err(match again {
+            Ok(()) => red,
+            Err(error) => red.caused_by(error),
+        }
+        .into())
+    }
+
+    pub(super) fn stop_before(&self, phase: Phase) -> Result<()> {
+        self.pause.before(phase, || {
+            let mut places = vec![format!("run {}", self.run.directory())];
+            places.extend(self.references.iter().map(|name| format!("image {name}")));
+            if let Some(engine) = &self.engine {
+                let environment: Vec<String> = engine
+                    .environment
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value} "))
+                    .collect();
+                let engine_line = format!("{}{}", environment.concat(), engine.program);
+                places.push(format!("engine {engine_line}"));
+                let label = format!("{}={}", run::LABEL_RUN, self.run.id());
+                let found = Resources::find(engine, &label)?;
+                places.extend(
+                    found
+                        .containers
+                        .iter()
+                        .map(|name| format!("container {name}")),
+                );
+            }
+            Ok(places)
+        })
+    }
+}
+
+fn since_start(begun: Instant) -> String {
+    format!(
+        "begins {:.1} s after the run",
+        begun.elapsed().as_secs_f64()
+    )
+}
+
+fn origins(built: &Images<Built>, program: &TestProgram) -> String {
+    let compiled = built
+        .iter()
+        .map(|(_, image)| image.origin())
+        .chain([program.origin()])
+        .filter(|&origin| origin == Origin::Built)
+        .count();
+    let total = built.iter().count();
+    format!("{total} images and the tests, {compiled} compiled")
+}
+
+/// Phase 2: the engine, told to `found` as soon as it is known; then what dead runs left is
+/// removed, third-party images are provided, and the cluster is made.
+fn start_cluster(
+    workspace: &Workspace,
+    target: &Target,
+    run: &Run,
+    found: Sender<Engine>,
+) -> Result<(Cluster, Duration)> {
+    let begun = Instant::now();
+    let engine = Engine::find(run.directory())?;
+    // The receiver lives until this thread is joined.
+    let _ = found.send(engine.clone());
+    drop(found);
+    for id in run::sweep(workspace, &engine)? {
+        report::note(&format!("removed what {id} had left"));
+    }
+    let cluster = Cluster::start_local(workspace, target, run, &engine)?;
+    report::line(
+        "made",
+        &format!("cluster {}", cluster.name()),
+        begun.elapsed(),
+    );
+    Ok((cluster, begun.elapsed()))
+}

@@ -1,0 +1,86 @@
+//! `run.json` of a run, read for `status` and `logs`: what was deployed, and how to reach it. Ports
+//! are asked of the engine at each use, since an engine may give others after a restart.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+
+use crate::process::{self, Invocation};
+
+const ASK_DEADLINE: Duration = Duration::from_secs(20);
+
+/// What a deployed run says of itself.
+#[derive(Debug, Deserialize)]
+pub(super) struct RunFile {
+    engine: EngineFile,
+    pub(super) services: BTreeMap<String, Service>,
+    pub(super) tokens_directory: Utf8PathBuf,
+    pub(super) passwords_directory: Utf8PathBuf,
+}
+
+#[derive(Debug, Deserialize)]
+struct EngineFile {
+    program: String,
+    environment: BTreeMap<String, String>,
+}
+
+/// A service of the run.
+#[derive(Debug, Deserialize)]
+pub(super) struct Service {
+    pub(super) containers: Vec<String>,
+    pub(super) ports: BTreeMap<String, u16>,
+}
+
+impl RunFile {
+    /// Reads it, if the run got so far as to have one.
+    pub(super) fn read(run_directory: &Utf8Path) -> Result<Option<Self>> {
+        let path = run_directory.join("run.json");
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read {path}")),
+        };
+        serde_json::from_slice(&text)
+            .map(Some)
+            .with_context(|| format!("cannot read {path}"))
+    }
+
+    /// The engine that the run was deployed to, and no arguments yet.
+    pub(super) fn engine(&self) -> Invocation {
+        self.engine.environment.iter().fold(
+            Invocation::new(self.engine.program.as_str()),
+            |invocation, (name, value)| invocation.env(name, value),
+        )
+    }
+
+    /// Where a container's port is reached from here, `127.0.0.1:40123`; `None` while it is down.
+    pub(super) fn published(&self, container: &str, port: u16) -> Result<Option<String>> {
+        let invocation = self
+            .engine()
+            .args(["port", container])
+            .arg(format!("{port}/tcp"));
+        let output = process::output(&invocation, ASK_DEADLINE)?;
+        let first = output.stdout.lines().next().map(str::to_owned);
+        Ok(first.filter(|_| output.code == 0))
+    }
+
+    /// The tokens that open a service: subject and file.
+    pub(super) fn tokens(&self, service: &str) -> Vec<(String, Utf8PathBuf)> {
+        let Ok(entries) = self.tokens_directory.read_dir_utf8() else {
+            return Vec::new();
+        };
+        let mut tokens: Vec<_> = entries
+            .filter_map(|entry| {
+                let path = entry.ok()?.into_path();
+                let (subject, at) = path.file_name()?.split_once('@')?;
+                (at == service).then(|| (subject.to_owned(), path.clone()))
+            })
+            .collect();
+        tokens.sort();
+        tokens
+    }
+}

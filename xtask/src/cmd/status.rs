@@ -1,0 +1,297 @@
+//! `status`: runs, containers and disk of this checkout, and how to reach what was kept. It looks
+//! and changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Serialize;
+
+use super::print_data;
+use super::run_file::RunFile;
+use crate::cli;
+use crate::engine::Engine;
+use crate::process;
+use crate::report::table;
+use crate::run::{self, LABEL_CHECKOUT, Record, State};
+use crate::source::workspace::Workspace;
+
+const LIST_DEADLINE: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Serialize)]
+struct Status {
+    runs: Vec<RunStatus>,
+    containers: Vec<Container>,
+    /// Why the containers could not be listed.
+    engine_error: Option<String>,
+    /// Bytes on disk by folder of the state directory.
+    disk_bytes: BTreeMap<String, u64>,
+    state_directory: Utf8PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+struct RunStatus {
+    #[serde(flatten)]
+    record: Record,
+    services: BTreeMap<String, ServiceStatus>,
+    psql: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct ServiceStatus {
+    containers: Vec<ContainerPorts>,
+    /// Token file by subject.
+    tokens: BTreeMap<String, Utf8PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct ContainerPorts {
+    name: String,
+    /// Address by the name of the port; those that are not published now are missing.
+    addresses: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Container {
+    name: String,
+    state: String,
+}
+
+/// Prints it, for people or as JSON.
+///
+/// # Errors
+/// When the runs cannot be read.
+pub fn run(workspace: &Workspace, options: &cli::Status) -> Result<()> {
+    let status = look(workspace)?;
+    if options.json {
+        return print_data(&format!("{}\n", serde_json::to_string_pretty(&status)?));
+    }
+    print_data(&text(&status))
+}
+
+fn look(workspace: &Workspace) -> Result<Status> {
+    let state_directory = workspace.state_directory();
+    let runs = run::list(workspace)?
+        .into_iter()
+        .map(|record| run_status(workspace, record))
+        .collect::<Result<_>>()?;
+    let (containers, engine_error) = match containers(workspace, &state_directory) {
+        Ok(containers) => (containers, None),
+        Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+    };
+    Ok(Status {
+        runs,
+        containers,
+        engine_error,
+        disk_bytes: disk(&state_directory)?,
+        state_directory,
+    })
+}
+
+fn run_status(workspace: &Workspace, record: Record) -> Result<RunStatus> {
+    let mut services = BTreeMap::new();
+    let mut psql = Vec::new();
+    let reachable = matches!(record.state, State::Kept | State::Running);
+    if let Some(file) = RunFile::read(&record.directory)?.filter(|_| reachable) {
+        for (name, service) in &file.services {
+            let mut containers = Vec::new();
+            for container in &service.containers {
+                let mut addresses = BTreeMap::new();
+                for (port, &number) in &service.ports {
+                    if let Some(address) = file.published(container, number)? {
+                        addresses.insert(port.clone(), address);
+                    }
+                }
+                containers.push(ContainerPorts {
+                    name: container.clone(),
+                    addresses,
+                });
+            }
+            psql.extend(psql_lines(workspace, &file, name, &containers)?);
+            let tokens = file.tokens(name).into_iter().collect();
+            services.insert(name.clone(), ServiceStatus { containers, tokens });
+        }
+    }
+    Ok(RunStatus {
+        record,
+        services,
+        psql,
+    })
+}
+
+/// One line for each account of the database that the manifests name and the run has a password of.
+fn psql_lines(
+    workspace: &Workspace,
+    file: &RunFile,
+    service: &str,
+    containers: &[ContainerPorts],
+) -> Result<Vec<String>> {
+    let address = containers
+        .first()
+        .and_then(|container| container.addresses.get("postgres"));
+    let Some((host, port)) = address.and_then(|address| address.rsplit_once(':')) else {
+        return Ok(Vec::new());
+    };
+    let mut lines = Vec::new();
+    for (user, database) in accounts(&workspace.root.join("deploy"), service)? {
+        let password = file.passwords_directory.join(user.replace('_', "-"));
+        if password.is_file() {
+            lines.push(format!(
+                "PGPASSWORD=$(cat {password}) psql -h {host} -p {port} -U {user} {database}"
+            ));
+        }
+    }
+    Ok(lines)
+}
+
+/// User and database of every `postgres://user@service:port/database` in the manifests.
+fn accounts(deploy: &Utf8Path, service: &str) -> Result<BTreeSet<(String, String)>> {
+    let mut accounts = BTreeSet::new();
+    let entries = deploy
+        .read_dir_utf8()
+        .with_context(|| format!("cannot read {deploy}"))?;
+    for entry in entries {
+        let path = entry?.into_path();
+        if path.extension() != Some("yaml") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        accounts.extend(text.split("postgres://").skip(1).filter_map(|rest| {
+            let url = rest.split(['"', '\'', ' ', '\n']).next()?;
+            let (user, place) = url.split_once('@')?;
+            let (host, database) = place.split_once('/')?;
+            let host = host.split(':').next()?;
+            (host == service).then(|| (user.to_owned(), database.to_owned()))
+        }));
+    }
+    Ok(accounts)
+}
+
+fn containers(workspace: &Workspace, state_directory: &Utf8Path) -> Result<Vec<Container>> {
+    let engine = Engine::find(state_directory)?;
+    let label = format!("label={LABEL_CHECKOUT}={}", run::checkout(&workspace.root));
+    let invocation = engine
+        .invocation()
+        .args(["ps", "--all", "--filter", &label])
+        .args(["--format", "{{.Names}}\t{{.Status}}"]);
+    let listed = process::capture(&invocation, LIST_DEADLINE)?.stdout;
+    let container = |line: &str| {
+        let (name, state) = line.split_once('\t')?;
+        Some(Container {
+            name: name.to_owned(),
+            state: state.to_owned(),
+        })
+    };
+    Ok(listed.lines().filter_map(container).collect())
+}
+
+/// Bytes on disk below each folder of the state directory; a file with two names counts once.
+fn disk(state_directory: &Utf8Path) -> Result<BTreeMap<String, u64>> {
+    let mut seen = BTreeSet::new();
+    let mut sizes = BTreeMap::new();
+    let Ok(entries) = state_directory.read_dir_utf8() else {
+        return Ok(sizes);
+    };
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read {state_directory}"))?;
+        if entry.file_type()?.is_dir() {
+            let size = size_bytes(entry.path(), &mut seen);
+            sizes.insert(entry.file_name().to_owned(), size);
+        }
+    }
+    Ok(sizes)
+}
+
+/// What vanishes while it is looked at counts nothing.
+fn size_bytes(directory: &Utf8Path, seen: &mut BTreeSet<(u64, u64)>) -> u64 {
+    let mut folders = vec![directory.to_owned()];
+    let mut total_bytes = 0;
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = folder.read_dir_utf8() else {
+            continue;
+        };
+        for entry in entries.flatten() {
+            let Ok(metadata) = entry.path().symlink_metadata() else {
+                continue;
+            };
+            if metadata.is_dir() {
+                folders.push(entry.into_path());
+            } else if seen.insert((metadata.dev(), metadata.ino())) {
+                total_bytes += metadata.blocks() * 512;
+            }
+        }
+    }
+    total_bytes
+}
+
+fn text(status: &Status) -> String {
+    let mut text = String::new();
+    for run in &status.runs {
+        let state = format!("{:?}", run.record.state).to_lowercase();
+        text.push_str(&format!(
+            "run  {}  {state}\n     {}\n",
+            run.record.id, run.record.directory
+        ));
+        for (name, service) in &run.services {
+            for container in &service.containers {
+                let mut ports: Vec<String> = container
+                    .addresses
+                    .iter()
+                    .map(|(port, address)| match port.as_str() {
+                        "http" | "probes" | "metrics" => format!("{port} http://{address}"),
+                        _ => format!("{port} {address}"),
+                    })
+                    .collect();
+                ports.sort();
+                text.push_str(&format!("     {name}  {}\n", ports.join("  ")));
+            }
+            for (subject, file) in &service.tokens {
+                text.push_str(&format!("       token of {subject}: {file}\n"));
+            }
+        }
+        for line in &run.psql {
+            text.push_str(&format!("     {line}\n"));
+        }
+    }
+    if status.runs.is_empty() {
+        text.push_str("no runs\n");
+    }
+    text.push_str(&containers_text(status));
+    text.push_str(&disk_text(status));
+    text
+}
+
+fn containers_text(status: &Status) -> String {
+    if let Some(error) = &status.engine_error {
+        return format!("containers cannot be listed: {error}\n");
+    }
+    if status.containers.is_empty() {
+        return "no containers\n".to_owned();
+    }
+    let mut rows = vec![vec!["container".to_owned(), "state".to_owned()]];
+    rows.extend(
+        status
+            .containers
+            .iter()
+            .map(|container| vec![container.name.clone(), container.state.clone()]),
+    );
+    table::layout(&rows)
+}
+
+fn disk_text(status: &Status) -> String {
+    let sizes: Vec<String> = status
+        .disk_bytes
+        .iter()
+        .map(|(name, bytes)| format!("{name} {} MB", bytes / 1_000_000))
+        .collect();
+    let total: u64 = status.disk_bytes.values().sum();
+    format!(
+        "disk {} MB in {} ({})\n",
+        total / 1_000_000,
+        status.state_directory,
+        sizes.join(", ")
+    )
+}

@@ -1,0 +1,357 @@
+//! `receipt.json`: what went into a run and what was seen at each place. It is written after every
+//! step, whole and under its own name at once, so that a failed run has one too. It judges nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::digest::Digest;
+use crate::engine::{Engine, Platform};
+use crate::pipeline::Images;
+use crate::pipeline::attest::Evidence;
+use crate::pipeline::build::{Built, Origin, TestProgram};
+use crate::pipeline::load::Loaded;
+use crate::pipeline::tag::Tagged;
+use crate::pipeline::test::TestReport;
+use crate::run::Run;
+use crate::source::snapshot::Scope;
+use crate::third_party::ThirdPartyImage;
+
+/// Raised when a field changes its meaning.
+const SCHEMA: u32 = 1;
+
+/// How a run stands, or ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It has not ended; or its process died.
+    Running,
+    /// Every phase held and every test passed.
+    Green,
+    /// A phase or a test failed.
+    Red,
+    /// A signal ended it.
+    Interrupted,
+    /// Its time was over.
+    TimedOut,
+}
+
+/// The receipt of a run.
+#[derive(Debug, Serialize)]
+pub struct Receipt {
+    schema: u32,
+    /// The run.
+    pub run: String,
+    /// Its target.
+    pub target: String,
+    /// How it stands.
+    pub verdict: Verdict,
+    /// How the command ended for this run.
+    pub exit_code: Option<i32>,
+    begun_at: Timestamp,
+    ended_at: Option<Timestamp>,
+    /// What it was deployed to.
+    pub cluster: Option<String>,
+    /// The engine, and what was found out about it.
+    pub engine: Option<EngineFacts>,
+    /// Versions of the tools, by name.
+    pub tools: BTreeMap<String, String>,
+    inputs: Inputs,
+    images: BTreeMap<String, ImageFacts>,
+    /// Images that are not built here, and where they came from.
+    pub third_party: Vec<ThirdPartyImage>,
+    test_program: Option<ProgramFacts>,
+    /// What was seen of each container before the tests.
+    pub evidence: Vec<Evidence>,
+    /// What was seen of each container after the tests.
+    pub evidence_after_tests: Vec<Evidence>,
+    phases: Vec<PhaseFacts>,
+    /// What the tests said.
+    pub tests: Option<TestReport>,
+    /// Sources that were edited while the run went on: they belong to the next one.
+    pub edited_during_run: Vec<Utf8PathBuf>,
+    /// Why it is not green.
+    pub failure: Option<FailureFacts>,
+    #[serde(skip)]
+    path: Utf8PathBuf,
+}
+
+/// The engine, as it was found.
+#[derive(Debug, Serialize)]
+pub struct EngineFacts {
+    kind: crate::engine::EngineKind,
+    program: Utf8PathBuf,
+    version: String,
+    environment: BTreeMap<String, String>,
+    notes: Vec<String>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Inputs {
+    platform: Option<Platform>,
+    packages: Vec<PackageFacts>,
+    recipe_digest: Option<Digest>,
+    recipe: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Serialize)]
+struct PackageFacts {
+    package: String,
+    scope: Scope,
+    source_digest: Digest,
+    file_count: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct ImageFacts {
+    reference: String,
+    tag: String,
+    source_digest: Digest,
+    recipe_digest: Digest,
+    built: Option<BuiltFacts>,
+    loaded: Option<LoadedFacts>,
+}
+
+#[derive(Debug, Serialize)]
+struct BuiltFacts {
+    origin: Origin,
+    binary_digest: Digest,
+    image_id: String,
+    manifest_digest: String,
+    archive: Utf8PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+struct LoadedFacts {
+    image_id: String,
+    already_there: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct ProgramFacts {
+    origin: Origin,
+    source_digest: Digest,
+    binary_digest: Digest,
+}
+
+#[derive(Debug, Serialize)]
+struct PhaseFacts {
+    phase: &'static str,
+    seconds: f64,
+    succeeded: bool,
+}
+
+/// Why a run is not green.
+#[derive(Debug, Serialize)]
+pub struct FailureFacts {
+    /// The phase that failed.
+    pub phase: &'static str,
+    /// The error with its causes.
+    pub message: String,
+}
+
+impl Receipt {
+    /// Of a run that begins now.
+    #[must_use]
+    pub fn begin(run: &Run) -> Self {
+        Self {
+            schema: SCHEMA,
+            run: run.id().to_owned(),
+            target: run.target().to_string(),
+            verdict: Verdict::Running,
+            exit_code: None,
+            begun_at: Timestamp::now(),
+            ended_at: None,
+            cluster: None,
+            engine: None,
+            tools: BTreeMap::from([("xtask".to_owned(), env!("CARGO_PKG_VERSION").to_owned())]),
+            inputs: Inputs::default(),
+            images: BTreeMap::new(),
+            third_party: Vec::new(),
+            test_program: None,
+            evidence: Vec::new(),
+            evidence_after_tests: Vec::new(),
+            phases: Vec::new(),
+            tests: None,
+            edited_during_run: Vec::new(),
+            failure: None,
+            path: run.directory().join("receipt.json"),
+        }
+    }
+
+    /// Runs a phase and notes how long it took and whether it succeeded.
+    ///
+    /// # Errors
+    /// What the phase gives, or that the receipt cannot be written.
+    pub fn phase<T>(&mut self, phase: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        let begun = Instant::now();
+        let result = step();
+        self.phase_took(phase, begun.elapsed(), result.is_ok())?;
+        self.judged(phase, result)
+    }
+
+    /// Notes the failure of a phase, if it is one; the first stands.
+    ///
+    /// # Errors
+    /// What the phase gave, or that the receipt cannot be written.
+    pub fn judged<T>(&mut self, phase: &'static str, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            self.failure.get_or_insert_with(|| FailureFacts {
+                phase,
+                message: super::error_text(error),
+            });
+        }
+        self.save()?;
+        result
+    }
+
+    /// Notes how long a phase took that ran beside others.
+    ///
+    /// # Errors
+    /// When the receipt cannot be written.
+    pub fn phase_took(
+        &mut self,
+        phase: &'static str,
+        took: Duration,
+        succeeded: bool,
+    ) -> Result<()> {
+        self.phases.push(PhaseFacts {
+            phase,
+            seconds: took.as_secs_f64(),
+            succeeded,
+        });
+        self.save()
+    }
+
+    /// The phase that failed, if one did.
+    #[must_use]
+    pub fn failed_phase(&self) -> Option<&'static str> {
+        self.failure.as_ref().map(|failure| failure.phase)
+    }
+
+    /// The run failed with this; the phase that failed first stands.
+    pub fn fail(&mut self, message: &str) {
+        self.failure.get_or_insert_with(|| FailureFacts {
+            phase: "run",
+            message: message.to_owned(),
+        });
+    }
+
+    /// The engine of the run.
+    pub fn engine(&mut self, engine: &Engine) {
+        self.tools.insert(
+            format!("{:?}", engine.kind).to_lowercase(),
+            engine.version.clone(),
+        );
+        self.engine = Some(EngineFacts {
+            kind: engine.kind,
+            program: engine.program.clone(),
+            version: engine.version.clone(),
+            environment: engine.environment.clone(),
+            notes: engine.notes.clone(),
+        });
+    }
+
+    /// What phase 0 froze, and the references that follow from it.
+    pub fn tagged(&mut self, images: &Images<Tagged>) {
+        let frozen = images.frozen();
+        self.inputs = Inputs {
+            platform: Some(frozen.platform().clone()),
+            packages: frozen
+                .snapshot()
+                .packages()
+                .map(|package| PackageFacts {
+                    package: package.name().to_string(),
+                    scope: package.scope(),
+                    source_digest: package.source(),
+                    file_count: package.entries().len() + package.generated().len(),
+                })
+                .collect(),
+            recipe_digest: Some(frozen.recipe().digest()),
+            recipe: frozen.recipe().fields().clone(),
+        };
+        self.images = images
+            .iter()
+            .map(|(package, image)| {
+                let facts = ImageFacts {
+                    reference: image.reference().to_string(),
+                    tag: image.reference().tag().to_owned(),
+                    source_digest: image.source(),
+                    recipe_digest: image.recipe(),
+                    built: None,
+                    loaded: None,
+                };
+                (package.to_string(), facts)
+            })
+            .collect();
+    }
+
+    /// What phase 1 built.
+    pub fn built(&mut self, images: &Images<Built>, tests: &TestProgram) {
+        for (package, image) in images.iter() {
+            if let Some(facts) = self.images.get_mut(package.as_str()) {
+                facts.built = Some(BuiltFacts {
+                    origin: image.origin(),
+                    binary_digest: image.binary(),
+                    image_id: image.image_id().oci(),
+                    manifest_digest: image.manifest().oci(),
+                    archive: image.archive().to_owned(),
+                });
+            }
+        }
+        self.test_program = Some(ProgramFacts {
+            origin: tests.origin(),
+            source_digest: tests.source(),
+            binary_digest: tests.binary(),
+        });
+    }
+
+    /// What phase 3 saw in the cluster's own listing.
+    pub fn loaded(&mut self, images: &Images<Loaded>) {
+        for (package, image) in images.iter() {
+            if let Some(facts) = self.images.get_mut(package.as_str()) {
+                facts.loaded = Some(LoadedFacts {
+                    image_id: image.built().image_id().oci(),
+                    already_there: image.already_there(),
+                });
+            }
+        }
+    }
+
+    /// The run has ended.
+    ///
+    /// # Errors
+    /// When the receipt cannot be written.
+    pub fn end(&mut self, verdict: Verdict, exit_code: i32) -> Result<()> {
+        self.verdict = verdict;
+        self.exit_code = Some(exit_code);
+        self.ended_at = Some(Timestamp::now());
+        self.save()
+    }
+
+    /// Writes it as it stands.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(&self) -> Result<()> {
+        write_json(&self.path, self)
+    }
+}
+
+/// Writes JSON under its name at once: nobody ever reads half of it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_json(path: &Utf8Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).context("cannot write JSON")?;
+    text.push('\n');
+    let beside = path.with_extension("json.part");
+    fs::write(&beside, text)
+        .and_then(|()| fs::rename(&beside, path))
+        .with_context(|| format!("cannot write {path}"))
+}
