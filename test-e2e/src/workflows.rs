@@ -23,9 +23,9 @@ pub const EXECUTIONS: &str = "/api/v1/workflow-executions";
 
 /// What DataStorage writes of an execution that is begun, claimed and completed.
 pub const EXECUTION_EVENTS: &[&str] = &[
-    "workflow_execution.created",
-    "workflow_execution.running",
-    "workflow_execution.completed",
+    "datastorage.workflow_execution.created",
+    "datastorage.workflow_execution.transitioned",
+    "datastorage.workflow_execution.transitioned",
 ];
 
 /// A call of the test bed that has one try of five seconds.

@@ -17,15 +17,19 @@ use time::OffsetDateTime;
 /// From the alert to the end. A lease that was lost takes ten seconds, a deadline a little more.
 const WITHIN: Duration = Duration::from_secs(90);
 
-/// What every healed workload leaves behind, in this order, whoever says it.
-const TRAIL: [&str; 7] = [
-    "gateway.signal.received",
+/// What every healed workload leaves behind, in this order, whoever says it. What gateway says of
+/// the signal comes after the request is there, and may come late when a service died.
+const TRAIL: [&str; 10] = [
+    "datastorage.remediation_request.created",
     "signal.enriched",
     "classification.decided",
     "workflow.selected",
+    "datastorage.workflow_execution.created",
+    "datastorage.workflow_execution.transitioned",
     "execution.step.completed",
     "execution.completed",
     "remediation.completed",
+    "datastorage.remediation_request.transitioned",
 ];
 
 /// The services that may die in the middle and all is healed all the same. An execution whose
