@@ -5,10 +5,11 @@
 use common::{
     api::{EventOutcome, NewAuditEvent, RemediationRequest},
     client::{ClientError, DataStorage},
+    event_id,
 };
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
-use time::{OffsetDateTime, macros::format_description};
+use time::{OffsetDateTime, Time, macros::format_description};
 use uuid::Uuid;
 
 use crate::domain::{Observed, Refusal};
@@ -68,7 +69,7 @@ pub fn signal_event(
             .ok()
             .and_then(|value| value.as_str().map(str::to_owned)),
         ..event(
-            Uuid::new_v5(&request.id, identity.as_bytes()),
+            event_id::derive(request.created_at, request.id, &identity),
             event_type,
             request.id.to_string(),
             data,
@@ -103,7 +104,7 @@ pub fn rejection_event(
     NewAuditEvent {
         event_outcome: EventOutcome::Failure,
         ..event(
-            Uuid::new_v5(&REJECTIONS, identity.as_bytes()),
+            event_id::derive(now.replace_time(Time::MIDNIGHT), REJECTIONS, &identity),
             REJECTED,
             chain,
             data,

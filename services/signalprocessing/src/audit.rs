@@ -2,7 +2,10 @@
 //! claim under which it was found out, so a resend is the same event. It builds no event of a
 //! state change: those are DataStorage's.
 
-use common::api::{AuditBatch, EventOutcome, NewAuditEvent, RemediationRequest};
+use common::{
+    api::{AuditBatch, EventOutcome, NewAuditEvent, RemediationRequest},
+    event_id,
+};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -27,7 +30,7 @@ pub fn classification_events(
     let about = |event_type: &str, outcome: EventOutcome, data: Value| {
         let identity = format!("{event_type}/{}", claimed.resource_version);
         NewAuditEvent {
-            event_id: Uuid::new_v5(&claimed.id, identity.as_bytes()),
+            event_id: event_id::derive(claimed.created_at, claimed.id, &identity),
             event_outcome: outcome,
             resource_type: Some(claimed.target.kind.clone()),
             resource_name: Some(claimed.target.name.clone()),
