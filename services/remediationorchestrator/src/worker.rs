@@ -301,6 +301,7 @@ impl Worker {
     ) -> Result<Step, ClientError> {
         let patch = PatchRemediationRequest {
             write_id: write_id(request.id, request.resource_version, step),
+            reason: patch.reason.map(bounded),
             ..patch
         };
         let moved = self
@@ -340,9 +341,22 @@ fn refusal(error: &ClientError) -> Refusal {
     }
 }
 
+/// DataStorage takes 4096 bytes, and a reason may quote what others said.
+fn bounded(reason: String) -> String {
+    const CHARS_MAX: usize = 1000;
+    match reason.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &reason[..end]),
+        None => reason,
+    }
+}
+
 fn why_failed(execution: &Execution) -> String {
     match &execution.failure {
-        Some(failure) => format!("{}: {}", failure.reason, failure.message),
+        Some(failure) => {
+            let step = failure.step.as_deref().map(|step| format!(" at {step}"));
+            let (reason, step) = (&failure.reason, step.unwrap_or_default());
+            format!("{reason}{step}: {}", failure.message)
+        }
         None => "the execution failed and does not say why".to_owned(),
     }
 }

@@ -12,7 +12,7 @@ use common::api::{ExecutionFailure, StepResult};
 use reqwest::redirect;
 use tokio::time::Instant;
 
-use crate::domain::{Call, PROBE, pause_after};
+use crate::domain::{Call, PROBE, bounded, pause_after};
 
 /// Between two questions of a probe.
 const PROBE_PAUSE: Duration = Duration::from_millis(200);
@@ -80,7 +80,7 @@ impl Caller {
             }
             let tried = self.tried(call, key, deadline).await;
             tally.count(&tried);
-            if tally.succeeded(call) {
+            if tried.succeeded(call) {
                 return tally.success();
             }
             if matches!(tried, Tried::TimedOut) && Instant::now() >= deadline {
@@ -106,10 +106,11 @@ impl Caller {
             }
             let tried = self.tried(call, key, end).await;
             tally.count(&tried);
-            if tally.succeeded(call) {
+            if tried.succeeded(call) {
                 return tally.success();
             }
-            if Instant::now() + PROBE_PAUSE >= end {
+            // A question with next to no time for its answer would only hide the last one.
+            if Instant::now() + PROBE_PAUSE * 2 >= end {
                 return tally.not_healed(call, &tried);
             }
             tokio::time::sleep(PROBE_PAUSE).await;
@@ -169,6 +170,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 impl Tried {
+    fn succeeded(&self, call: &Call) -> bool {
+        matches!(self, Self::Answered(status) if call.expected_status.contains(status))
+    }
+
     fn told(&self, call: &Call) -> String {
         match self {
             Self::Answered(status) => {
@@ -195,15 +200,9 @@ impl Tally {
     fn count(&mut self, tried: &Tried) {
         self.tries += 1;
         self.touched |= !matches!(tried, Tried::Unreached(_));
-        self.status_code = match tried {
-            Tried::Answered(status) => Some(*status),
-            _ => None,
-        };
-    }
-
-    fn succeeded(&self, call: &Call) -> bool {
-        self.status_code
-            .is_some_and(|status| call.expected_status.contains(&status))
+        if let Tried::Answered(status) = tried {
+            self.status_code = Some(*status);
+        }
     }
 
     fn success(self) -> Made {
@@ -256,7 +255,7 @@ impl Tally {
                 reason: reason.to_owned(),
                 step: Some(self.name),
                 status_code: self.status_code,
-                message,
+                message: bounded(message),
                 was_execution_failure: self.touched,
             }),
             touched: self.touched,
@@ -435,7 +434,7 @@ mod tests {
         let made = caller.probe(&probe, "e/probe", Instant::now() + FAR).await;
         check(&made, (None, Some(200), 3, true));
         probe.url = Url::parse(&format!("{base}/500")).expect("a URL");
-        probe.timeout = Duration::from_millis(300);
+        probe.timeout = Duration::from_millis(500);
         probe.tries_max = 1;
         let made = caller.probe(&probe, "e/probe", Instant::now() + FAR).await;
         check(&made, (Some("probe_failed"), Some(500), 2, true));

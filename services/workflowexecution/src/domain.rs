@@ -151,8 +151,17 @@ pub(crate) fn refused(reason: &str, step: Option<&str>, message: String) -> Exec
         reason: reason.to_owned(),
         step: step.map(str::to_owned),
         status_code: None,
-        message,
+        message: bounded(message),
         was_execution_failure: false,
+    }
+}
+
+/// DataStorage takes 4096 bytes; a URL alone may be that long.
+pub(crate) fn bounded(message: String) -> String {
+    const CHARS_MAX: usize = 1000;
+    match message.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}…", &message[..end]),
+        None => message,
     }
 }
 
@@ -329,6 +338,12 @@ mod tests {
         let step = json!({"method": "POST", "url": "http://t/", "timeout_ms": u64::MAX, "retries_max": u32::MAX});
         let plan = Plan::of(&execution(&[], &[], &[step])).expect("a plan");
         assert_eq!(plan.claim_seconds(Duration::from_secs(10)), 3600);
+    }
+
+    #[test]
+    fn a_message_is_cut_between_characters() {
+        assert_eq!(bounded("é".repeat(1000)), "é".repeat(1000));
+        assert_eq!(bounded("é".repeat(1001)), format!("{}…", "é".repeat(1000)));
     }
 
     #[test]

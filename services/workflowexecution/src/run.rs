@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::audit;
 use crate::call::{Caller, Made};
-use crate::domain::{PROBE, Plan, idempotency_key, write_id};
+use crate::domain::{PROBE, Plan, bounded, idempotency_key, write_id};
 
 /// How long a run may go on after shutdown was requested; its end must be reported in what is left
 /// of the ten seconds.
@@ -205,6 +205,7 @@ impl Run {
             let (id, version) = (known.id, known.resource_version);
             let patch = PatchExecution {
                 write_id: write_id(id, version, step),
+                holder: known.holder.clone(),
                 steps: Some(self.results.clone()),
                 ..patch.clone()
             };
@@ -245,7 +246,9 @@ impl Run {
             reason: "deadline_exceeded".to_owned(),
             step: None,
             status_code: None,
-            message: format!("a result could not be reported before the deadline: {error}"),
+            message: bounded(format!(
+                "a result could not be reported before the deadline: {error}"
+            )),
             was_execution_failure: self.touched,
         }
     }
