@@ -2,9 +2,17 @@
 //! that cargo reads (`mirror`), and why a digest changed (`explain`). Knows packages and files;
 //! starts no compiler.
 
-pub mod closure;
+mod closure;
+mod contents;
+mod cut;
+mod digests;
+mod encoding;
 pub mod explain;
+mod lock;
 mod manifests;
 pub mod mirror;
+pub mod objects;
+mod reading;
+mod seen;
 pub mod snapshot;
 pub mod workspace;

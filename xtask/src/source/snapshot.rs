@@ -1,14 +1,26 @@
 //! The sources of a run, read once: bytes, digest, and those very bytes kept by digest. After
 //! [`Snapshot::take`] nobody reads the working tree again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::thread;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::closure::{self, Closure, Listing};
+use super::contents::Owned;
+use super::cut;
+use super::digests::{Locals, Source, encode_source};
+use super::explain::{self, Record};
+use super::lock::{Lock, Reached};
+use super::manifests::{Manifests, refused};
+use super::objects::Objects;
+use super::reading::{self, Node, Problem, refuse};
+use super::seen::{Seen, join, read_all};
 use super::workspace::{PackageName, Workspace};
 use crate::digest::Digest;
+use crate::exit::{Exit, Failure};
 
 /// Whether the bytes are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,7 +32,7 @@ pub enum Keep {
 }
 
 /// What of a package counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Scope {
     /// What its binary is made of: no tests, no dev-dependencies.
@@ -33,6 +45,7 @@ pub enum Scope {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     packages: BTreeMap<PackageName, PackageSnapshot>,
+    seen: BTreeMap<Utf8PathBuf, Seen>,
 }
 
 /// One package, frozen: everything that makes its binary, as it will stand in the mirror.
@@ -44,10 +57,11 @@ pub struct PackageSnapshot {
     entries: Vec<Entry>,
     generated: BTreeMap<Utf8PathBuf, Vec<u8>>,
     local: BTreeMap<PackageName, Digest>,
+    reached: Reached,
 }
 
 /// A file or link of a closure.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Relative to the workspace root.
     pub path: Utf8PathBuf,
@@ -56,7 +70,7 @@ pub struct Entry {
 }
 
 /// What an entry is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum EntryKind {
     /// A file.
@@ -74,6 +88,8 @@ pub enum EntryKind {
         target: Utf8PathBuf,
         /// Of the bytes that it leads to; the mirror holds these.
         digest: Digest,
+        /// The owner of what it leads to may execute that.
+        executable: bool,
     },
 }
 
@@ -83,11 +99,17 @@ impl Snapshot {
     /// # Errors
     /// [`crate::exit::Exit::Source`], naming the path, for what cannot be hashed.
     pub fn take(
-        _workspace: &Workspace,
-        _packages: &BTreeMap<PackageName, Scope>,
-        _keep: &Keep,
+        workspace: &Workspace,
+        packages: &BTreeMap<PackageName, Scope>,
+        keep: &Keep,
     ) -> Result<Self> {
-        todo!()
+        let snapshot = freeze(&workspace.root, packages, keep, &BTreeMap::new())?;
+        if let Keep::Objects(state_directory) = keep {
+            for package in snapshot.packages() {
+                Record::of(package).keep(state_directory)?;
+            }
+        }
+        Ok(snapshot)
     }
 
     /// One of its packages; panics on one that was not asked for.
@@ -105,8 +127,21 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::take`].
-    pub fn edited_since(&self, _workspace: &Workspace) -> Result<Vec<Utf8PathBuf>> {
-        todo!()
+    pub fn edited_since(&self, workspace: &Workspace) -> Result<Vec<Utf8PathBuf>> {
+        let scopes = self
+            .packages
+            .values()
+            .map(|package| (package.name.clone(), package.scope));
+        let scopes = scopes.collect();
+        let now = freeze(&workspace.root, &scopes, &Keep::Nothing, &self.seen)?;
+        let mut edited = BTreeSet::new();
+        for (before, after) in self.packages().zip(now.packages()) {
+            if before.source != after.source {
+                let changes = explain::difference(&Record::of(before), &Record::of(after));
+                edited.extend(changes.into_iter().map(|change| change.path));
+            }
+        }
+        Ok(edited.into_iter().collect())
     }
 }
 
@@ -148,12 +183,186 @@ impl PackageSnapshot {
     pub const fn local(&self) -> &BTreeMap<PackageName, Digest> {
         &self.local
     }
+
+    /// What of `Cargo.lock` this package reaches.
+    pub(in crate::source) const fn reached(&self) -> &Reached {
+        &self.reached
+    }
 }
 
 /// The bytes of an object.
 ///
 /// # Errors
 /// When it is not in the store, or its bytes have another digest: the store is damaged.
-pub fn read_object(_state_directory: &Utf8Path, _digest: Digest) -> Result<Vec<u8>> {
-    todo!()
+pub fn read_object(state_directory: &Utf8Path, digest: Digest) -> Result<Vec<u8>> {
+    Objects::open(state_directory)?.get(digest)
+}
+
+fn freeze(
+    root: &Utf8Path,
+    scopes: &BTreeMap<PackageName, Scope>,
+    keep: &Keep,
+    known: &BTreeMap<Utf8PathBuf, Seen>,
+) -> Result<Snapshot> {
+    let manifests = Manifests::read(root)?;
+    let directories = closure::directories(&manifests)?;
+    // git and the parser of the lock each take their milliseconds; neither needs the other.
+    let (listing, lock) = thread::scope(|threads| {
+        let listing = threads.spawn(|| closure::list(root, &directories));
+        let lock = read_lock(root);
+        (join(listing), lock)
+    });
+    let (listing, lock) = (listing?, lock?);
+    let configuration = read_configuration(root)?;
+    let mut plans = Vec::new();
+    for (name, scope) in scopes {
+        if !manifests.packages.contains_key(name.as_str()) {
+            let what = format!("the package `{name}` is gone since the manifests were read");
+            return Err(refused("Cargo.toml", &what));
+        }
+        plans.push(Plan::make(&manifests, &lock, name, *scope)?);
+    }
+    let mut problems = Vec::new();
+    let mut wanted = BTreeSet::new();
+    for plan in &plans {
+        problems.extend(plan.closure.problems(root, &listing)?);
+        wanted.extend(
+            listing
+                .paths
+                .iter()
+                .filter(|path| plan.closure.owner(path).is_some()),
+        );
+    }
+    let (seen, unread) = read_all(root, wanted, known, keep)?;
+    problems.extend(unread);
+    let mut packages = BTreeMap::new();
+    for plan in plans {
+        let name = plan.name.clone();
+        let package = plan.assemble(&seen, &listing, configuration.as_deref(), &mut problems)?;
+        packages.insert(name, package);
+    }
+    refuse(problems)?;
+    Ok(Snapshot { packages, seen })
+}
+
+fn read_lock(root: &Utf8Path) -> Result<Lock> {
+    let path = Utf8Path::new("Cargo.lock");
+    let Some(bytes) = read_plain(root, path)? else {
+        let failure = Failure::new(Exit::Source, "Cargo.lock is missing");
+        return Err(failure.hint("cargo generate-lockfile").into());
+    };
+    Lock::parse(&String::from_utf8(bytes).context("Cargo.lock is not UTF-8")?)
+}
+
+fn read_configuration(root: &Utf8Path) -> Result<Option<Vec<u8>>> {
+    let old = Utf8Path::new(".cargo/config");
+    if reading::look(root, old).is_ok_and(|found| found.is_some()) {
+        return Err(refused(
+            old,
+            "has its old name; rename it to .cargo/config.toml",
+        ));
+    }
+    let path = Utf8Path::new(CONFIGURATION);
+    match read_plain(root, path)? {
+        Some(bytes) => cut::configuration(path, &bytes),
+        None => Ok(None),
+    }
+}
+
+const CONFIGURATION: &str = ".cargo/config.toml";
+
+/// The bytes of a file; nothing if there is none.
+fn read_plain(root: &Utf8Path, path: &Utf8Path) -> Result<Option<Vec<u8>>> {
+    match reading::read(root, path) {
+        Ok(Node::File { bytes, .. }) => Ok(Some(bytes)),
+        Ok(Node::Missing) => Ok(None),
+        Ok(Node::Link(_) | Node::Folder) => Err(refused(path, "is not a plain file")),
+        Err(problem) => {
+            refuse(vec![problem])?;
+            Ok(None)
+        }
+    }
+}
+
+/// One package before its files are read.
+struct Plan<'a> {
+    name: &'a PackageName,
+    scope: Scope,
+    manifests: &'a Manifests,
+    closure: Closure<'a>,
+    reached: Reached,
+}
+
+impl<'a> Plan<'a> {
+    fn make(
+        manifests: &'a Manifests,
+        lock: &Lock,
+        name: &'a PackageName,
+        scope: Scope,
+    ) -> Result<Self> {
+        let reached = lock.reach(manifests, name.as_str(), scope)?;
+        let mut scopes = BTreeMap::new();
+        for local in reached.locals() {
+            let (local, _) = manifests
+                .packages
+                .get_key_value(local)
+                .ok_or_else(|| refused("Cargo.lock", &format!("`{local}` has no manifest")))?;
+            let of_root = local == name.as_str();
+            scopes.insert(local.as_str(), if of_root { scope } else { Scope::Binary });
+        }
+        Ok(Self {
+            name,
+            scope,
+            manifests,
+            closure: Closure::new(manifests, scopes),
+            reached,
+        })
+    }
+
+    fn assemble(
+        self,
+        seen: &BTreeMap<Utf8PathBuf, Seen>,
+        listing: &Listing,
+        configuration: Option<&[u8]>,
+        problems: &mut Vec<Problem>,
+    ) -> Result<PackageSnapshot> {
+        let cut = cut::manifests(
+            self.manifests,
+            self.name.as_str(),
+            self.scope,
+            &self.reached,
+        )?;
+        let mut generated = cut.texts;
+        if let Some(text) = configuration {
+            generated.insert(CONFIGURATION.into(), text.to_owned());
+        }
+        let owned = Owned::of(&self.closure, seen, listing, &generated);
+        let (entries, found) = owned.entries();
+        problems.extend(found);
+        let source = encode_source(&Source {
+            name: self.name.as_str(),
+            scope: self.scope,
+            entries: &entries,
+            manifests: &generated,
+            reached: &self.reached,
+        });
+        let local = Locals {
+            manifests: self.manifests,
+            closure: &self.closure,
+            entries: &entries,
+            own: &cut.own,
+            configuration,
+        };
+        let local = local.digests(self.name, self.scope, &self.reached)?;
+        generated.insert("Cargo.lock".into(), self.reached.text()?.into_bytes());
+        Ok(PackageSnapshot {
+            name: self.name.clone(),
+            scope: self.scope,
+            source: Digest::of(&source),
+            entries,
+            generated,
+            local,
+            reached: self.reached,
+        })
+    }
 }

@@ -19,6 +19,11 @@ pub struct PackageName(String);
 pub struct TargetName(String);
 
 impl PackageName {
+    /// A name that was read from a manifest.
+    pub(in crate::source) const fn known(name: String) -> Self {
+        Self(name)
+    }
+
     /// The name.
     #[must_use]
     pub fn as_str(&self) -> &str {

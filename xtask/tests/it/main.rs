@@ -4,5 +4,6 @@ mod build_recipe;
 mod image_assembly;
 mod process_children;
 mod process_interrupt;
+mod source_cargo;
 mod source_tree;
 mod source_workspace;

@@ -1,0 +1,160 @@
+//! The source digest of a package, and those of the local packages that it is made of. Both are
+//! functions of the tree alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use camino::Utf8PathBuf;
+
+use super::closure::Closure;
+use super::encoding::Encoder;
+use super::lock::Reached;
+use super::manifests::{DependencyKind, Manifests, refused};
+use super::snapshot::{Entry, EntryKind, Scope};
+use super::workspace::PackageName;
+use crate::digest::Digest;
+
+/// Everything that the source digest is taken of.
+pub(crate) struct Source<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) scope: Scope,
+    pub(crate) entries: &'a [Entry],
+    pub(crate) manifests: &'a BTreeMap<Utf8PathBuf, Vec<u8>>,
+    pub(crate) reached: &'a Reached,
+}
+
+pub(crate) fn encode_source(source: &Source<'_>) -> Vec<u8> {
+    let mut encoder = Encoder::new("phase-zero source 1");
+    encoder.text(source.name);
+    encode_scope(&mut encoder, source.scope);
+    encode_entries(&mut encoder, source.entries.iter());
+    encoder.count(source.manifests.len());
+    for (path, text) in source.manifests {
+        encoder.text(path.as_str());
+        encoder.bytes(text);
+    }
+    source.reached.encode(&mut encoder);
+    encoder.into_bytes()
+}
+
+fn encode_scope(encoder: &mut Encoder, scope: Scope) {
+    encoder.choice(match scope {
+        Scope::Binary => 0,
+        Scope::Tests => 1,
+    });
+}
+
+fn encode_entries<'a>(encoder: &mut Encoder, entries: impl ExactSizeIterator<Item = &'a Entry>) {
+    encoder.count(entries.len());
+    for entry in entries {
+        encoder.text(entry.path.as_str());
+        match &entry.kind {
+            EntryKind::File {
+                digest,
+                length_bytes,
+                executable,
+            } => {
+                encoder.choice(if *executable { 1 } else { 0 });
+                encoder.digest(*digest);
+                encoder.bytes(&length_bytes.to_le_bytes());
+            }
+            EntryKind::Link {
+                target,
+                digest,
+                executable,
+            } => {
+                encoder.choice(if *executable { 3 } else { 2 });
+                encoder.text(target.as_str());
+                encoder.digest(*digest);
+            }
+        }
+    }
+}
+
+/// What the digests of single local packages are taken of.
+pub(crate) struct Locals<'a> {
+    pub(crate) manifests: &'a Manifests,
+    pub(crate) closure: &'a Closure<'a>,
+    pub(crate) entries: &'a [Entry],
+    pub(crate) own: &'a BTreeMap<String, Vec<u8>>,
+    pub(crate) configuration: Option<&'a [u8]>,
+}
+
+impl Locals<'_> {
+    pub(crate) fn digests(
+        &self,
+        root: &PackageName,
+        scope: Scope,
+        reached: &Reached,
+    ) -> Result<BTreeMap<PackageName, Digest>> {
+        let mut files: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
+        for entry in self.entries {
+            if let Some(owner) = self.closure.owner(&entry.path) {
+                files.entry(owner).or_default().push(entry);
+            }
+        }
+        let files = |name: &str| files.get(name).map(Vec::as_slice).unwrap_or_default();
+        let locals: BTreeSet<&str> = reached.locals().collect();
+        let mut digests: BTreeMap<&str, Digest> = BTreeMap::new();
+        // Each round finishes what depends on finished packages alone.
+        while digests.len() < locals.len() {
+            let finished = digests.len();
+            for name in locals
+                .iter()
+                .filter(|name| !digests.contains_key(**name))
+                .copied()
+                .collect::<Vec<_>>()
+            {
+                let needed = self.needed(name, Scope::Binary, &locals)?;
+                let needed = needed.iter().map(|needed| digests.get(needed).copied());
+                if let Some(needed) = needed.collect::<Option<Vec<Digest>>>() {
+                    digests.insert(name, self.digest(name, Scope::Binary, files(name), &needed));
+                }
+            }
+            if digests.len() == finished {
+                return Err(refused(
+                    "Cargo.toml",
+                    "packages depend on each other in a circle",
+                ));
+            }
+        }
+        // Tests may use what depends on the package that they test: a circle that cargo allows.
+        if scope == Scope::Tests {
+            let needed = self.needed(root.as_str(), scope, &locals)?;
+            let needed: Vec<Digest> = needed.iter().map(|needed| digests[needed]).collect();
+            let digest = self.digest(root.as_str(), scope, files(root.as_str()), &needed);
+            digests.insert(root.as_str(), digest);
+        }
+        let named = digests
+            .into_iter()
+            .map(|(name, digest)| (PackageName::known(name.to_owned()), digest));
+        Ok(named.collect())
+    }
+
+    /// Local packages that this one depends on directly.
+    fn needed<'b>(
+        &self,
+        name: &str,
+        scope: Scope,
+        locals: &BTreeSet<&'b str>,
+    ) -> Result<BTreeSet<&'b str>> {
+        let counts = |kind| kind != DependencyKind::Development || scope == Scope::Tests;
+        let dependencies = self.manifests.dependencies(name)?.into_iter();
+        let needed = dependencies.filter(|one| counts(one.kind) && one.package != name);
+        Ok(needed
+            .filter_map(|one| locals.get(one.package.as_str()).copied())
+            .collect())
+    }
+
+    fn digest(&self, name: &str, scope: Scope, files: &[&Entry], needed: &[Digest]) -> Digest {
+        let mut encoder = Encoder::new("phase-zero local package 1");
+        encoder.text(name);
+        encode_scope(&mut encoder, scope);
+        encode_entries(&mut encoder, files.iter().copied());
+        encoder.bytes(&self.own[name]);
+        encoder.bytes(self.configuration.unwrap_or_default());
+        encoder.count(needed.len());
+        needed.iter().for_each(|digest| encoder.digest(*digest));
+        encoder.finish()
+    }
+}

@@ -1,0 +1,138 @@
+//! What lies at the paths of a closure, each read once: hashed, and kept if asked to.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use anyhow::Result;
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::objects::Objects;
+use super::reading::{self, Node, Problem, Stamp};
+use super::snapshot::Keep;
+use crate::digest::Digest;
+
+/// Reading and hashing is bound by memory; more threads than this bring nothing.
+const THREADS: usize = 2;
+
+/// What was seen at a path.
+#[derive(Clone, Debug)]
+pub(crate) enum Seen {
+    File {
+        stamp: Stamp,
+        digest: Digest,
+        length_bytes: u64,
+        executable: bool,
+    },
+    Link {
+        target: Utf8PathBuf,
+        leads_to: LeadsTo,
+    },
+    Folder,
+    Missing,
+}
+
+/// Where a link ends, links on the way followed.
+#[derive(Clone, Debug)]
+pub(crate) enum LeadsTo {
+    /// Relative to the root.
+    Inside(Utf8PathBuf),
+    Outside(Utf8PathBuf),
+    Nowhere(String),
+}
+
+/// Reads every wanted path once; what has the stamp that is known already is not read again.
+pub(crate) fn read_all(
+    root: &Utf8Path,
+    wanted: BTreeSet<&Utf8PathBuf>,
+    known: &BTreeMap<Utf8PathBuf, Seen>,
+    keep: &Keep,
+) -> Result<(BTreeMap<Utf8PathBuf, Seen>, Vec<Problem>)> {
+    let objects = match keep {
+        Keep::Objects(state_directory) => Some(Objects::open(state_directory)?),
+        Keep::Nothing => None,
+    };
+    let wanted: Vec<&Utf8PathBuf> = wanted.into_iter().collect();
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut found = Vec::new();
+        while let Some(path) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+            found.push((path, see(root, path, known.get(*path), objects.as_ref())));
+        }
+        found
+    };
+    let found = thread::scope(|threads| {
+        let others: Vec<_> = (1..THREADS).map(|_| threads.spawn(work)).collect();
+        let mut found = work();
+        others
+            .into_iter()
+            .for_each(|thread| found.extend(join(thread)));
+        found
+    });
+    let mut seen = BTreeMap::new();
+    let mut problems = Vec::new();
+    for (path, result) in found {
+        match result? {
+            Ok(one) => drop(seen.insert((*path).clone(), one)),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    Ok((seen, problems))
+}
+
+/// The outer error is one of the store.
+fn see(
+    root: &Utf8Path,
+    path: &Utf8Path,
+    known: Option<&Seen>,
+    objects: Option<&Objects>,
+) -> Result<Result<Seen, Problem>> {
+    if let Some(Seen::File { stamp, .. }) = known
+        && let Ok(Some(metadata)) = reading::look(root, path)
+        && Stamp::of(&metadata) == *stamp
+    {
+        return Ok(Ok(known.cloned().unwrap_or(Seen::Missing)));
+    }
+    Ok(match reading::read(root, path) {
+        Err(problem) => Err(problem),
+        Ok(Node::Folder) => Ok(Seen::Folder),
+        Ok(Node::Missing) => Ok(Seen::Missing),
+        Ok(Node::Link(target)) => {
+            let leads_to = leads_to(root, path);
+            Ok(Seen::Link { target, leads_to })
+        }
+        Ok(Node::File {
+            bytes,
+            stamp,
+            executable,
+        }) => {
+            let digest = Digest::of(&bytes);
+            if let Some(objects) = objects {
+                objects.put(digest, &bytes)?;
+            }
+            Ok(Seen::File {
+                stamp,
+                digest,
+                length_bytes: bytes.len() as u64,
+                executable,
+            })
+        }
+    })
+}
+
+fn leads_to(root: &Utf8Path, path: &Utf8Path) -> LeadsTo {
+    match root.join(path).canonicalize_utf8() {
+        Err(error) => LeadsTo::Nowhere(error.to_string()),
+        Ok(end) => match end.strip_prefix(root) {
+            Ok(inside) => LeadsTo::Inside(inside.to_owned()),
+            Err(_) => LeadsTo::Outside(end),
+        },
+    }
+}
+
+pub(crate) fn join<T>(thread: thread::ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|payload| panic::resume_unwind(payload))
+}
