@@ -7,13 +7,19 @@ use std::process::Command;
 use camino::Utf8Path;
 use xtask::source::mirror::Mirror;
 use xtask::source::snapshot::{Keep, Scope, Snapshot};
-use xtask::source::workspace::Workspace;
+use xtask::source::workspace::{PackageName, Workspace};
 
 fn metadata(root: &Utf8Path, locked: bool) {
     let host = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let mut command = Command::new(env!("CARGO"));
     command
-        .args(["metadata", "--offline", "--format-version=1", "--filter-platform", &host])
+        .args([
+            "metadata",
+            "--offline",
+            "--format-version=1",
+            "--filter-platform",
+            &host,
+        ])
         .arg(format!("--manifest-path={root}/Cargo.toml"))
         .current_dir("/");
     if locked {
@@ -31,14 +37,17 @@ fn cargo_takes_every_mirror_and_prunes_its_lock_within_what_was_frozen() {
     let workspace = Workspace::load(&Workspace::find_root().unwrap()).unwrap();
     let state = tempfile::tempdir().unwrap();
     let state = Utf8Path::from_path(state.path()).unwrap();
-    let scope = |name| {
+    let scope = |name: &PackageName| {
         if *name == workspace.tests {
             Scope::Tests
         } else {
             Scope::Binary
         }
     };
-    let packages = workspace.packages.keys().map(|name| (name.clone(), scope(name)));
+    let packages = workspace
+        .packages
+        .keys()
+        .map(|name| (name.clone(), scope(name)));
     let packages: BTreeMap<_, _> = packages.collect();
     let keep = Keep::Objects(state.to_owned());
     let snapshot = Snapshot::take(&workspace, &packages, &keep).unwrap();
