@@ -1,18 +1,44 @@
 //! The local cluster: containers on a private network, restarted by the engine when they end, so
 //! that it holds after the tool has gone. Ports are random on 127.0.0.1. It honours a closed list
 //! of what a manifest may say and refuses the rest, naming the field and `--cluster kind`.
+//!
+//! It is not Kubernetes: probes are asked until they are answered once and not after that, an
+//! empty folder in memory does not outlive its container, and requests reserve nothing.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, Permissions};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
 
-use crate::engine::Engine;
-use crate::run::Run;
+use anyhow::{Context as _, Result, anyhow};
+use camino::{Utf8Path, Utf8PathBuf};
+
+use crate::engine::{ContainerFacts, Engine};
+use crate::exit::{Exit, Failure};
+use crate::manifest::{Manifests, References};
+use crate::process;
+use crate::run::{Resource, Resources, Run};
+use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
-use crate::third_party::ThirdPartyImage;
+use crate::third_party::{self, ThirdPartyImage};
+
+mod plan;
+mod ready;
+
+pub(crate) use plan::{Planned, Pod};
+
+/// Making a network, a volume or a container on a busy host.
+const MAKE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The local cluster of a run.
 #[derive(Debug)]
 pub struct Local {
+    engine: Engine,
+    network: String,
+    run_label: String,
     third_party: Vec<ThirdPartyImage>,
+    containers: Vec<Planned>,
 }
 
 impl Local {
@@ -21,12 +47,35 @@ impl Local {
     /// # Errors
     /// When the engine makes no network, or an image cannot be had.
     pub fn start(
-        _workspace: &Workspace,
-        _target: &Target,
-        _run: &Run,
-        _engine: &Engine,
+        workspace: &Workspace,
+        target: &Target,
+        run: &Run,
+        engine: &Engine,
     ) -> Result<Self> {
-        todo!()
+        let network = run.id().to_owned();
+        let third_party = thread::scope(|scope| {
+            let providing: Vec<_> = target
+                .third_party
+                .iter()
+                .map(|name| scope.spawn(|| third_party::provide(workspace, engine, name)))
+                .collect();
+            let made = make_network(run, engine, &network);
+            let provided: Result<Vec<_>> = providing.into_iter().map(joined).collect();
+            made.and(provided)
+        })?;
+        Ok(Self {
+            engine: engine.clone(),
+            network,
+            run_label: format!("{}={}", crate::run::LABEL_RUN, run.id()),
+            third_party,
+            containers: Vec::new(),
+        })
+    }
+
+    /// The engine that it runs on.
+    #[must_use]
+    pub const fn engine(&self) -> &Engine {
+        &self.engine
     }
 
     /// The third-party images of the run.
@@ -40,6 +89,236 @@ impl Local {
     /// # Errors
     /// When the engine does not answer.
     pub fn describe(&self) -> Result<Vec<String>> {
-        todo!()
+        let found = Resources::find(&self.engine, &self.run_label)?;
+        let facts = self
+            .engine
+            .containers(found.containers.iter().map(String::as_str))?;
+        let lines = facts.values().map(|facts| {
+            let ContainerFacts {
+                name,
+                status,
+                exit_code,
+                restart_count,
+                started_at,
+                ..
+            } = facts;
+            let memory = if facts.out_of_memory { ", out of memory" } else { "" };
+            format!(
+                "{name}: {status}, exit code {exit_code}{memory}, restarted {restart_count} times, started {started_at}, image {}",
+                facts.reference
+            )
+        });
+        Ok(lines.collect())
+    }
+
+    /// The containers that stay, once they were deployed.
+    pub(crate) fn containers(&self) -> &[Planned] {
+        &self.containers
+    }
+
+    /// What the engine says of them now; those that are gone are missing.
+    pub(crate) fn facts(&self) -> Result<BTreeMap<String, ContainerFacts>> {
+        let names = self
+            .containers
+            .iter()
+            .map(|container| container.name.as_str());
+        self.engine.containers(names)
+    }
+
+    /// Where the files of a ConfigMap lie.
+    pub(crate) fn config_directory(run: &Run, config_map: &str) -> Utf8PathBuf {
+        run.directory().join("config").join(config_map)
+    }
+
+    /// What will run; refused here if it cannot.
+    pub(crate) fn plan(
+        &self,
+        run: &Run,
+        secrets: &Secrets,
+        manifests: &Manifests,
+        references: &References,
+    ) -> Result<Vec<Pod>> {
+        let labels = run.labels();
+        let around = plan::Surroundings {
+            engine: &self.engine,
+            run: run.id(),
+            network: &self.network,
+            labels: &labels,
+            secrets,
+            config: &run.directory().join("config"),
+        };
+        plan::pods(&around, manifests, references)
+    }
+
+    /// Starts everything at the same time: services wait for what they need by themselves. Waits
+    /// until each is ready; `deadline_of` tells how long a service may take.
+    pub(crate) fn roll_out(
+        &mut self,
+        run: &Run,
+        pods: Vec<Pod>,
+        deadline_of: impl Fn(&str) -> Duration,
+    ) -> Result<()> {
+        self.containers = pods.iter().map(|pod| pod.main.clone()).collect();
+        let engine = &self.engine;
+        thread::scope(|scope| {
+            let starting: Vec<_> = pods
+                .iter()
+                .map(|pod| scope.spawn(move || start(run, engine, pod)))
+                .collect();
+            all(starting)
+        })?;
+        let facts = self.facts()?;
+        let began = Instant::now();
+        let outcomes = thread::scope(|scope| {
+            let waiting: Vec<_> = self
+                .containers
+                .iter()
+                .map(|container| {
+                    let deadline = deadline_of(&container.service);
+                    let facts = facts.get(&container.name);
+                    scope.spawn(move || match facts {
+                        Some(facts) => ready::wait(&container.readiness, facts, began + deadline),
+                        None => Err(ready::Unready::Ended),
+                    })
+                })
+                .collect();
+            let results = waiting.into_iter().map(|handle| match handle.join() {
+                Ok(result) => result,
+                Err(_) => Err(ready::Unready::Late("its wait panicked".to_owned())),
+            });
+            results.collect::<Vec<_>>()
+        });
+        self.judge(outcomes, deadline_of)
+    }
+
+    /// A container that ended says more than one that waited for it in vain.
+    fn judge(
+        &self,
+        outcomes: Vec<Result<(), ready::Unready>>,
+        deadline_of: impl Fn(&str) -> Duration,
+    ) -> Result<()> {
+        let mut failed: Vec<(&Planned, ready::Unready)> = self
+            .containers
+            .iter()
+            .zip(outcomes)
+            .filter_map(|(container, outcome)| Some((container, outcome.err()?)))
+            .collect();
+        failed.sort_by_key(|(_, unready)| match unready {
+            ready::Unready::Stopped(_) => 0,
+            ready::Unready::Ended => 1,
+            ready::Unready::Late(_) => 2,
+        });
+        let Some((container, unready)) = failed.into_iter().next() else {
+            return Ok(());
+        };
+        let facts = self.facts()?;
+        let deadline = deadline_of(&container.service);
+        let name = &container.name;
+        Err(ready::explain(name, deadline, unready, facts.get(name)))
+    }
+}
+
+/// Writes the files of every ConfigMap that the run may mount.
+pub(crate) fn write_config(run: &Run, manifests: &Manifests) -> Result<()> {
+    for (name, data) in &manifests.config_maps {
+        let folder = Local::config_directory(run, name);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(&folder)
+            .with_context(|| format!("cannot make {folder}"))?;
+        open_to_read(&folder, 0o755)?;
+        for (key, content) in data {
+            let path = folder.join(key);
+            fs::write(&path, content).with_context(|| format!("cannot write {path}"))?;
+            open_to_read(&path, 0o644)?;
+        }
+    }
+    Ok(())
+}
+
+/// A container's user is another one; the umask does not decide what it may read.
+fn open_to_read(path: &Utf8Path, mode: u32) -> Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(mode))
+        .with_context(|| format!("cannot set the mode of {path}"))
+}
+
+fn make_network(run: &Run, engine: &Engine, network: &str) -> Result<()> {
+    run.journal(&Resource::Network(network.to_owned()))?;
+    let create = engine
+        .invocation()
+        .args(["network", "create"])
+        .args(run.labels().iter().map(|label| format!("--label={label}")))
+        .arg(network);
+    process::capture(&create, MAKE_DEADLINE).map_err(|error| {
+        Failure::new(Exit::Host, "the engine makes no network").caused_by(error)
+    })?;
+    Ok(())
+}
+
+/// Volumes, then init containers one after the other, then the container.
+fn start(run: &Run, engine: &Engine, pod: &Pod) -> Result<()> {
+    for volume in &pod.volumes {
+        run.journal(&Resource::Volume(volume.clone()))?;
+        let create = engine
+            .invocation()
+            .args(["volume", "create"])
+            .args(run.labels().iter().map(|label| format!("--label={label}")))
+            .arg(volume);
+        process::capture(&create, MAKE_DEADLINE)?;
+    }
+    for init in &pod.init {
+        run.journal(&Resource::Container(init.name.clone()))?;
+        let to_its_end = engine.invocation().arg("run").args(&init.arguments);
+        let output = process::output(&to_its_end, MAKE_DEADLINE)?;
+        if output.code != 0 {
+            let said = format!("{}{}", output.stdout, output.stderr);
+            return Err(Failure::new(
+                Exit::Deploy,
+                format!(
+                    "init container {} ended with exit code {}",
+                    init.name, output.code
+                ),
+            )
+            .caused_by(anyhow!("{}\ncommand: {to_its_end}", said.trim_end()))
+            .into());
+        }
+    }
+    let container = &pod.main;
+    run.journal(&Resource::Container(container.name.clone()))?;
+    let detached = engine
+        .invocation()
+        .args(["run", "--detach"])
+        .args(&container.arguments);
+    process::capture(&detached, MAKE_DEADLINE).map_err(|error| {
+        Failure::new(
+            Exit::Deploy,
+            format!("container {} could not be started", container.name),
+        )
+        .caused_by(error)
+    })?;
+    Ok(())
+}
+
+fn joined<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    handle
+        .join()
+        .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
+}
+
+/// Every failure is told; one alone as it is, so that it keeps its exit code.
+fn all(handles: Vec<ScopedJoinHandle<'_, Result<()>>>) -> Result<()> {
+    let mut errors: Vec<anyhow::Error> = handles
+        .into_iter()
+        .filter_map(|handle| joined(handle).err())
+        .collect();
+    match errors.len() {
+        0 => Ok(()),
+        1 => Err(errors.remove(0)),
+        _ => {
+            let first = errors.remove(0);
+            let others: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
+            Err(first.context(format!("and besides: {}", others.join("; "))))
+        }
     }
 }

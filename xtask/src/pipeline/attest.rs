@@ -1,13 +1,28 @@
 //! Phase 5: what runs is what was built. The image ID of every container against the ID that was
 //! built, the answer of every process against the source digest. Again after the tests, with
-//! restarts that nobody asked for.
+//! restarts that nobody asked for. Repairs nothing: it tells what differs.
 
-use anyhow::Result;
-use serde::Serialize;
+use std::collections::BTreeMap;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use serde::{Deserialize, Serialize};
 
 use super::deploy::Deployment;
 use crate::cluster::Cluster;
+use crate::cluster::local::{Local, Planned};
+use crate::engine::ContainerFacts;
+use crate::exit::{Exit, Failure};
+use crate::process::interrupt;
 use crate::run::Run;
+
+/// The name of the port where a service of ours tells its version.
+const PROBES: &str = "probes";
+/// How long a process that was ready may take to tell its version; one that a test has just
+/// started again needs a moment.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Proved.
 #[derive(Debug)]
@@ -35,6 +50,13 @@ pub struct Evidence {
     pub restart_count: u64,
 }
 
+/// A line of `faults.jsonl`.
+#[derive(Debug, Deserialize)]
+struct Fault {
+    container: String,
+    action: String,
+}
+
 impl Attested {
     /// What was deployed.
     #[must_use]
@@ -53,8 +75,23 @@ impl Attested {
     ///
     /// # Errors
     /// [`crate::exit::Exit::Attest`], with what differs.
-    pub fn look_again(&self, _run: &Run, _cluster: &Cluster) -> Result<Vec<Evidence>> {
-        todo!()
+    pub fn look_again(&self, run: &Run, cluster: &Cluster) -> Result<Vec<Evidence>> {
+        let Cluster::Local(local) = cluster;
+        let faults = faults(run)?;
+        let (evidence, mut differences) = look(&self.deployment, local)?;
+        for before in &self.evidence {
+            let after = evidence
+                .iter()
+                .find(|now| now.container == before.container);
+            differences.extend(after.and_then(|after| restarted(before, after, &faults)));
+        }
+        if differences.is_empty() {
+            return Ok(evidence);
+        }
+        Err(failure(
+            "after the tests, what runs is not what was proved before them",
+            &differences,
+        ))
     }
 }
 
@@ -62,6 +99,267 @@ impl Attested {
 ///
 /// # Errors
 /// [`crate::exit::Exit::Attest`], with what differs: what was built, what runs.
-pub fn attest(_deployment: Deployment, _cluster: &Cluster) -> Result<Attested> {
-    todo!()
+pub fn attest(deployment: Deployment, cluster: &Cluster) -> Result<Attested> {
+    let Cluster::Local(local) = cluster;
+    let (evidence, mut differences) = look(&deployment, local)?;
+    for seen in &evidence {
+        if seen.restart_count > 0 {
+            differences.push(format!(
+                "{} was restarted {} times before anything was tested",
+                seen.container, seen.restart_count
+            ));
+        }
+    }
+    if differences.is_empty() {
+        return Ok(Attested {
+            deployment,
+            evidence,
+        });
+    }
+    Err(failure("what runs is not what was built", &differences))
+}
+
+fn failure(what: &str, differences: &[String]) -> anyhow::Error {
+    Failure::new(
+        Exit::Attest,
+        format!("{what}\n  {}", differences.join("\n  ")),
+    )
+    .into()
+}
+
+/// Looks at every container: what was seen, and what differs from what was built.
+fn look(deployment: &Deployment, local: &Local) -> Result<(Vec<Evidence>, Vec<String>)> {
+    let facts = local.facts()?;
+    let mut differences = Vec::new();
+    for (package, _) in deployment.images.iter() {
+        let runs = |container: &Planned| container.image.package.as_ref() == Some(package);
+        if !local.containers().iter().any(runs) {
+            differences.push(format!("no container runs the image of {package}"));
+        }
+    }
+    let seen: Vec<Result<Seen>> = thread::scope(|scope| {
+        let looking: Vec<_> = local
+            .containers()
+            .iter()
+            .map(|container| {
+                let facts = facts.get(&container.name);
+                scope.spawn(move || look_at(deployment, container, facts))
+            })
+            .collect();
+        let results = looking.into_iter().map(|handle| {
+            handle
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked")))
+        });
+        results.collect()
+    });
+    let mut evidence = Vec::new();
+    for seen in seen {
+        let seen = seen?;
+        evidence.extend(seen.evidence);
+        differences.extend(seen.differences);
+    }
+    Ok((evidence, differences))
+}
+
+/// What was seen of a container, if it is there, and what is wrong with it.
+#[derive(Debug, Default)]
+struct Seen {
+    evidence: Option<Evidence>,
+    differences: Vec<String>,
+}
+
+fn look_at(
+    deployment: &Deployment,
+    container: &Planned,
+    facts: Option<&ContainerFacts>,
+) -> Result<Seen> {
+    let name = &container.name;
+    let mut seen = Seen::default();
+    let Some(facts) = facts else {
+        seen.differences.push(format!("{name} is gone"));
+        return Ok(seen);
+    };
+    let image = &container.image;
+    if facts.image_id != image.image_id {
+        seen.differences.push(format!(
+            "{name} runs image {}, built was {} ({})",
+            facts.image_id, image.image_id, image.reference
+        ));
+    }
+    if facts.reference != image.reference {
+        seen.differences.push(format!(
+            "{name} was started from {}, not from {}",
+            facts.reference, image.reference
+        ));
+    }
+    let mut version = None;
+    if facts.status != "running" {
+        seen.differences.push(format!(
+            "{name} is {}, exit code {}",
+            facts.status, facts.exit_code
+        ));
+    } else if let Some(package) = &image.package {
+        let built = deployment
+            .images
+            .get(package)
+            .with_context(|| format!("{package} has no image in this run"))?
+            .built();
+        match ask_version(container, facts)? {
+            Ok(answer) => {
+                let told = |field: &str| answer[field].as_str().unwrap_or("nothing").to_owned();
+                let source = built.source().to_string();
+                if told("source_digest") != source {
+                    seen.differences.push(format!(
+                        "the process in {name} tells source {}, built was {source}",
+                        told("source_digest")
+                    ));
+                }
+                if told("package") != package.as_str() {
+                    seen.differences.push(format!(
+                        "the process in {name} says that it is {}, not {package}",
+                        told("package")
+                    ));
+                }
+                version = Some(answer);
+            }
+            Err(last) => seen
+                .differences
+                .push(format!("{name} does not tell its version: {last}")),
+        }
+    }
+    seen.evidence = Some(Evidence {
+        service: container.service.clone(),
+        container: name.clone(),
+        reference: facts.reference.clone(),
+        image_id: facts.image_id.clone(),
+        version,
+        started_at: facts.started_at.clone(),
+        restart_count: facts.restart_count,
+    });
+    Ok(seen)
+}
+
+/// What `/version` answers, or the last thing that stood in the way.
+fn ask_version(
+    container: &Planned,
+    facts: &ContainerFacts,
+) -> Result<Result<serde_json::Value, String>> {
+    let published = container
+        .ports
+        .get(PROBES)
+        .map(|inside| facts.ports.get(inside));
+    let Some(Some(published)) = published else {
+        return Ok(Err(format!("no port named `{PROBES}` is published")));
+    };
+    let url = format!("http://127.0.0.1:{published}/version");
+    let began = Instant::now();
+    loop {
+        let last = match minreq::get(&url).with_timeout(2).send() {
+            Ok(response) if response.status_code == 200 => {
+                let text = response.as_str().unwrap_or_default();
+                return Ok(serde_json::from_str(text)
+                    .map_err(|error| format!("/version answers no JSON: {error}")));
+            }
+            Ok(response) => format!("/version answers {}", response.status_code),
+            Err(error) => format!("/version does not answer: {error}"),
+        };
+        interrupt::check()?;
+        if began.elapsed() > ANSWER_DEADLINE {
+            return Ok(Err(last));
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// What the tests announced before they did it, counted by container and action.
+fn faults(run: &Run) -> Result<BTreeMap<(String, String), u64>> {
+    let path = run.directory().join("faults.jsonl");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {path}")),
+    };
+    let mut counts = BTreeMap::new();
+    for line in text.lines().filter(|line| !line.trim().is_empty()) {
+        let fault: Fault =
+            serde_json::from_str(line).with_context(|| format!("cannot read {path}: {line}"))?;
+        *counts.entry((fault.container, fault.action)).or_insert(0) += 1;
+    }
+    Ok(counts)
+}
+
+/// What is wrong when a container's process is another one now. A start that was announced gives a
+/// new process and sets the engine's count back; a kill that was announced permits one restart.
+fn restarted(
+    before: &Evidence,
+    after: &Evidence,
+    faults: &BTreeMap<(String, String), u64>,
+) -> Option<String> {
+    let announced = |action: &str| {
+        let key = (before.container.clone(), action.to_owned());
+        faults.get(&key).copied().unwrap_or(0)
+    };
+    let (starts, kills) = (announced("start"), announced("kill"));
+    if after.restart_count > kills {
+        return Some(format!(
+            "{} was restarted by the engine {} times, announced were {kills}: its log says why its process ended",
+            after.container, after.restart_count
+        ));
+    }
+    (after.started_at != before.started_at && starts + kills == 0).then(|| {
+        format!(
+            "{} has another process since {}, and no fault of that was announced",
+            after.container, after.started_at
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Evidence, restarted};
+
+    fn evidence(started_at: &str, restart_count: u64) -> Evidence {
+        Evidence {
+            service: "a".to_owned(),
+            container: "a-0".to_owned(),
+            reference: String::new(),
+            image_id: String::new(),
+            version: None,
+            started_at: started_at.to_owned(),
+            restart_count,
+        }
+    }
+
+    #[track_caller]
+    fn check(faults: &[&str], started_at: &str, restart_count: u64, fine: bool) {
+        let mut counts = BTreeMap::new();
+        for action in faults {
+            *counts
+                .entry(("a-0".to_owned(), (*action).to_owned()))
+                .or_insert(0) += 1;
+        }
+        let found = restarted(
+            &evidence("1", 0),
+            &evidence(started_at, restart_count),
+            &counts,
+        );
+        assert_eq!(found.is_none(), fine, "{found:?}");
+    }
+
+    #[test]
+    fn only_announced_restarts_pass() {
+        check(&[], "1", 0, true);
+        check(&[], "2", 0, false);
+        check(&[], "2", 1, false);
+        check(&["pause", "unpause"], "1", 0, true);
+        check(&["pause", "unpause"], "2", 0, false);
+        check(&["stop", "start"], "2", 0, true);
+        check(&["stop", "start"], "2", 1, false);
+        check(&["kill"], "2", 1, true);
+        check(&["kill"], "2", 2, false);
+        check(&["kill", "start"], "2", 0, true);
+    }
 }

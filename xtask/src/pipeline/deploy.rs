@@ -1,12 +1,21 @@
-//! Phase 4: the manifests with the references of phase 0, rolled out and reachable.
+//! Phase 4: the manifests with the references of phase 0, rolled out and reachable. Makes no
+//! reference: it takes those that were seen loaded.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
+use camino::Utf8PathBuf;
+use serde::Serialize;
 
 use super::Images;
 use super::load::Loaded;
 use crate::cluster::Cluster;
+use crate::cluster::local::{Local, Planned, write_config};
+use crate::digest::Digest;
+use crate::host;
+use crate::manifest::{Manifests, References};
+use crate::report;
 use crate::run::Run;
 use crate::secrets::Secrets;
 use crate::source::workspace::Workspace;
@@ -25,18 +34,120 @@ impl Deployment {
     }
 }
 
+/// `run.json`: what a test or a person needs to reach the run. No ports of the host: an engine
+/// may give others after a restart, so it is asked at each use.
+#[derive(Serialize)]
+struct RunFile<'a> {
+    id: &'a str,
+    target: &'a str,
+    cluster: &'static str,
+    kept: bool,
+    run_directory: Utf8PathBuf,
+    tests_source_digest: Digest,
+    engine: EngineFile<'a>,
+    services: BTreeMap<&'a str, Service<'a>>,
+    tokens_directory: Utf8PathBuf,
+    passwords_directory: Utf8PathBuf,
+}
+
+#[derive(Serialize)]
+struct EngineFile<'a> {
+    program: &'a str,
+    environment: &'a BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct Service<'a> {
+    containers: Vec<&'a str>,
+    ports: &'a BTreeMap<String, u16>,
+    source_digest: Option<Digest>,
+    image_id: &'a str,
+    config_maps: BTreeMap<&'a str, Utf8PathBuf>,
+}
+
 /// Deploys third parties and every image, and waits until each is ready. Writes `run.json`.
 ///
 /// # Errors
 /// [`crate::exit::Exit::Manifest`] for a manifest that is refused; [`crate::exit::Exit::Deploy`]
 /// when a container ends or a readiness does not come in time: with the last answer and the last log lines.
 pub fn deploy(
-    _workspace: &Workspace,
-    _run: &Run,
-    _secrets: &Secrets,
-    _images: Images<Loaded>,
-    _cluster: &mut Cluster,
-    _deadline: Duration,
+    workspace: &Workspace,
+    run: &Run,
+    secrets: &Secrets,
+    images: Images<Loaded>,
+    cluster: &mut Cluster,
+    deadline: Duration,
 ) -> Result<Deployment> {
-    todo!()
+    let Cluster::Local(local) = cluster;
+    let third_party = local.third_party();
+    let ours = images.iter().map(|(package, _)| package.as_str());
+    let theirs = third_party.iter().map(|image| image.name.as_str());
+    let manifests = Manifests::read(workspace, ours.chain(theirs))?;
+    let void: Vec<&str> = manifests.void().collect();
+    if !void.is_empty() {
+        let list = void.join(", ");
+        report::note(&format!("void without Kubernetes: {list}"));
+    }
+    let references = References::of(&images, third_party);
+    let pods = local.plan(run, secrets, &manifests, &references)?;
+    write_config(run, &manifests)?;
+    local.roll_out(run, pods, |service| {
+        ready_deadline(workspace, service).map_or(deadline, |own| own.min(deadline))
+    })?;
+    write_run_file(workspace, run, secrets, &images, local)?;
+    Ok(Deployment { images })
+}
+
+fn ready_deadline(workspace: &Workspace, service: &str) -> Option<Duration> {
+    let e2e = workspace.package(service).ok()?.e2e.as_ref()?;
+    e2e.ready_deadline_seconds.map(Duration::from_secs)
+}
+
+fn write_run_file(
+    workspace: &Workspace,
+    run: &Run,
+    secrets: &Secrets,
+    images: &Images<Loaded>,
+    local: &Local,
+) -> Result<()> {
+    let mut services: BTreeMap<&str, Service<'_>> = BTreeMap::new();
+    for container in local.containers() {
+        let known = services
+            .entry(container.service.as_str())
+            .or_insert_with(|| service(run, images, container));
+        known.containers.push(&container.name);
+    }
+    let engine = local.engine();
+    let tests = images.frozen().snapshot().package(&workspace.tests);
+    let file = RunFile {
+        id: run.id(),
+        target: run.target().as_str(),
+        cluster: "local",
+        kept: false,
+        run_directory: run.directory().to_owned(),
+        tests_source_digest: tests.source(),
+        engine: EngineFile {
+            program: engine.program.as_str(),
+            environment: &engine.environment,
+        },
+        services,
+        tokens_directory: secrets.tokens(),
+        passwords_directory: secrets.passwords(),
+    };
+    host::write_cached(&run.directory().join("run.json"), &file)
+}
+
+fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned) -> Service<'a> {
+    let package = container.image.package.as_ref();
+    let image = package.and_then(|package| images.get(package));
+    let config_maps = container.config_maps.iter();
+    Service {
+        containers: Vec::new(),
+        ports: &container.ports,
+        source_digest: image.map(|image| image.built().source()),
+        image_id: &container.image.image_id,
+        config_maps: config_maps
+            .map(|name| (name.as_str(), Local::config_directory(run, name)))
+            .collect(),
+    }
 }

@@ -1,10 +1,15 @@
-//! Phase 3: the tag of phase 0 into the cluster, and seen again in its own listing.
+//! Phase 3: the tag of phase 0 into the cluster, and seen again in its own listing. Gives no image
+//! another name; what is there under the name already must be the image that was built.
+
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 
 use super::Images;
 use super::build::Built;
 use crate::cluster::Cluster;
+use crate::engine::ImageFacts;
+use crate::exit::{Exit, Failure};
 
 /// An image that the cluster itself lists under its name, with the ID that was built.
 #[derive(Clone, Debug)]
@@ -30,7 +35,78 @@ impl Loaded {
 /// Loads every image and looks it up again.
 ///
 /// # Errors
-/// When the listing afterwards does not show the name with the ID that was built.
-pub fn load(_images: Images<Built>, _cluster: &Cluster) -> Result<Images<Loaded>> {
-    todo!()
+/// When the listing afterwards does not show the name with the ID that was built, or showed the
+/// name with another image before.
+pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> {
+    let Cluster::Local(local) = cluster;
+    let engine = local.engine();
+    let listing = || -> Result<BTreeMap<String, ImageFacts>> {
+        let references: Vec<String> = images.iter().map(|(_, built)| name(built)).collect();
+        engine.images(references.iter().map(String::as_str))
+    };
+    let before = listing()?;
+    let mut missing = Vec::new();
+    for (_, built) in images.iter() {
+        match before.get(&name(built)) {
+            Some(facts) => check(built, facts)?,
+            None => missing.push(built.archive().to_owned()),
+        }
+    }
+    for archive in &missing {
+        engine.load(archive)?;
+    }
+    let after = if missing.is_empty() {
+        before.clone()
+    } else {
+        listing()?
+    };
+    images.advance(|_, built| {
+        let name = name(&built);
+        let facts = after.get(&name).ok_or_else(|| {
+            Failure::new(
+                Exit::Internal,
+                format!(
+                    "{} was loaded, and the engine does not list {name}",
+                    built.archive()
+                ),
+            )
+        })?;
+        check(&built, facts)?;
+        Ok(Loaded {
+            already_there: before.contains_key(&name),
+            built,
+        })
+    })
+}
+
+fn name(built: &Built) -> String {
+    built.reference().to_string()
+}
+
+/// Equal names with unequal images are fatal: one of them is not what its name says.
+fn check(built: &Built, facts: &ImageFacts) -> Result<()> {
+    let wanted = built.image_id().oci();
+    if facts.id == wanted {
+        return Ok(());
+    }
+    let reference = built.reference();
+    let labels: Vec<String> = facts
+        .labels
+        .iter()
+        .map(|(label, value)| format!("\n    {label}={value}"))
+        .collect();
+    Err(Failure::new(
+        Exit::Attest,
+        format!(
+            "the engine has another image under the name {reference}\n  built: {wanted}, source {}, recipe {}\n  there: {}, labels{}",
+            built.source(),
+            built.recipe(),
+            facts.id,
+            if labels.is_empty() { " none".to_owned() } else { labels.concat() },
+        ),
+    )
+    .hint(format!(
+        "somebody gave another image this name, or the build is not reproducible: look at it, then remove it with `podman image rm {reference}`"
+    ))
+    .into())
 }

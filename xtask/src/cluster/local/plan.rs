@@ -1,0 +1,370 @@
+//! From manifests to container command lines: what will run, with which options. Nothing is
+//! started here, so what cannot be run is refused before anything was made.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+
+use crate::engine::{Engine, EngineKind};
+use crate::exit::{Exit, Failure};
+use crate::manifest::document::{Container, Medium, Port, Probe, Volume};
+use crate::manifest::{Manifests, Reference, References, Workload, number};
+use crate::secrets::Secrets;
+
+/// More processes than any service needs; a fork bomb ends here.
+const PROCESSES_MAX: u32 = 2048;
+/// What a container may say before the engine forgets the oldest.
+const LOG_MAX: &str = "64m";
+
+/// Where a run's containers get what they need.
+pub(super) struct Surroundings<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) run: &'a str,
+    pub(super) network: &'a str,
+    /// `name=value`.
+    pub(super) labels: &'a [String],
+    pub(super) secrets: &'a Secrets,
+    /// Holds a folder of files for each ConfigMap.
+    pub(super) config: &'a Utf8Path,
+}
+
+/// One pod: its volumes, what runs to its end first, and its container.
+#[derive(Clone, Debug)]
+pub(crate) struct Pod {
+    pub(crate) volumes: Vec<String>,
+    pub(crate) init: Vec<Planned>,
+    pub(crate) main: Planned,
+}
+
+/// A container that will be.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub(crate) name: String,
+    /// The manifest's name.
+    pub(crate) service: String,
+    pub(crate) image: Reference,
+    /// All after `run`.
+    pub(crate) arguments: Vec<String>,
+    /// Ports by name.
+    pub(crate) ports: BTreeMap<String, u16>,
+    pub(crate) config_maps: Vec<String>,
+    pub(crate) readiness: Readiness,
+}
+
+/// When a container counts as ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    /// It runs.
+    Running,
+    /// It answers this path with 200 to 399.
+    Http {
+        /// Inside.
+        port: u16,
+        /// With its `/`.
+        path: String,
+        /// For one answer.
+        timeout_seconds: u64,
+    },
+    /// It takes a connection and keeps it.
+    Tcp {
+        /// Inside.
+        port: u16,
+    },
+}
+
+/// Every pod of the run.
+pub(super) fn pods(
+    around: &Surroundings<'_>,
+    manifests: &Manifests,
+    references: &References,
+) -> Result<Vec<Pod>> {
+    let mut pods = Vec::new();
+    for workload in &manifests.workloads {
+        for replica in 0..workload.deployment.spec.replicas {
+            let planner = Planner {
+                around,
+                manifests,
+                references,
+                workload,
+                replica,
+            };
+            pods.push(planner.pod()?);
+        }
+    }
+    Ok(pods)
+}
+
+struct Planner<'a> {
+    around: &'a Surroundings<'a>,
+    manifests: &'a Manifests,
+    references: &'a References,
+    workload: &'a Workload,
+    replica: u32,
+}
+
+impl Planner<'_> {
+    fn pod(&self) -> Result<Pod> {
+        let spec = &self.workload.deployment.spec.template.spec;
+        let volumes = spec.volumes.iter().filter(|volume| self.is_named(volume));
+        let init = spec.init_containers.iter().map(|container| {
+            let name = format!("{}-init-{}", self.name(), container.name);
+            self.planned(name, container, Role::Init)
+        });
+        Ok(Pod {
+            volumes: volumes.map(|volume| self.volume_name(volume)).collect(),
+            init: init.collect::<Result<_>>()?,
+            main: self.planned(self.name(), self.workload.container(), Role::Main)?,
+        })
+    }
+
+    fn name(&self) -> String {
+        format!("{}-{}", self.around.run, self.host_name())
+    }
+
+    fn host_name(&self) -> String {
+        format!("{}-{}", self.workload.name(), self.replica)
+    }
+
+    fn volume_name(&self, volume: &Volume) -> String {
+        format!("{}-{}", self.name(), volume.name)
+    }
+
+    /// An empty folder that outlives a container, or is shared by two, needs a volume of the
+    /// engine; one in memory for one container alone does not.
+    fn is_named(&self, volume: &Volume) -> bool {
+        let spec = &self.workload.deployment.spec.template.spec;
+        let containers = spec.init_containers.iter().chain(&spec.containers);
+        let users = containers
+            .filter(|container| mounts(container, volume))
+            .count();
+        match &volume.empty_dir {
+            Some(empty) => empty.medium != Some(Medium::Memory) || users > 1,
+            None => false,
+        }
+    }
+
+    fn planned(&self, name: String, container: &Container, role: Role) -> Result<Planned> {
+        let image = self.references.get(self.workload, &container.image)?;
+        let mut arguments = vec![format!("--name={name}")];
+        arguments.extend(self.place(role));
+        arguments.extend(self.confinement(container));
+        for variable in &container.env {
+            arguments.push(format!("--env={}={}", variable.name, variable.value));
+        }
+        let mut config_maps = Vec::new();
+        for mount in &container.volume_mounts {
+            let volumes = &self.workload.deployment.spec.template.spec.volumes;
+            let volume = volumes.iter().find(|volume| volume.name == mount.name);
+            let volume = volume.context("a mount was checked to have its volume")?;
+            config_maps.extend(volume.config_map.as_ref().map(|map| map.name.clone()));
+            arguments.push(self.mount(volume, &mount.mount_path, mount.read_only)?);
+        }
+        if role == Role::Main {
+            for port in &container.ports {
+                arguments.push(format!("--publish=127.0.0.1::{}", port.container_port));
+            }
+        }
+        let mut command = container.command.iter();
+        arguments.extend(
+            command
+                .next()
+                .map(|program| format!("--entrypoint={program}")),
+        );
+        arguments.push(image.reference.clone());
+        arguments.extend(command.chain(&container.args).cloned());
+        Ok(Planned {
+            name,
+            service: self.workload.service.clone(),
+            image: image.clone(),
+            arguments,
+            ports: named_ports(container),
+            config_maps,
+            readiness: readiness(container),
+        })
+    }
+
+    fn place(&self, role: Role) -> Vec<String> {
+        let host_name = self.host_name();
+        let mut arguments = vec![
+            "--pull=never".to_owned(),
+            format!("--hostname={host_name}"),
+            format!("--env=HOSTNAME={host_name}"),
+            format!("--network={}", self.around.network),
+        ];
+        if role == Role::Main {
+            arguments.push("--restart=always".to_owned());
+            let aliases = self.workload.aliases.iter();
+            arguments.extend(aliases.map(|alias| format!("--network-alias={alias}")));
+        }
+        arguments.extend(
+            self.around
+                .labels
+                .iter()
+                .map(|label| format!("--label={label}")),
+        );
+        let grace = self
+            .workload
+            .deployment
+            .spec
+            .template
+            .spec
+            .termination_grace_period_seconds;
+        arguments.push(format!("--stop-timeout={}", grace.unwrap_or(30)));
+        let driver = match self.around.engine.kind {
+            EngineKind::Podman => "k8s-file",
+            EngineKind::Docker => "json-file",
+        };
+        arguments.push(format!("--log-driver={driver}"));
+        arguments.push(format!("--log-opt=max-size={LOG_MAX}"));
+        let image_volumes = self.around.engine.ignores_image_volumes();
+        arguments.extend(image_volumes.iter().map(|&option| option.to_owned()));
+        if self.around.engine.kind == EngineKind::Podman {
+            // The host's proxy is none of a service's business.
+            arguments.push("--http-proxy=false".to_owned());
+        }
+        arguments
+    }
+
+    /// securityContext and resources.
+    fn confinement(&self, container: &Container) -> Vec<String> {
+        let pod = &self.workload.deployment.spec.template.spec.security_context;
+        let own = &container.security_context;
+        let mut arguments = Vec::new();
+        if let Some(user) = own.run_as_user.or(pod.run_as_user) {
+            let group = own.run_as_group.or(pod.run_as_group).unwrap_or(0);
+            arguments.push(format!("--user={user}:{group}"));
+        }
+        arguments.extend(pod.fs_group.map(|group| format!("--group-add={group}")));
+        if own.read_only_root_filesystem {
+            arguments.push("--read-only".to_owned());
+            if self.around.engine.kind == EngineKind::Podman {
+                // podman would put a writable /tmp, /run and /var/tmp where Kubernetes has none.
+                arguments.push("--read-only-tmpfs=false".to_owned());
+            }
+        }
+        if own.allow_privilege_escalation == Some(false) {
+            arguments.push("--security-opt=no-new-privileges".to_owned());
+        }
+        let dropped = own.capabilities.drop.iter();
+        arguments.extend(dropped.map(|name| format!("--cap-drop={name}")));
+        let allowed = self.around.engine.limits;
+        let limits = &container.resources.limits;
+        if let Some(memory) = limits.memory.filter(|_| allowed.memory) {
+            arguments.push(format!("--memory={}b", memory.bytes));
+        }
+        if let Some(cpu) = limits.cpu.filter(|_| allowed.cpus) {
+            let (whole, rest) = (cpu.thousandths / 1000, cpu.thousandths % 1000);
+            arguments.push(format!("--cpus={whole}.{rest:03}"));
+        }
+        if allowed.pids {
+            arguments.push(format!("--pids-limit={PROCESSES_MAX}"));
+        }
+        arguments
+    }
+
+    fn mount(&self, volume: &Volume, path: &str, read_only: bool) -> Result<String> {
+        if let Some(map) = &volume.config_map {
+            if !self.manifests.config_maps.contains_key(&map.name) {
+                return Err(self.unknown(
+                    "ConfigMap",
+                    &map.name,
+                    "the manifests of the run hold none of that name",
+                ));
+            }
+            return bind(&self.around.config.join(&map.name), path);
+        }
+        if let Some(secret) = &volume.secret {
+            let folder = self.around.secrets.mount(&secret.secret_name);
+            if !folder.is_dir() {
+                return Err(self.unknown(
+                    "Secret",
+                    &secret.secret_name,
+                    "nothing of the run declares it in [package.metadata.e2e.secrets] or deploy/images.toml",
+                ));
+            }
+            return bind(&folder, path);
+        }
+        if self.is_named(volume) {
+            let mut options = vec![if read_only { "ro" } else { "rw" }];
+            if self.around.engine.kind == EngineKind::Podman {
+                // The container's user owns it, as fsGroup would see to.
+                options.push("U");
+            }
+            let name = self.volume_name(volume);
+            return Ok(format!("--volume={name}:{path}:{}", options.join(",")));
+        }
+        let limit = volume.empty_dir.as_ref().and_then(|empty| empty.size_limit);
+        let size = limit.map_or_else(String::new, |limit| format!(",tmpfs-size={}", limit.bytes));
+        Ok(format!(
+            "--mount=type=tmpfs,destination={path},tmpfs-mode=1777{size}"
+        ))
+    }
+
+    fn unknown(&self, what: &str, name: &str, why: &str) -> anyhow::Error {
+        let workload = self.workload;
+        Failure::new(
+            Exit::Manifest,
+            format!(
+                "deploy/{}.yaml: Deployment {} mounts {what} {name}: {why}",
+                workload.service,
+                workload.name()
+            ),
+        )
+        .into()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Init,
+    Main,
+}
+
+fn mounts(container: &Container, volume: &Volume) -> bool {
+    container
+        .volume_mounts
+        .iter()
+        .any(|mount| mount.name == volume.name)
+}
+
+/// Read-only, and relabelled where the host has SELinux.
+fn bind(folder: &Utf8Path, path: &str) -> Result<String> {
+    let folder: Utf8PathBuf = folder.to_owned();
+    if folder.as_str().contains([':', ',']) {
+        anyhow::bail!("{folder} cannot be mounted: no engine takes `:` or `,` in a path");
+    }
+    Ok(format!("--volume={folder}:{path}:ro,z"))
+}
+
+/// A port without a name goes by its number.
+fn named_ports(container: &Container) -> BTreeMap<String, u16> {
+    let ports = container.ports.iter().map(|port| {
+        let number = port.container_port;
+        (
+            port.name.clone().unwrap_or_else(|| number.to_string()),
+            number,
+        )
+    });
+    ports.collect()
+}
+
+fn readiness(container: &Container) -> Readiness {
+    let port = |port: &Port| number(container, port);
+    let asked = |probe: &Probe| {
+        let timeout_seconds = probe.timeout_seconds.unwrap_or(1).max(1).into();
+        match (&probe.http_get, &probe.tcp_socket) {
+            (Some(http), _) => Some(Readiness::Http {
+                port: port(&http.port)?,
+                path: http.path.clone(),
+                timeout_seconds,
+            }),
+            (None, Some(tcp)) => Some(Readiness::Tcp {
+                port: port(&tcp.port)?,
+            }),
+            (None, None) => None,
+        }
+    };
+    let probe = container.readiness_probe.as_ref();
+    probe.and_then(asked).unwrap_or(Readiness::Running)
+}
