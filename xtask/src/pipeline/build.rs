@@ -1,17 +1,35 @@
 //! Phase 1: exactly the frozen bytes, with the tag of phase 0; the tests of the run as well.
 
-use anyhow::Result;
+use std::collections::BTreeMap;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 
-use super::Images;
-use super::tag::{ImageRef, Tagged};
+use super::tag::{ImageRef, Tagged, tag_digest};
+use super::{Frozen, Images};
 use crate::digest::Digest;
-use crate::source::workspace::Workspace;
+use crate::exit::{Exit, Failure};
+use crate::image::{self, Contents};
+use crate::report;
+use crate::source::snapshot::PackageSnapshot;
+use crate::source::workspace::{PackageName, Workspace};
+
+use self::kept::{Kept, Store};
+use self::workshop::{Product, Workshop};
 
 mod config;
+mod environment;
+mod inspect;
+mod kept;
 mod probe;
 pub mod recipe;
+mod workshop;
 
 /// Where a binary came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -138,11 +156,21 @@ pub struct Options<'a> {
 /// [`crate::exit::Exit::Build`] when the sources do not compile (the compiler's own message has
 /// been shown), when a build read what is not in the closure, or when it is not reproducible.
 pub fn build(
-    _workspace: &Workspace,
-    _images: Images<Tagged>,
-    _options: &Options<'_>,
+    workspace: &Workspace,
+    images: Images<Tagged>,
+    options: &Options<'_>,
 ) -> Result<(Images<Built>, TestProgram)> {
-    todo!()
+    let frozen = Arc::clone(images.frozen());
+    let tests = Product::Tests(&workspace.tests, frozen.target());
+    let (images, kept) = build_with(workspace, images, options, Some(tests))?;
+    let binary = kept.context("the tests were not built")?;
+    let program = TestProgram {
+        path: binary.kept.path,
+        source: frozen.snapshot().package(&workspace.tests).source(),
+        binary: binary.kept.digest,
+        origin: binary.origin,
+    };
+    Ok((images, program))
 }
 
 /// Builds every image, without the tests: for `cargo xtask build`.
@@ -150,9 +178,213 @@ pub fn build(
 /// # Errors
 /// As [`build`].
 pub fn build_images(
-    _workspace: &Workspace,
-    _images: Images<Tagged>,
-    _options: &Options<'_>,
+    workspace: &Workspace,
+    images: Images<Tagged>,
+    options: &Options<'_>,
 ) -> Result<Images<Built>> {
-    todo!()
+    Ok(build_with(workspace, images, options, None)?.0)
+}
+
+/// A binary, and whether it was there.
+struct Binary {
+    kept: Kept,
+    origin: Origin,
+}
+
+fn build_with(
+    workspace: &Workspace,
+    images: Images<Tagged>,
+    options: &Options<'_>,
+    tests: Option<Product<'_>>,
+) -> Result<(Images<Built>, Option<Binary>)> {
+    let frozen = Arc::clone(images.frozen());
+    let packages: Vec<PackageName> = images.iter().map(|(name, _)| name.clone()).collect();
+    let products: Vec<Product<'_>> = packages.iter().map(Product::Binary).chain(tests).collect();
+    let mut binaries = provide(&workspace.state_directory(), &frozen, &products, options)?;
+    let tests = tests.and_then(|tests| binaries.remove(&tests.kept_name()));
+    fs::create_dir_all(options.archives)
+        .with_context(|| format!("cannot make {}", options.archives))?;
+    let tagged = images.iter().collect::<Vec<_>>();
+    let assembled = in_parallel(&tagged, |(package, tagged)| {
+        let version = &workspace.package(package.as_str())?.version;
+        let binary = &binaries[package.as_str()];
+        assemble(&frozen, tagged, version, binary, options.archives)
+    })?;
+    let mut assembled = assembled.into_iter();
+    let images = images.advance(|_, _| assembled.next().context("an image was not assembled"))?;
+    Ok((images, tests))
+}
+
+/// Every binary, by the name that it is kept as: found, or built one after the other.
+fn provide(
+    state: &Utf8Path,
+    frozen: &Frozen,
+    products: &[Product<'_>],
+    options: &Options<'_>,
+) -> Result<BTreeMap<String, Binary>> {
+    let store = Store::of(state);
+    let mut found = in_parallel(products, |product| {
+        store.find(&product.kept_name(), sources(frozen, product).1)
+    })?;
+    if options.no_cache {
+        found.fill_with(|| None);
+    }
+    let mut workshop = None;
+    let mut binaries = BTreeMap::new();
+    for (product, found) in products.iter().zip(found) {
+        let binary = match found {
+            Some(kept) => Binary {
+                kept,
+                origin: Origin::Kept,
+            },
+            None => {
+                let workshop = match &mut workshop {
+                    Some(workshop) => workshop,
+                    entered => entered.insert(Workshop::enter(
+                        state,
+                        frozen.recipe(),
+                        options.log,
+                        options.no_cache,
+                    )?),
+                };
+                make(workshop, &store, frozen, product, options.no_cache)?
+            }
+        };
+        binaries.insert(product.kept_name(), binary);
+    }
+    Ok(binaries)
+}
+
+/// The frozen package of a product, and the digest of all that makes it.
+fn sources<'a>(frozen: &'a Frozen, product: &Product<'_>) -> (&'a PackageSnapshot, Digest) {
+    let package = frozen.snapshot().package(product.package());
+    let made_by = tag_digest(package.source(), frozen.recipe().digest());
+    (package, made_by)
+}
+
+fn make(
+    workshop: &Workshop<'_>,
+    store: &Store,
+    frozen: &Frozen,
+    product: &Product<'_>,
+    no_cache: bool,
+) -> Result<Binary> {
+    let name = product.kept_name();
+    let (package, made_by) = sources(frozen, product);
+    // Another run may have built it while this one waited.
+    let there = store.find(&name, made_by)?;
+    if !no_cache && let Some(kept) = there {
+        return Ok(Binary {
+            kept,
+            origin: Origin::Kept,
+        });
+    }
+    let begun = Instant::now();
+    let bytes = workshop.build(product, package)?;
+    let kept = match there {
+        Some(kept) => {
+            check_same(store, &name, &kept, &bytes)?;
+            kept
+        }
+        None => store.keep(&name, made_by, bytes)?,
+    };
+    report::line("compiled", &name, begun.elapsed());
+    Ok(Binary {
+        kept,
+        origin: Origin::Built,
+    })
+}
+
+/// The same sources in the same way must be the same bytes.
+fn check_same(store: &Store, name: &str, kept: &Kept, bytes: &[u8]) -> Result<()> {
+    if kept.bytes == bytes {
+        return Ok(());
+    }
+    let other = store.put_beside(kept, bytes)?;
+    let differs = kept
+        .bytes
+        .iter()
+        .zip(bytes)
+        .position(|(one, other)| one != other);
+    let from = differs.unwrap_or_else(|| kept.bytes.len().min(bytes.len()));
+    let what = format!(
+        "{name} is not reproducible: built in an empty folder, its bytes differ from offset {from} on \
+         ({} bytes kept, {} bytes anew)\n  kept: {}\n  anew: {other}",
+        kept.bytes.len(),
+        bytes.len(),
+        kept.path,
+    );
+    Err(Failure::new(Exit::Build, what)
+        .hint("look at what differs with diffoscope or cmp; clocks, paths and random order in build scripts and macros are the usual reasons")
+        .into())
+}
+
+fn assemble(
+    frozen: &Frozen,
+    tagged: &Tagged,
+    version: &str,
+    binary: &Binary,
+    archives: &Utf8Path,
+) -> Result<Built> {
+    let reference = tagged.reference();
+    let package = reference.package();
+    let labels = [
+        ("phase-zero.package", package.to_string()),
+        ("phase-zero.target", frozen.target().to_string()),
+        ("phase-zero.source-digest", tagged.source().to_string()),
+        ("phase-zero.recipe-digest", tagged.recipe().to_string()),
+        ("org.opencontainers.image.title", package.to_string()),
+        ("org.opencontainers.image.version", version.to_owned()),
+    ];
+    let image = image::assemble(&Contents {
+        reference: &reference.to_string(),
+        binary_name: &format!("/{package}"),
+        binary: &binary.kept.bytes,
+        platform: frozen.platform(),
+        labels: labels.map(|(name, value)| (name.to_owned(), value)).into(),
+    })
+    .map_err(|error| {
+        Failure::new(Exit::Build, format!("cannot make an image of {package}")).caused_by(error)
+    })?;
+    let archive = archives.join(format!("{package}_{}.oci.tar", reference.tag()));
+    let write_whole = || -> Result<()> {
+        let file = tempfile::NamedTempFile::new_in(archives)?;
+        image.write_archive(file.as_file())?;
+        let readable = Permissions::from_mode(0o644);
+        file.as_file().set_permissions(readable)?;
+        file.persist(&archive)?;
+        Ok(())
+    };
+    write_whole().with_context(|| format!("cannot write {archive}"))?;
+    Ok(Built {
+        reference: reference.clone(),
+        source: tagged.source(),
+        recipe: tagged.recipe(),
+        origin: binary.origin,
+        binary: binary.kept.digest,
+        image_id: image.image_id,
+        manifest: image.manifest_digest,
+        archive,
+    })
+}
+
+/// One thread each: these are few, and bound by hashing.
+fn in_parallel<T: Sync, R: Send>(
+    items: &[T],
+    step: impl Fn(&T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = items
+            .iter()
+            .map(|item| scope.spawn(|| step(item)))
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
+    })
 }

@@ -1,0 +1,371 @@
+//! Where cargo works: one lock, one build folder, and a record of which sources what cargo has
+//! cached was made from. cargo's own freshness compares mtimes and is not trusted: what it has of a
+//! local package is removed before a build unless the record holds the very digest that is wanted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use tempfile::TempDir;
+
+use super::environment::{self, Folders};
+use super::inspect::{self, Allowed, Told};
+use super::recipe::Recipe;
+use crate::digest::Digest;
+use crate::exit::{Exit, Failure};
+use crate::process::{self, Captured, Echo, Invocation, interrupt};
+use crate::report;
+use crate::source::mirror::Mirror;
+use crate::source::snapshot::PackageSnapshot;
+use crate::source::workspace::{PackageName, TargetName};
+
+/// A cold build on a slow machine.
+const DEADLINE_BUILD: Duration = Duration::from_secs(3600);
+const DEADLINE_DOWNLOAD: Duration = Duration::from_secs(1800);
+const DEADLINE_SHORT: Duration = Duration::from_secs(300);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is to be built.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Product<'a> {
+    /// The binary with the name of its package.
+    Binary(&'a PackageName),
+    /// The tests of a target.
+    Tests(&'a PackageName, &'a TargetName),
+}
+
+impl Product<'_> {
+    /// The package that it is built from.
+    pub(super) const fn package(&self) -> &PackageName {
+        match self {
+            Self::Binary(package) | Self::Tests(package, _) => package,
+        }
+    }
+
+    /// What it is kept as.
+    pub(super) fn kept_name(&self) -> String {
+        match self {
+            Self::Binary(package) => package.to_string(),
+            Self::Tests(package, target) => format!("{package}.{target}"),
+        }
+    }
+
+    /// Name and kind of cargo's target.
+    fn cargo_target(&self) -> (&str, &'static str) {
+        match self {
+            Self::Binary(package) => (package.as_str(), "bin"),
+            Self::Tests(_, target) => (target.as_str(), "test"),
+        }
+    }
+}
+
+/// The build lock, and what it guards. Let go when it is dropped and every cargo that inherited
+/// it has ended.
+#[derive(Debug)]
+pub(super) struct Workshop<'a> {
+    recipe: &'a Recipe,
+    state: Utf8PathBuf,
+    mirrors: Utf8PathBuf,
+    folder: Folder,
+    lock: Arc<OwnedFd>,
+    log: &'a Utf8Path,
+}
+
+/// Where cargo builds.
+#[derive(Debug)]
+enum Folder {
+    /// `<state>/build`, with the records of what is in it.
+    Shared {
+        path: Utf8PathBuf,
+        records: Utf8PathBuf,
+    },
+    /// One that was empty, and goes away.
+    Empty { path: Utf8PathBuf, _guard: TempDir },
+}
+
+impl Folder {
+    fn path(&self) -> &Utf8Path {
+        match self {
+            Self::Shared { path, .. } | Self::Empty { path, .. } => path,
+        }
+    }
+}
+
+impl<'a> Workshop<'a> {
+    /// Waits for the lock, and goes to the shared folder, or an empty one.
+    pub(super) fn enter(
+        state: &Utf8Path,
+        recipe: &'a Recipe,
+        log: &'a Utf8Path,
+        empty: bool,
+    ) -> Result<Self> {
+        fs::create_dir_all(state).with_context(|| format!("cannot make {state}"))?;
+        // Paths with links in them would not be recognised in what rustc notes.
+        let state = state.canonicalize_utf8()?;
+        environment::say_what_is_not_passed();
+        let lock = Arc::new(take_lock(&state.join("build.lock"))?);
+        let folder = if empty {
+            let guard = tempfile::Builder::new()
+                .prefix("build-")
+                .tempdir_in(&state)?;
+            let path = Utf8PathBuf::try_from(guard.path().to_owned())?;
+            Folder::Empty {
+                path,
+                _guard: guard,
+            }
+        } else {
+            shared_folder(&state, recipe)?
+        };
+        Ok(Self {
+            recipe,
+            mirrors: state.join("src"),
+            state,
+            folder,
+            lock,
+            log,
+        })
+    }
+
+    /// Builds the frozen bytes of one package; gives the bytes of what was built.
+    pub(super) fn build(&self, product: &Product<'_>, frozen: &PackageSnapshot) -> Result<Vec<u8>> {
+        let mirror = Mirror::sync(&self.state, frozen)?;
+        let manifest = mirror.root().join("Cargo.toml");
+        let variables =
+            environment::of_build(self.recipe, &self.folders(), &frozen.source().to_string());
+        let stale = self.forget_stale(frozen)?;
+        let cargo = Cargo {
+            workshop: self,
+            manifest: &manifest,
+            variables: &variables,
+        };
+        cargo.throw_away(&stale)?;
+        cargo.fetch_what_is_missing()?;
+        let told = Told::read(&cargo.build(product)?.stdout)?;
+        let allowed = Allowed {
+            mirror: mirror.root(),
+            folders: &self.folders(),
+            tools: self.recipe.tools(),
+            package: frozen,
+        };
+        inspect::check_inputs(&told, &allowed)?;
+        let (name, kind) = product.cargo_target();
+        let executable = told.executable(name, kind)?;
+        let bytes = fs::read(executable).with_context(|| format!("cannot read {executable}"))?;
+        inspect::check_paths(&bytes, &allowed)?;
+        self.remember(frozen)?;
+        Ok(bytes)
+    }
+
+    fn folders(&self) -> Folders<'_> {
+        Folders {
+            mirrors: &self.mirrors,
+            build: self.folder.path(),
+            state: &self.state,
+        }
+    }
+
+    /// Where the record of a package stands: the digest that all that cargo has of it was made from.
+    fn record(&self, package: &PackageName) -> Option<Utf8PathBuf> {
+        match &self.folder {
+            Folder::Shared { records, .. } => Some(records.join(package.as_str())),
+            Folder::Empty { .. } => None,
+        }
+    }
+
+    /// Packages of which cargo may have something else than what is wanted. Their records are
+    /// dropped before anything is built.
+    fn forget_stale(&self, frozen: &PackageSnapshot) -> Result<Vec<PackageName>> {
+        let mut stale = Vec::new();
+        for (package, wanted) in frozen.local() {
+            let Some(record) = self.record(package) else {
+                continue;
+            };
+            let recorded = fs::read_to_string(&record).ok();
+            if recorded.as_deref().map(str::trim) == Some(&wanted.to_string()) {
+                continue;
+            }
+            match fs::remove_file(&record) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {record}"));
+                }
+                _ => stale.push(package.clone()),
+            }
+        }
+        Ok(stale)
+    }
+
+    /// The last step of a build.
+    fn remember(&self, frozen: &PackageSnapshot) -> Result<()> {
+        for (package, made_from) in frozen.local() {
+            if let Some(record) = self.record(package) {
+                fs::write(&record, format!("{made_from}\n"))
+                    .with_context(|| format!("cannot write {record}"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A run whose turn comes builds its own frozen bytes, so it may wait as long as it takes.
+fn take_lock(path: &Utf8Path) -> Result<OwnedFd> {
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .with_context(|| format!("cannot open {path}"))?;
+    let begun = Instant::now();
+    let mut said = false;
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file.into()),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot lock {path}")),
+        }
+        interrupt::check()?;
+        if !std::mem::replace(&mut said, true) {
+            report::note("waiting for another build in this checkout");
+        }
+        if begun.elapsed() > DEADLINE_BUILD {
+            let what = format!("another build has held {path} for {DEADLINE_BUILD:?}");
+            return Err(Failure::new(Exit::Timeout, what).into());
+        }
+        thread::sleep(LOCK_PAUSE);
+    }
+}
+
+/// Of what another toolchain compiled, or what was linked with another C library, cargo would keep
+/// some. The folder says which one it is of.
+fn shared_folder(state: &Utf8Path, recipe: &Recipe) -> Result<Folder> {
+    let path = state.join("build");
+    let all_records = state.join("build-records");
+    let toolchain = all_records.join("toolchain");
+    let wanted = recipe.toolchain_digest().to_string();
+    let found = fs::read_to_string(&toolchain).ok();
+    if found.as_deref().map(str::trim) != Some(&wanted) {
+        if path.exists() {
+            report::note("another toolchain, C library or configuration: building all anew");
+        }
+        // The records first: a folder without records is thrown away, package by package.
+        for folder in [&all_records, &path] {
+            remove_folder(folder)?;
+        }
+        fs::create_dir_all(&all_records).with_context(|| format!("cannot make {all_records}"))?;
+        fs::write(&toolchain, format!("{wanted}\n"))
+            .with_context(|| format!("cannot write {toolchain}"))?;
+    }
+    let records = all_records.join(recipe.profile().as_str());
+    fs::create_dir_all(&records).with_context(|| format!("cannot make {records}"))?;
+    Ok(Folder::Shared { path, records })
+}
+
+fn remove_folder(folder: &Utf8Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {folder}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// cargo for one mirror.
+struct Cargo<'a> {
+    workshop: &'a Workshop<'a>,
+    manifest: &'a Utf8Path,
+    variables: &'a BTreeMap<String, String>,
+}
+
+impl Cargo<'_> {
+    /// In `/`, so that cargo reads no configuration on the way to the working tree.
+    fn invocation(&self, command: &str) -> Result<Invocation> {
+        let tools = self.workshop.recipe.tools();
+        let mut invocation = Invocation::new(tools.cargo.as_str())
+            .arg(command)
+            .args(["--manifest-path", self.manifest.as_str(), "--locked"])
+            .args(["--target", &tools.triple])
+            .environment_exactly(self.variables.clone())
+            .current_dir("/")
+            .inherit_fd(Arc::clone(&self.workshop.lock));
+        if !tools.config.is_empty() {
+            let path = self.frozen_config(&tools.config)?;
+            invocation = invocation.args(["--config", path.as_str()]);
+        }
+        Ok(invocation)
+    }
+
+    fn frozen_config(&self, text: &str) -> Result<Utf8PathBuf> {
+        let folder = self.workshop.state.join("config");
+        let path = folder.join(format!("{}.toml", Digest::of(text.as_bytes())));
+        fs::create_dir_all(&folder)
+            .and_then(|()| fs::write(&path, text))
+            .with_context(|| format!("cannot write {path}"))?;
+        Ok(path)
+    }
+
+    fn throw_away(&self, stale: &[PackageName]) -> Result<()> {
+        if stale.is_empty() || !self.workshop.folder.path().exists() {
+            return Ok(());
+        }
+        let mut invocation = self
+            .invocation("clean")?
+            .args(["--offline", "--quiet", "--profile"])
+            .arg(self.workshop.recipe.profile().as_str());
+        for package in stale {
+            invocation = invocation.args(["--package", package.as_str()]);
+        }
+        process::capture(&invocation, DEADLINE_SHORT)
+            .context("cannot throw away what cargo has of changed packages")?;
+        Ok(())
+    }
+
+    fn fetch_what_is_missing(&self) -> Result<()> {
+        let offline = self.invocation("fetch")?.args(["--offline", "--quiet"]);
+        if process::output(&offline, DEADLINE_SHORT)?.code == 0 {
+            return Ok(());
+        }
+        let mut variables = self.variables.clone();
+        variables.extend(environment::of_download());
+        let online = self.invocation("fetch")?.environment_exactly(variables);
+        let log = Some(self.workshop.log);
+        let code = process::stream(&online, log, Echo::Terminal, DEADLINE_DOWNLOAD)?;
+        if code != 0 {
+            let what = "the crates that Cargo.lock names could not be downloaded (cargo's message is above)";
+            return Err(Failure::new(Exit::Host, what)
+                .hint(
+                    "check the network, or fill CARGO_HOME with `cargo fetch --locked` beforehand",
+                )
+                .into());
+        }
+        Ok(())
+    }
+
+    fn build(&self, product: &Product<'_>) -> Result<Captured> {
+        let (name, kind) = product.cargo_target();
+        let invocation = self
+            .invocation("build")?
+            .args(["--offline", "--profile"])
+            .arg(self.workshop.recipe.profile().as_str())
+            .args(["--package", product.package().as_str()])
+            .arg(format!("--{kind}"))
+            .arg(name)
+            .arg("--message-format=json-render-diagnostics");
+        let log = Some(self.workshop.log);
+        let built = process::stream_stderr(&invocation, log, Echo::Terminal, DEADLINE_BUILD)?;
+        if built.code == 0 {
+            return Ok(built);
+        }
+        let what = format!(
+            "{} does not build (the compiler's message is above); nothing was deployed",
+            product.package()
+        );
+        Err(Failure::new(Exit::Build, what).into())
+    }
+}
