@@ -68,7 +68,7 @@ pub struct E2e {
     /// Stop before this phase until Enter or SIGUSR1
     #[arg(long, value_name = "PHASE", value_enum)]
     pub pause_before: Option<Phase>,
-    /// End each run after this many seconds, with exit code 9
+    /// End after this many seconds, clean up, and exit with code 9
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: Option<u64>,
     /// Install what is missing without asking

@@ -67,9 +67,17 @@ impl Run {
     /// # Errors
     /// When the folder cannot be made.
     pub fn begin(workspace: &Workspace, target: &TargetName) -> Result<Self> {
+        Self::begin_named(workspace, target, target.as_str())
+    }
+
+    /// As [`Run::begin`], with another word than the target's at the head of its ID.
+    ///
+    /// # Errors
+    /// As [`Run::begin`].
+    pub fn begin_named(workspace: &Workspace, target: &TargetName, head: &str) -> Result<Self> {
         let runs = runs_directory(workspace);
         fs::create_dir_all(&runs).with_context(|| format!("cannot make {runs}"))?;
-        let (id, hidden) = make_folder(&runs, target)?;
+        let (id, hidden) = make_folder(&runs, head)?;
         let lock = open_lock(&hidden)?;
         lock.try_lock()
             .with_context(|| format!("cannot lock {hidden}/{LOCK}"))?;
@@ -445,10 +453,10 @@ fn begun(id: &str) -> &str {
         .map_or(id, |(at, _)| &id[at..])
 }
 
-fn make_folder(runs: &Utf8Path, target: &TargetName) -> Result<(String, Utf8PathBuf)> {
+fn make_folder(runs: &Utf8Path, head: &str) -> Result<(String, Utf8PathBuf)> {
     loop {
         let now = Timestamp::now().strftime("%Y%m%d-%H%M%S");
-        let id = format!("{target}-{now}-{}", random_hex()?);
+        let id = format!("{head}-{now}-{}", random_hex()?);
         let hidden = runs.join(format!(".{id}"));
         match DirBuilder::new().mode(0o700).create(&hidden) {
             Ok(()) if !runs.join(&id).exists() => return Ok((id, hidden)),

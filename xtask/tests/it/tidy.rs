@@ -1,0 +1,210 @@
+//! Rules of this repository that no compiler checks. Each finding names file and line.
+
+use std::fs;
+use std::process::Command;
+
+use camino::{Utf8Path, Utf8PathBuf};
+
+/// A cold compile of the tool is what a newcomer waits for.
+const PACKAGES_MAX: usize = 120;
+const FUNCTION_LINES_MAX: usize = 70;
+
+fn root() -> Utf8PathBuf {
+    let manifest = Utf8Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap().to_owned()
+}
+
+/// Every file of the repository that people write, relative to the root.
+fn files(extensions: &[&str]) -> Vec<Utf8PathBuf> {
+    let root = root();
+    let mut folders = vec![Utf8PathBuf::new()];
+    let mut files = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in root.join(&folder).read_dir_utf8().unwrap() {
+            let entry = entry.unwrap();
+            let name = entry.file_name();
+            let path = folder.join(name);
+            let kind = entry.file_type().unwrap();
+            let skipped = name == "target" || name == ".git" || path == "xtask/tests/it/tidy.rs";
+            if skipped || root.join(&path).join("CACHEDIR.TAG").exists() {
+                continue;
+            }
+            if kind.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| extensions.contains(&end)) {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    assert!(files.len() > 5, "the tree was not found: {files:?}");
+    files
+}
+
+/// Collects what breaks a rule, so that one run tells everything.
+fn check(extensions: &[&str], rule: impl Fn(&Utf8Path, &str) -> Vec<(usize, String)>) {
+    let mut broken = String::new();
+    for path in files(extensions) {
+        let text = fs::read_to_string(root().join(&path)).unwrap();
+        for (line, message) in rule(&path, &text) {
+            broken.push_str(&format!("\n{path}:{line}: {message}"));
+        }
+    }
+    assert!(broken.is_empty(), "{broken}");
+}
+
+/// Lines that hold `needle`, but in a comment.
+fn lines_with(text: &str, needle: &str) -> Vec<(usize, String)> {
+    text.lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
+        .filter(|(_, line)| line.contains(needle))
+        .map(|(index, line)| (index + 1, line.trim().to_owned()))
+        .collect()
+}
+
+#[test]
+fn every_rust_file_opens_with_what_it_is_for() {
+    check(&["rs"], |_, text| {
+        if text.starts_with("//! ") {
+            return Vec::new();
+        }
+        vec![(1, "the first line is not `//! ...`".to_owned())]
+    });
+}
+
+#[test]
+fn functions_are_short() {
+    check(&["rs"], |_, text| long_functions(text));
+}
+
+/// rustfmt closes a function at the indentation of its `fn`.
+fn long_functions(text: &str) -> Vec<(usize, String)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut long = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let indentation = line.len() - code.len();
+        let before_fn = code.split("fn ").next().unwrap_or_default();
+        let is_function = code.contains("fn ")
+            && before_fn
+                .split_whitespace()
+                .all(|word| ["pub", "const", "async", "unsafe"].contains(&word) || word.starts_with("pub("));
+        if !is_function || code.ends_with(';') || code.ends_with('}') {
+            continue;
+        }
+        let close = format!("{}}}", " ".repeat(indentation));
+        let length = lines[index..].iter().position(|line| *line == close);
+        if let Some(length) = length.filter(|length| length + 1 >= FUNCTION_LINES_MAX) {
+            long.push((index + 1, format!("{} lines", length + 1)));
+        }
+    }
+    long
+}
+
+#[test]
+fn the_length_of_a_function_is_seen() {
+    let body = "    let x = 1;\n".repeat(FUNCTION_LINES_MAX);
+    let text = format!("//! x\npub fn long() {{\n{body}}}\n");
+    assert_eq!(long_functions(&text).len(), 1);
+    assert!(long_functions("fn short() {\n    1;\n}\n").is_empty());
+}
+
+#[test]
+fn no_shell_is_started() {
+    check(&["rs", "yaml", "yml"], |_, text| {
+        let shells = ["\"sh\"", "\"bash\"", "/bin/sh", "/bin/bash", "sh -c"];
+        shells.iter().flat_map(|shell| lines_with(text, shell)).collect()
+    });
+}
+
+#[test]
+fn one_module_starts_children() {
+    check(&["rs"], |path, text| {
+        // The services start none; the tests of the tool and of a deployment start theirs.
+        if !path.starts_with("xtask/src") || path == "xtask/src/process.rs" {
+            return Vec::new();
+        }
+        ["process::Command", "Command::new(", "duct::cmd"]
+            .iter()
+            .flat_map(|needle| lines_with(text, needle))
+            .collect()
+    });
+}
+
+#[test]
+fn no_test_is_switched_off() {
+    check(&["rs"], |_, text| lines_with(text, "#[ignore"));
+}
+
+#[test]
+fn nobody_sleeps_but_the_polls() {
+    let polls = ["xtask/src/poll.rs", "test-e2e/src/poll.rs"];
+    check(&["rs"], |path, text| {
+        if polls.contains(&path.as_str()) {
+            return Vec::new();
+        }
+        lines_with(text, "thread::sleep")
+    });
+}
+
+#[test]
+fn no_path_of_one_machine() {
+    check(&["rs", "toml", "yaml", "yml", "md"], |_, text| {
+        ["/home/", "/Users/", "/root/", "/work/"]
+            .iter()
+            .flat_map(|prefix| lines_with(text, prefix))
+            .collect()
+    });
+}
+
+#[test]
+fn nothing_trails() {
+    check(&["rs", "toml", "yaml", "yml", "md"], |_, text| {
+        let mut trailing: Vec<(usize, String)> = text
+            .lines()
+            .enumerate()
+            .filter(|(_, line)| line.ends_with([' ', '\t']))
+            .map(|(index, _)| (index + 1, "trailing white space".to_owned()))
+            .collect();
+        if !text.ends_with('\n') || text.ends_with("\n\n") {
+            trailing.push((text.lines().count(), "must end with one newline".to_owned()));
+        }
+        trailing
+    });
+}
+
+#[test]
+fn the_tool_stays_small() {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--package", "xtask", "--edges", "normal,build"])
+        .args(["--prefix", "none", "--locked", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let packages: std::collections::BTreeSet<&str> = text
+        .lines()
+        .map(|line| line.trim_end_matches(" (*)"))
+        .filter(|line| !line.is_empty())
+        .collect();
+    assert!(
+        packages.len() <= PACKAGES_MAX,
+        "xtask needs {} packages, at most {PACKAGES_MAX} are wanted",
+        packages.len()
+    );
+}
+
+#[test]
+fn the_readme_lists_every_command() {
+    use clap::CommandFactory as _;
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let command = xtask::cli::Cli::command();
+    let missing: Vec<&str> = command
+        .get_subcommands()
+        .map(clap::Command::get_name)
+        .filter(|name| !readme.contains(&format!("cargo xtask {name}")))
+        .collect();
+    assert!(missing.is_empty(), "README.md does not name: {missing:?}");
+}
