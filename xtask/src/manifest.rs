@@ -137,6 +137,13 @@ impl References {
             };
             (package.to_string(), reference)
         });
+        let mut references = Self::of_third_party(third_party);
+        references.0.extend(own);
+        references
+    }
+
+    /// Images of third parties alone.
+    pub(crate) fn of_third_party(third_party: &[ThirdPartyImage]) -> Self {
         let theirs = third_party.iter().map(|image| {
             let reference = Reference {
                 reference: image.reference.clone(),
@@ -145,7 +152,7 @@ impl References {
             };
             (image.name.clone(), reference)
         });
-        Self(own.chain(theirs).collect())
+        Self(theirs.collect())
     }
 
     /// The reference for a logical name that stands in `workload`.

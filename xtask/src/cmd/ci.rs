@@ -71,7 +71,15 @@ fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci) -> Vec<Step<'a>> {
     steps.push(cargo_step("format", &["fmt", "--all", "--check"]));
     steps.push(cargo_step(
         "clippy",
-        &["clippy", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"],
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--all-features",
+            "--",
+            "-D",
+            "warnings",
+        ],
     ));
     // The tidy rules are tests of xtask.
     let tests = cli::Test {

@@ -7,3 +7,4 @@ mod process_interrupt;
 mod source_cargo;
 mod source_tree;
 mod source_workspace;
+mod tidy;

@@ -31,7 +31,10 @@ fn files(extensions: &[&str]) -> Vec<Utf8PathBuf> {
             }
             if kind.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|end| extensions.contains(&end)) {
+            } else if path
+                .extension()
+                .is_some_and(|end| extensions.contains(&end))
+            {
                 files.push(path);
             }
         }
@@ -87,9 +90,9 @@ fn long_functions(text: &str) -> Vec<(usize, String)> {
         let indentation = line.len() - code.len();
         let before_fn = code.split("fn ").next().unwrap_or_default();
         let is_function = code.contains("fn ")
-            && before_fn
-                .split_whitespace()
-                .all(|word| ["pub", "const", "async", "unsafe"].contains(&word) || word.starts_with("pub("));
+            && before_fn.split_whitespace().all(|word| {
+                ["pub", "const", "async", "unsafe"].contains(&word) || word.starts_with("pub(")
+            });
         if !is_function || code.ends_with(';') || code.ends_with('}') {
             continue;
         }
@@ -114,7 +117,10 @@ fn the_length_of_a_function_is_seen() {
 fn no_shell_is_started() {
     check(&["rs", "yaml", "yml"], |_, text| {
         let shells = ["\"sh\"", "\"bash\"", "/bin/sh", "/bin/bash", "sh -c"];
-        shells.iter().flat_map(|shell| lines_with(text, shell)).collect()
+        shells
+            .iter()
+            .flat_map(|shell| lines_with(text, shell))
+            .collect()
     });
 }
 
@@ -182,7 +188,11 @@ fn the_tool_stays_small() {
         .current_dir(root())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let text = String::from_utf8(output.stdout).unwrap();
     let packages: std::collections::BTreeSet<&str> = text
         .lines()
