@@ -5,12 +5,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure};
 use crate::process::Invocation;
+use crate::report;
 
 mod ask;
 mod docker;
@@ -18,6 +19,9 @@ mod podman;
 mod probe_image;
 
 pub use ask::{ContainerFacts, ImageFacts};
+
+/// The fix when there is no engine.
+const INSTALL: &str = "`cargo xtask setup --yes` installs podman and what it needs";
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -141,7 +145,7 @@ impl Engine {
             Ok(engine) => return Ok(engine),
             Err(error) => error,
         };
-        Err(none_works(&[
+        Err(none_works(vec![
             (EngineKind::Podman, podman),
             (EngineKind::Docker, docker::probe()),
         ]))
@@ -173,23 +177,22 @@ impl Engine {
 }
 
 /// A signal stays a signal; everything else is one error that tells of each engine.
-fn none_works(errors: &[(EngineKind, anyhow::Error)]) -> anyhow::Error {
+fn none_works(errors: Vec<(EngineKind, anyhow::Error)>) -> anyhow::Error {
     let mut hint = None;
     let mut lines = String::new();
     for (kind, error) in errors {
-        let failure = Failure::find(error);
-        if let Some(failure) = failure {
-            if matches!(failure.exit(), Exit::Interrupted | Exit::Terminated) {
-                return anyhow!("{error:#}").context(Failure::new(
-                    failure.exit(),
-                    "interrupted while the engine was probed",
-                ));
-            }
-            hint = hint.or_else(|| failure.hint_text());
+        if matches!(
+            report::exit_of(&error),
+            Exit::Interrupted | Exit::Terminated
+        ) {
+            return error;
         }
+        let own = Failure::find(&error).and_then(Failure::hint_text);
+        hint = hint.or_else(|| own.map(str::to_owned));
         lines.push_str(&format!("\n  {}: {error:#}", kind.program()));
     }
+    let hint = hint.unwrap_or_else(|| INSTALL.to_owned());
     Failure::new(Exit::Host, format!("no container engine works here{lines}"))
-        .hint(hint.unwrap_or("`cargo xtask setup --yes` installs podman and what it needs"))
+        .hint(hint)
         .into()
 }

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use crate::process::interrupt;
 use crate::report;
 
+pub mod needs;
+
 /// Longer than anything that is done under a lock.
 const LOCK_DEADLINE: Duration = Duration::from_secs(1500);
 

@@ -1,13 +1,155 @@
 //! `doctor`: what is there, what is missing, which engine would be chosen and why. Changes nothing.
 
-use anyhow::Result;
+use std::fmt::Write as _;
 
+use anyhow::{Context as _, Result};
+use camino::Utf8Path;
+
+use super::{print_data, setup};
+use crate::engine::{Engine, Limits, Probe};
+use crate::exit::{Exit, Failure};
+use crate::host::needs::{self, Need, Part};
+use crate::report;
 use crate::source::workspace::Workspace;
 
 /// Runs the command.
 ///
 /// # Errors
 /// [`crate::exit::Exit::Host`] when the main job could not run.
-pub fn run(_workspace: &Workspace) -> Result<()> {
-    todo!()
+pub fn run(workspace: &Workspace) -> Result<()> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = Utf8Path::from_path(folder.path()).context("the temporary folder is not UTF-8")?;
+    let probes = Engine::probe_all(folder);
+    let chosen = probes.iter().find(|probe| probe.result.is_ok());
+    let needs = needs::all(&workspace.root);
+    let mut text = String::new();
+    for need in &needs {
+        text.push_str(&need_line(need, chosen.is_some()));
+    }
+    for component in ["rustfmt", "clippy"] {
+        if setup::missing_components().contains(&component) {
+            let _ = writeln!(
+                text,
+                "{:>8}  {component}: `cargo xtask ci` needs it; fix: rustup component add {component}",
+                "missing"
+            );
+        } else {
+            let _ = writeln!(text, "{:>8}  {component}", "ok");
+        }
+    }
+    for probe in &probes {
+        text.push_str(&engine_lines(probe));
+    }
+    let blocked: Vec<&str> = needs
+        .iter()
+        .filter(|need| need.found.is_none() && need.part == Part::Build)
+        .map(|need| need.name)
+        .collect();
+    match chosen {
+        Some(probe) => {
+            let _ = writeln!(
+                text,
+                "{:>8}  {}: the first engine on which a container was seen to run",
+                "chosen",
+                probe.kind.program()
+            );
+        }
+        None => {
+            let _ = writeln!(
+                text,
+                "{:>8}  no engine: none was seen to run a container; fix: cargo xtask setup --yes",
+                "chosen"
+            );
+        }
+    }
+    print_data(&text)?;
+    if chosen.is_some() && blocked.is_empty() {
+        return Ok(());
+    }
+    let mut lacks: Vec<&str> = blocked;
+    if chosen.is_none() {
+        lacks.push("a container engine that works");
+    }
+    Err(Failure::new(
+        Exit::Host,
+        format!(
+            "the main job cannot run here; it lacks {}",
+            lacks.join(", ")
+        ),
+    )
+    .hint("`cargo xtask setup --yes` installs what is missing")
+    .into())
+}
+
+fn need_line(need: &Need, engine_works: bool) -> String {
+    let Need {
+        name,
+        purpose,
+        packages,
+        found,
+        part,
+    } = need;
+    match found {
+        Some(place) => format!("{:>8}  {name}: {place}\n", "ok"),
+        None if *part == Part::Engine && engine_works => {
+            format!(
+                "{:>8}  {name}: not here, and the engine works without it\n",
+                "ok"
+            )
+        }
+        None => format!(
+            "{:>8}  {name}: {purpose}; fix: apt-get install {}\n",
+            "missing",
+            packages.join(" ")
+        ),
+    }
+}
+
+fn engine_lines(probe: &Probe) -> String {
+    let program = probe.kind.program();
+    match &probe.result {
+        Ok(engine) => {
+            let settings = match engine.environment.is_empty() {
+                true => "with the host's own settings".to_owned(),
+                false => "with settings of ours, in a file of each run".to_owned(),
+            };
+            let mut lines = format!(
+                "{:>8}  {program} {} on {}: runs containers {settings}; {}\n",
+                "ok",
+                engine.version,
+                engine.platform,
+                limits(engine.limits)
+            );
+            for note in &engine.notes {
+                let _ = writeln!(lines, "{:>8}  {program}, while probing: {note}", "");
+            }
+            lines
+        }
+        Err(error) => {
+            let hint = Failure::find(error).and_then(Failure::hint_text);
+            let hint = hint.map_or_else(String::new, |hint| format!("; fix: {hint}"));
+            let text = report::error_text(error);
+            let first = text.lines().next().unwrap_or_default();
+            let first = first.strip_prefix("error: ").unwrap_or(first);
+            format!("{:>8}  {program} {first}{hint}\n", "no")
+        }
+    }
+}
+
+fn limits(limits: Limits) -> String {
+    let Limits { memory, cpus, pids } = limits;
+    let named = [
+        ("memory", memory),
+        ("processors", cpus),
+        ("processes", pids),
+    ];
+    let missing: Vec<&str> = named
+        .iter()
+        .filter(|(_, allowed)| !allowed)
+        .map(|(name, _)| *name)
+        .collect();
+    match missing.as_slice() {
+        [] => "limits of memory, processors and processes can be set".to_owned(),
+        missing => format!("limits that cannot be set here: {}", missing.join(", ")),
+    }
 }

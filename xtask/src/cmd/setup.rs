@@ -1,21 +1,249 @@
-//! `setup`: installs what is missing, by apt; elsewhere it prints the commands.
+//! `setup`: installs what is missing, by apt and rustup; where there is no apt it prints the
+//! commands. It changes no setting of the host: what podman needs goes into files of each run.
 
-use anyhow::Result;
+use std::io::{BufRead as _, IsTerminal as _};
+use std::time::{Duration, Instant};
 
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use xshell::{Shell, cmd};
+
+use crate::engine::Engine;
+use crate::exit::{Exit, Failure};
+use crate::host::{self, needs, needs::Part};
+use crate::process::{self, Echo, Invocation};
+use crate::report;
 use crate::source::workspace::Workspace;
+
+/// Downloading and unpacking some fifty packages on a slow line.
+const INSTALL_DEADLINE: Duration = Duration::from_secs(900);
+/// rustup answers at once.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Runs the command.
 ///
 /// # Errors
 /// [`crate::exit::Exit::Host`] when something is still missing.
-pub fn run(_workspace: &Workspace, _yes: bool) -> Result<()> {
-    todo!()
+pub fn run(workspace: &Workspace, yes: bool) -> Result<()> {
+    let commands = commands(workspace)?;
+    if commands.is_empty() {
+        report::note("nothing is missing");
+        return Ok(());
+    }
+    eprintln!("this would install what is missing:");
+    for command in &commands {
+        eprintln!("  {command}");
+    }
+    if !yes && !agreed()? {
+        return Err(Failure::new(Exit::Host, "nothing was installed")
+            .hint("`cargo xtask setup --yes` runs these commands; or run them by hand")
+            .into());
+    }
+    install(workspace, &commands)
 }
 
-/// Installs what the main job lacks, and says so; asks nobody.
+/// Installs what the main job lacks, and says so; asks nobody. Costs nothing when all is there.
 ///
 /// # Errors
 /// [`crate::exit::Exit::Host`] when something is still missing.
-pub fn ensure(_workspace: &Workspace) -> Result<()> {
-    todo!()
+pub fn ensure(workspace: &Workspace) -> Result<()> {
+    let packages = missing_packages(workspace)?;
+    if packages.is_empty() {
+        return Ok(());
+    }
+    install(workspace, &apt_commands(&packages)?)
+}
+
+/// Installs the parts of the Rust toolchain that `ci` needs, and says so; asks nobody.
+///
+/// # Errors
+/// [`crate::exit::Exit::Host`] when one is still missing.
+pub fn ensure_rust_components() -> Result<()> {
+    let missing = missing_components();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let add = component_command(&missing)?;
+    run_all(&[add])?;
+    match missing_components().as_slice() {
+        [] => Ok(()),
+        left => Err(still_missing(&left.join(", "))),
+    }
+}
+
+/// The components of the Rust toolchain that are not there: a shim of rustup is, even so.
+pub(super) fn missing_components() -> Vec<&'static str> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    [("rustfmt", "fmt"), ("clippy", "clippy")]
+        .into_iter()
+        .filter(|(_, command)| {
+            let ask = Invocation::new(&cargo).args([command, "--version"]);
+            process::capture(&ask, ANSWER_DEADLINE).is_err()
+        })
+        .map(|(component, _)| component)
+        .collect()
+}
+
+fn component_command(missing: &[&str]) -> Result<Invocation> {
+    let Some(rustup) = host::program("rustup") else {
+        return Err(Failure::new(
+            Exit::Host,
+            format!("the Rust toolchain lacks {}", missing.join(", ")),
+        )
+        .hint("install them the way Rust was installed here; there is no rustup")
+        .into());
+    };
+    Ok(Invocation::new(rustup.as_str())
+        .args(["component", "add"])
+        .args(missing.iter().copied()))
+}
+
+/// The packages that are missing. An engine that works needs no more.
+fn missing_packages(workspace: &Workspace) -> Result<Vec<&'static str>> {
+    let mut missing = needs::all(&workspace.root);
+    missing.retain(|need| need.found.is_none());
+    if missing.iter().any(|need| need.part == Part::Engine) && engine_works()? {
+        missing.retain(|need| need.part != Part::Engine);
+    }
+    let mut packages: Vec<&str> = missing
+        .iter()
+        .flat_map(|need| need.packages.iter().copied())
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    Ok(packages)
+}
+
+fn engine_works() -> Result<bool> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = Utf8Path::from_path(folder.path()).context("the temporary folder is not UTF-8")?;
+    Ok(Engine::find(folder).is_ok())
+}
+
+fn commands(workspace: &Workspace) -> Result<Vec<Invocation>> {
+    let packages = missing_packages(workspace)?;
+    let mut commands = match packages.is_empty() {
+        true => Vec::new(),
+        false => apt_commands(&packages)?,
+    };
+    let components = missing_components();
+    if !components.is_empty() {
+        commands.push(component_command(&components)?);
+    }
+    Ok(commands)
+}
+
+/// apt, with the rights that it needs.
+fn apt_commands(packages: &[&str]) -> Result<Vec<Invocation>> {
+    let Some(apt) = host::program("apt-get") else {
+        return Err(
+            Failure::new(Exit::Host, format!("missing here: {}", packages.join(", ")))
+                .hint(format!(
+                    "there is no apt on this machine; install what Debian calls so: {}",
+                    elsewhere(packages)
+                ))
+                .into(),
+        );
+    };
+    let shell = Shell::new()?;
+    let mut commands = Vec::new();
+    let apt = apt.as_str();
+    let (program, front) = if rustix::process::getuid().is_root() {
+        ("env".to_owned(), None)
+    } else {
+        let sudo = host::program("sudo").ok_or_else(|| {
+            Failure::new(Exit::Host, "installing needs root, and there is no sudo").hint(format!(
+                "as root: apt-get install -y --no-install-recommends {}",
+                packages.join(" ")
+            ))
+        })?;
+        (sudo.into_string(), Some("env"))
+    };
+    let quiet = "DEBIAN_FRONTEND=noninteractive";
+    if !has_lists() {
+        commands.push(cmd!(shell, "{program} {front...} {quiet} {apt} update").into());
+    }
+    let wait = "DPkg::Lock::Timeout=120";
+    commands.push(
+        cmd!(
+            shell,
+            "{program} {front...} {quiet} {apt} -o {wait} install -y --no-install-recommends {packages...}"
+        )
+        .into(),
+    );
+    Ok(commands)
+}
+
+/// The same by other package managers, as far as one is here.
+fn elsewhere(packages: &[&str]) -> String {
+    let list = packages.join(" ");
+    for (manager, line) in [
+        ("dnf", "sudo dnf install"),
+        ("zypper", "sudo zypper install"),
+        ("pacman", "sudo pacman -S"),
+        ("apk", "sudo apk add"),
+    ] {
+        if host::program(manager).is_some() {
+            return format!("{line} {list} (names may differ)");
+        }
+    }
+    list
+}
+
+/// apt can resolve names: a fresh container image has no lists.
+fn has_lists() -> bool {
+    let entries = Utf8PathBuf::from("/var/lib/apt/lists").read_dir_utf8();
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| entry.file_name().contains("_Packages"))
+}
+
+fn install(workspace: &Workspace, commands: &[Invocation]) -> Result<()> {
+    run_all(commands)?;
+    let left = missing_packages(workspace)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    Err(still_missing(&left.join(", ")))
+}
+
+fn still_missing(what: &str) -> anyhow::Error {
+    Failure::new(
+        Exit::Host,
+        format!("still missing after the installation: {what}"),
+    )
+    .into()
+}
+
+fn run_all(commands: &[Invocation]) -> Result<()> {
+    for command in commands {
+        let began = Instant::now();
+        report::note(&format!("installing: {command}"));
+        let code = process::stream(command, None, Echo::Terminal, INSTALL_DEADLINE)?;
+        if code != 0 {
+            return Err(
+                Failure::new(Exit::Host, format!("command ended with {code}: {command}"))
+                    .hint("its own words are above; lists of packages may be old: `apt-get update`")
+                    .into(),
+            );
+        }
+        report::line("installed", &command.to_string(), began.elapsed());
+    }
+    Ok(())
+}
+
+/// Asks a person; nobody there means no.
+fn agreed() -> Result<bool> {
+    if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return Ok(false);
+    }
+    eprint!("run these commands now? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin()
+        .lock()
+        .read_line(&mut answer)
+        .context("cannot read the answer")?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
+use super::INSTALL;
 use crate::exit::{Exit, Failure};
 use crate::host;
 use crate::process::{self, Invocation};
 
 /// A server that is there answers at once.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-const INSTALL: &str = "`cargo xtask setup --yes` installs podman and what it needs";
 
 /// Why docker is not used: always a reason.
 pub(super) fn probe() -> anyhow::Error {

@@ -11,7 +11,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::{Resource, getrlimit, getuid};
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, EngineKind, Limits, Platform, probe_image};
+use super::{Engine, EngineKind, INSTALL, Limits, Platform, probe_image};
 use crate::exit::{Exit, Failure};
 use crate::host::{self, Stamp};
 use crate::process::{self, Captured, Invocation};
@@ -27,7 +27,6 @@ const SETTINGS_VARIABLE: &str = "CONTAINERS_CONF";
 const PROCESSES_MAX: u64 = 32_768;
 const FILES_MAX: u64 = 1_048_576;
 const RUNTIMES: [&str; 2] = ["crun", "runc"];
-const INSTALL: &str = "`cargo xtask setup --yes` installs podman and what it needs";
 
 /// What must be the same for an outcome to hold.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
