@@ -10,6 +10,12 @@ use uuid::Uuid;
 
 use crate::transitions::{ExecutionPhase, RequestPhase};
 
+/// Events of these types are built by DataStorage alone, each in the transaction of the change that
+/// it tells (`datastorage.remediation_request.created`, `.transitioned`, `.updated`, the same for
+/// `workflow_execution`, and `datastorage.workflow.created`, `.disabled`, `.enabled`). Sent by
+/// anyone else they are refused with 403.
+pub const RESERVED_EVENT_TYPE_PREFIX: &str = "datastorage.";
+
 /// How an audited action ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -471,7 +477,8 @@ pub struct NewWorkflow {
     pub labels: BTreeMap<String, String>,
     /// In this order; at least one.
     pub steps: Vec<WorkflowStep>,
-    /// The parameters that steps may use. `namespace`, `kind`, `name` and `cluster` come from the target.
+    /// The parameters that steps may use beside `namespace`, `kind`, `name` and `cluster`, which
+    /// come from the target. A step that uses any other is refused (400).
     #[serde(default)]
     pub parameters: Vec<String>,
     /// Asked after the steps: the target is healed when it gives an expected status.
@@ -523,7 +530,8 @@ pub struct PatchWorkflow {
 pub struct NewExecution {
     /// The request to be executed. The workflow is the one chosen in it.
     pub request_id: Uuid,
-    /// Values for the declared parameters beyond those that the target gives.
+    /// Values for the declared parameters beyond those that the target gives. All are needed, and
+    /// one that is not declared is refused (400).
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
 }

@@ -95,6 +95,13 @@ impl Problem {
         self
     }
 
+    /// The same with another sentence for people.
+    #[must_use]
+    pub fn with_detail(mut self, detail: &str) -> Self {
+        detail.clone_into(&mut self.detail);
+        self
+    }
+
     /// Says when to come again.
     #[must_use]
     pub fn retry_after(mut self, duration: Duration) -> Self {

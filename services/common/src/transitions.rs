@@ -1,6 +1,8 @@
 //! The state machines of requests and executions: which transition is legal, and whose it is.
 //! One table each, used by every service and enforced by DataStorage.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 /// Where a remediation request stands.
@@ -126,6 +128,18 @@ fn look_up<P: PartialEq + Copy>(
         Some((_, _, subjects)) if subjects.contains(&subject) => Legality::Legal,
         Some(_) => Legality::NotYours,
         None => Legality::Illegal,
+    }
+}
+
+impl fmt::Display for RequestPhase {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, formatter)
+    }
+}
+
+impl fmt::Display for ExecutionPhase {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, formatter)
     }
 }
 

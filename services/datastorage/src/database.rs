@@ -1,0 +1,190 @@
+//! The way to PostgreSQL: what the owner prepares at start, the pool that requests use, and the
+//! connection that probes have for themselves. The service's own role owns no table, and may only
+//! insert and select on `audit_events`.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use common::server::Context;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+
+use crate::config::DatabaseArgs;
+
+/// The name of the database in readiness and metrics.
+pub(crate) const DEPENDENCY: &str = "database";
+
+/// Key of the lock under which one process at a time makes database and role.
+const PREPARE_LOCK: i64 = 0x7068_6173_655f_7a65;
+
+/// What requests share.
+const CONNECTIONS_MAX: u32 = 24;
+/// How long a request waits for one of them.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Makes database and role when they are missing, runs the migrations, grants what the role needs.
+/// Waits for a server that is away, for as long as the service is not told to end.
+pub(crate) async fn prepare(args: &DatabaseArgs) -> anyhow::Result<()> {
+    const PAUSE: Duration = Duration::from_millis(250);
+    loop {
+        match try_to_prepare(args).await {
+            Ok(()) => return Ok(()),
+            Err(error) if is_away(&error) => {
+                tracing::warn!("waiting for the database: {error:#}");
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn try_to_prepare(args: &DatabaseArgs) -> anyhow::Result<()> {
+    let owner = args.owner_database_url.with_password(&args.owner_password);
+    make_database_and_role(args, &owner).await?;
+
+    let mut connection = connect(&owner).await?;
+    sqlx::migrate!()
+        .run(&mut connection)
+        .await
+        .context("the migrations failed")?;
+    grant(&mut connection, args.database_url.role()).await?;
+    connection.close().await.context("cannot close")
+}
+
+async fn make_database_and_role(
+    args: &DatabaseArgs,
+    owner: &PgConnectOptions,
+) -> anyhow::Result<()> {
+    let mut connection = connect(&owner.clone().database("postgres")).await?;
+    // Held until the connection is closed. CREATE DATABASE cannot be in a transaction.
+    sqlx::query("SELECT pg_advisory_lock($1)")
+        .bind(PREPARE_LOCK)
+        .execute(&mut connection)
+        .await?;
+    let statements: Vec<String> = sqlx::query_scalar(
+        "SELECT format('CREATE DATABASE %I', $1::text)
+          WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = $1::text)
+         UNION ALL
+         SELECT format('CREATE ROLE %I LOGIN PASSWORD %L', $2::text, $3::text)
+          WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = $2::text)",
+    )
+    .bind(args.owner_database_url.database())
+    .bind(args.database_url.role())
+    .bind(args.database_password.expose())
+    .fetch_all(&mut connection)
+    .await?;
+    for statement in statements {
+        // Quoted by the server itself, in `format`.
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(&mut connection)
+            .await
+            .context("cannot make database or role")?;
+    }
+    connection.close().await.context("cannot close")
+}
+
+/// Nothing is left of earlier grants, so what stands here is all there is.
+async fn grant(connection: &mut PgConnection, role: &str) -> anyhow::Result<()> {
+    const GRANTS: &[&str] = &[
+        "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM %I",
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        "GRANT USAGE ON SCHEMA public TO %I",
+        "GRANT SELECT, INSERT ON audit_events, request_signals, writes TO %I",
+        "GRANT SELECT, INSERT, UPDATE ON audit_chains, remediation_requests, workflows, workflow_executions TO %I",
+    ];
+    let mut transaction = connection.begin().await?;
+    // Two starting replicas would meet in the catalog: "tuple concurrently updated".
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(PREPARE_LOCK)
+        .execute(&mut *transaction)
+        .await?;
+    for grant in GRANTS {
+        let statement: String = sqlx::query_scalar("SELECT format($1::text, $2::text)")
+            .bind(grant)
+            .bind(role)
+            .fetch_one(&mut *transaction)
+            .await?;
+        sqlx::raw_sql(AssertSqlSafe(statement))
+            .execute(&mut *transaction)
+            .await
+            .context("cannot grant")?;
+    }
+    transaction.commit().await.context("cannot grant")
+}
+
+async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
+    const TIMEOUT: Duration = Duration::from_secs(3);
+    let connecting = PgConnection::connect_with(options);
+    let connection = tokio::time::timeout(TIMEOUT, connecting)
+        .await
+        .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())));
+    let (host, port) = (options.get_host(), options.get_port());
+    connection.with_context(|| format!("cannot connect to {host}:{port}"))
+}
+
+fn is_away(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<sqlx::Error>())
+        .any(crate::store::is_away)
+}
+
+/// The pool of the service's own role. It connects when it is first asked, and again whenever the
+/// server was away.
+pub(crate) fn pool(args: &DatabaseArgs) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(CONNECTIONS_MAX)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(bounded(args))
+}
+
+fn bounded(args: &DatabaseArgs) -> PgConnectOptions {
+    args.database_url
+        .with_password(&args.database_password)
+        .application_name("datastorage")
+        .options([
+            // Times are told in UTC, whatever the server's own zone is.
+            ("timezone", "UTC"),
+            ("statement_timeout", "6s"),
+            ("lock_timeout", "4s"),
+            ("idle_in_transaction_session_timeout", "10s"),
+        ])
+}
+
+/// Asks the database every second over a connection of its own, so that a busy pool is no sick
+/// database.
+pub(crate) async fn probe(args: DatabaseArgs, context: Context) -> anyhow::Result<()> {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let options = bounded(&args).application_name("datastorage-probe");
+    let mut connection = None;
+    loop {
+        let asking = context
+            .shutdown
+            .unless_requested(ask(&mut connection, &options));
+        let Some(answered) = asking.await else {
+            return Ok(());
+        };
+        if let Err(error) = &answered {
+            tracing::debug!("the database does not answer: {error:#}");
+            connection = None;
+        }
+        context.health.asked(DEPENDENCY, answered.is_ok());
+        if !context.shutdown.sleep(PAUSE).await {
+            return Ok(());
+        }
+    }
+}
+
+async fn ask(
+    connection: &mut Option<PgConnection>,
+    options: &PgConnectOptions,
+) -> anyhow::Result<()> {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let connection = match connection {
+        Some(connection) => connection,
+        None => connection.insert(connect(options).await?),
+    };
+    let asking = sqlx::query("SELECT 1").execute(connection);
+    tokio::time::timeout(TIMEOUT, asking).await??;
+    Ok(())
+}
