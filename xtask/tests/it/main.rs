@@ -2,6 +2,7 @@
 
 mod build_recipe;
 mod image_assembly;
+mod manifest_reading;
 mod process_children;
 mod process_interrupt;
 mod source_cargo;
