@@ -123,7 +123,7 @@ fn yaml_that_is_none_tells_line_and_column() {
     check(
         "kind: Service",
         "kind: [Service",
-        "deploy/web.yaml:3:",
+        "deploy/web.yaml:2:",
         None,
     );
     check("kind: Service", "kind: [Service", "invalid YAML", None);
