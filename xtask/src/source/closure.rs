@@ -30,7 +30,7 @@ const TEST_FOLDERS: [&str; 3] = ["tests", "benches", "examples"];
 #[derive(Debug)]
 pub(crate) struct Listing {
     /// Relative to the root. Some may be gone by now.
-    pub(crate) paths: BTreeSet<Utf8PathBuf>,
+    paths: BTreeSet<Utf8PathBuf>,
     /// Folders that are repositories of their own.
     nested: BTreeSet<Utf8PathBuf>,
     has_git: bool,
@@ -155,72 +155,82 @@ fn entries(root: &Utf8Path, folder: &Utf8Path) -> Result<Vec<(Utf8PathBuf, std::
     Ok(found)
 }
 
-/// What counts of each local package that one package is made of.
+/// The names of a listing, each with the package that it counts for: the innermost one.
 #[derive(Debug)]
-pub(crate) struct Closure<'a> {
+pub(crate) struct Sources<'a> {
+    root: &'a Utf8Path,
     manifests: &'a Manifests,
-    /// Every local package, by its folder.
-    by_directory: BTreeMap<&'a Utf8Path, &'a str>,
-    scopes: BTreeMap<&'a str, Scope>,
-    /// Files of explicit `[[test]]`, `[[bench]]` and `[[example]]`.
-    test_files: BTreeSet<Utf8PathBuf>,
+    has_git: bool,
+    by_package: BTreeMap<&'a str, Vec<Source>>,
+    nested: BTreeSet<Utf8PathBuf>,
 }
 
-impl<'a> Closure<'a> {
-    /// The closure that consists of these packages.
-    pub(crate) fn new(manifests: &'a Manifests, scopes: BTreeMap<&'a str, Scope>) -> Self {
-        let by_directory = manifests
-            .packages
-            .iter()
-            .map(|(name, manifest)| (manifest.directory.as_path(), name.as_str()))
+#[derive(Debug)]
+struct Source {
+    path: Utf8PathBuf,
+    only_tests: bool,
+}
+
+impl<'a> Sources<'a> {
+    /// Gives every path to its package.
+    pub(crate) fn new(root: &'a Utf8Path, manifests: &'a Manifests, listing: Listing) -> Self {
+        let packages = manifests.packages.iter();
+        let by_directory: BTreeMap<&str, (&'a str, BTreeSet<Utf8PathBuf>)> = packages
+            .map(|(name, manifest)| {
+                let owner = (name.as_str(), explicit_tests(&manifest.table));
+                (manifest.directory.as_str(), owner)
+            })
             .collect();
-        let mut test_files = BTreeSet::new();
-        for (name, _) in scopes.iter().filter(|(_, scope)| **scope == Scope::Binary) {
-            let manifest = &manifests.packages[*name];
-            for key in ["test", "bench", "example"] {
-                let targets = manifest.table.get(key).and_then(toml::Value::as_array);
-                for target in targets.into_iter().flatten() {
-                    let path = target.get("path").and_then(toml::Value::as_str);
-                    test_files.extend(path.map(|path| manifest.directory.join(path)));
-                }
-            }
-        }
-        Self {
+        let mut sources = Self {
+            root,
             manifests,
-            by_directory,
-            scopes,
-            test_files,
+            has_git: listing.has_git,
+            by_package: BTreeMap::new(),
+            nested: listing.nested,
+        };
+        for path in listing.paths {
+            let owner = folders_above(path.as_str())
+                .find_map(|folder| Some((folder, by_directory.get(folder)?)));
+            let Some((folder, (name, explicit_tests))) = owner else {
+                // A package that is itself a link to another repository is listed as a name.
+                sources
+                    .nested
+                    .extend(by_directory.contains_key(path.as_str()).then_some(path));
+                continue;
+            };
+            let generated = path == "Cargo.lock" || path.as_str().starts_with(".cargo/");
+            if folder.is_empty() && generated {
+                continue;
+            }
+            let within = path.as_str()[folder.len()..].trim_start_matches('/');
+            let first = within.split('/').next().unwrap_or_default();
+            let only_tests =
+                TEST_FOLDERS.contains(&first) || explicit_tests.contains(Utf8Path::new(within));
+            let source = Source { path, only_tests };
+            sources.by_package.entry(name).or_default().push(source);
         }
+        sources
     }
 
-    /// The package that this path counts for: the innermost one, if it belongs to the closure and
-    /// the path is not one of the tests that are left out.
-    pub(crate) fn owner(&self, path: &Utf8Path) -> Option<&'a str> {
-        let mut folders = path.ancestors().skip(1);
-        let (folder, name) = folders.find_map(|folder| self.by_directory.get_key_value(folder))?;
-        let scope = self.scopes.get(name)?;
-        if folder.as_str().is_empty() && (path == "Cargo.lock" || path.starts_with(".cargo")) {
-            return None;
-        }
-        if *scope == Scope::Binary {
-            let within = path.strip_prefix(folder).ok()?;
-            let first = within.components().next()?;
-            if TEST_FOLDERS.contains(&first.as_str()) || self.test_files.contains(path) {
-                return None;
+    /// The paths that count of a package.
+    pub(crate) fn paths(&self, package: &str, scope: Scope) -> impl Iterator<Item = &Utf8Path> {
+        let sources = self.by_package.get(package).into_iter().flatten();
+        let counted = sources.filter(move |source| scope == Scope::Tests || !source.only_tests);
+        counted.map(|source| source.path.as_path())
+    }
+
+    /// What names alone tell to be wrong in a package.
+    pub(crate) fn problems(&self, package: &str, scope: Scope) -> Result<Vec<Problem>> {
+        let directory = &self.manifests.packages[package].directory;
+        let around = folders_above(directory.as_str()).chain([directory.as_str()]);
+        for folder in around.map(Utf8Path::new) {
+            if self.nested.contains(folder) {
+                return Ok(vec![nested(folder)]);
             }
         }
-        Some(name)
-    }
-
-    /// What names alone tell to be wrong.
-    pub(crate) fn problems(&self, root: &Utf8Path, listing: &Listing) -> Result<Vec<Problem>> {
         let mut problems = Vec::new();
         let mut folders = BTreeSet::new();
-        for path in listing
-            .paths
-            .iter()
-            .filter(|path| self.owner(path).is_some())
-        {
+        for path in self.paths(package, scope) {
             if path.as_str().contains(REPLACEMENT) {
                 problems.push(Problem::new(
                     path,
@@ -228,64 +238,48 @@ impl<'a> Closure<'a> {
                     "rename it, or name it in .gitignore",
                 ));
             }
-            for folder in path.ancestors().skip(1) {
-                if !folders.insert(folder) || self.by_directory.contains_key(folder) {
+            for folder in folders_above(path.as_str()) {
+                if !folders.insert(folder) || folder == directory {
                     break;
                 }
             }
         }
-        for folder in listing
+        let below = self
             .nested
             .iter()
-            .filter(|folder| self.owner(folder).is_some())
-        {
-            problems.push(nested(folder));
+            .filter(|folder| folders_above(folder.as_str()).any(|folder| folders.contains(folder)));
+        problems.extend(below.map(|folder| nested(folder)));
+        let manifest = directory.join("Cargo.toml");
+        if !self.paths(package, scope).any(|path| path == manifest) {
+            problems.push(Problem::new(
+                &manifest,
+                "belongs to the build and is ignored by git",
+                "take it out of .gitignore",
+            ));
         }
-        for name in self.scopes.keys() {
-            let directory = &self.manifests.packages[*name].directory;
-            let manifest = directory.join("Cargo.toml");
-            let listed = |folder: &&Utf8Path| {
-                listing.paths.contains(*folder) || listing.nested.contains(*folder)
-            };
-            if let Some(folder) = directory.ancestors().find(listed) {
-                problems.push(nested(folder));
-            } else if !listing.paths.contains(&manifest) && !manifest.as_str().eq("Cargo.toml") {
-                problems.push(Problem::new(
-                    &manifest,
-                    "belongs to the build and is ignored by git",
-                    "take it out of .gitignore",
-                ));
-            }
-        }
-        problems.extend(self.problems_in(root, listing, &folders)?);
+        problems.extend(self.problems_in(&folders)?);
         Ok(problems)
     }
 
     /// What git does not list: sockets and pipes, and repositories around tracked files.
-    fn problems_in(
-        &self,
-        root: &Utf8Path,
-        listing: &Listing,
-        folders: &BTreeSet<&Utf8Path>,
-    ) -> Result<Vec<Problem>> {
+    fn problems_in(&self, folders: &BTreeSet<&str>) -> Result<Vec<Problem>> {
         let mut problems = Vec::new();
         let mut specials = BTreeMap::new();
-        for folder in folders.iter().filter(|folder| root.join(folder).is_dir()) {
-            for (path, kind) in entries(root, folder)? {
-                if path.file_name() == Some(".git") && !folder.as_str().is_empty() {
+        for folder in folders.iter().map(Utf8Path::new) {
+            for (path, kind) in entries(self.root, folder)? {
+                if !folder.as_str().is_empty() && path.file_name() == Some(".git") {
                     problems.push(nested(folder));
                 }
-                let problem = special(&path, kind).filter(|_| self.owner(&path).is_some());
-                specials.extend(problem.map(|problem| (path, problem)));
+                specials.extend(special(&path, kind).map(|problem| (path, problem)));
             }
         }
-        if listing.has_git && !specials.is_empty() {
+        if self.has_git && !specials.is_empty() {
             let names = specials
                 .keys()
                 .map(|path| format!("{path}\0"))
                 .collect::<String>();
             let names = Input::Bytes(names.into_bytes());
-            let ignored = git(root, &["check-ignore", "-z", "--stdin"], &[], &names)?;
+            let ignored = git(self.root, &["check-ignore", "-z", "--stdin"], &[], &names)?;
             for path in ignored.split('\0') {
                 specials.remove(Utf8Path::new(path));
             }
@@ -293,6 +287,28 @@ impl<'a> Closure<'a> {
         problems.extend(specials.into_values());
         Ok(problems)
     }
+}
+
+/// The folders that a path lies in, innermost first; the last one is the root, an empty text.
+pub(crate) fn folders_above(path: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(folder_above(path), |folder| folder_above(folder))
+}
+
+fn folder_above(path: &str) -> Option<&str> {
+    match path.rfind('/') {
+        Some(end) => Some(&path[..end]),
+        None => (!path.is_empty()).then_some(""),
+    }
+}
+
+/// Files of explicit `[[test]]`, `[[bench]]` and `[[example]]`, relative to the package.
+fn explicit_tests(table: &toml::Table) -> BTreeSet<Utf8PathBuf> {
+    let targets = ["test", "bench", "example"]
+        .into_iter()
+        .filter_map(|key| table.get(key));
+    let targets = targets.filter_map(toml::Value::as_array).flatten();
+    let paths = targets.filter_map(|target| target.get("path")?.as_str());
+    paths.map(Utf8PathBuf::from).collect()
 }
 
 pub(crate) fn nested(folder: &Utf8Path) -> Problem {
@@ -303,7 +319,7 @@ pub(crate) fn nested(folder: &Utf8Path) -> Problem {
     )
 }
 
-/// Folders of all local packages. None may lie in another repository than the root.
+/// Folders of all local packages.
 pub(crate) fn directories(manifests: &Manifests) -> Result<BTreeSet<Utf8PathBuf>> {
     let directories = manifests
         .packages

@@ -2,54 +2,60 @@
 //! followed. Refuses a link whose end is not in the closure.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::closure::{self, Closure, Listing};
+use super::closure::{self, Sources, folders_above};
 use super::reading::Problem;
 use super::seen::{LeadsTo, Seen};
-use super::snapshot::{Entry, EntryKind};
+use super::snapshot::{Entry, EntryKind, Scope};
 
-/// What was seen of one closure.
-pub(crate) struct Owned<'a> {
-    seen: BTreeMap<&'a Utf8Path, &'a Seen>,
+/// What was seen of one closure, by path in byte order, each with its package.
+pub(crate) struct Contents<'a> {
+    seen: BTreeMap<&'a str, (&'a str, &'a Seen)>,
     generated: &'a BTreeMap<Utf8PathBuf, Vec<u8>>,
 }
 
-impl<'a> Owned<'a> {
-    pub(crate) fn of(
-        closure: &Closure<'_>,
+impl<'a> Contents<'a> {
+    /// Of these packages, without the manifests, which are generated.
+    pub(crate) fn new(
+        sources: &'a Sources<'_>,
+        scopes: &BTreeMap<&'a str, Scope>,
         seen: &'a BTreeMap<Utf8PathBuf, Seen>,
-        listing: &'a Listing,
         generated: &'a BTreeMap<Utf8PathBuf, Vec<u8>>,
     ) -> Self {
-        let owned = listing
-            .paths
-            .iter()
-            .filter(|path| closure.owner(path).is_some());
-        let owned = owned.filter(|path| !generated.contains_key(*path));
-        let owned: BTreeMap<&Utf8Path, &Seen> = owned
-            .filter_map(|path| Some((path.as_path(), seen.get(path)?)))
-            .collect();
-        let is_link = |path: &Utf8Path| matches!(owned.get(path), Some(Seen::Link { .. }));
+        let mut owned = BTreeMap::new();
+        for (package, scope) in scopes {
+            let paths = sources.paths(package, *scope);
+            let paths = paths.filter(|path| !generated.contains_key(*path));
+            owned.extend(
+                paths.filter_map(|path| Some((path.as_str(), (*package, seen.get(path)?)))),
+            );
+        }
+        let is_link = |path: &&str| matches!(owned.get(path), Some((_, Seen::Link { .. })));
         // A folder that became a link: git still lists what was in it, and that is gone.
-        let gone = |path: &Utf8Path| path.ancestors().skip(1).any(is_link);
-        let seen = owned.iter().filter(|(path, _)| !gone(path));
+        let gone = |path: &&str| folders_above(path).any(|folder| is_link(&folder));
+        let gone: Vec<&str> = owned.keys().copied().filter(gone).collect();
+        for path in gone {
+            owned.remove(path);
+        }
         Self {
-            seen: seen.map(|(path, seen)| (*path, *seen)).collect(),
+            seen: owned,
             generated,
         }
     }
 
-    pub(crate) fn entries(&self) -> (Vec<Entry>, Vec<Problem>) {
+    /// Every entry with its package, in byte order of their paths.
+    pub(crate) fn entries(&self) -> (Vec<(Entry, &'a str)>, Vec<Problem>) {
         let mut entries = BTreeMap::new();
         let mut problems = Vec::new();
-        for (path, seen) in &self.seen {
+        for (path, (package, seen)) in &self.seen {
             match seen {
                 Seen::Missing => {}
                 // A file of that name is deleted, and what has taken its place is listed.
                 Seen::Folder if self.below(path).next().is_some() => {}
-                Seen::Folder => problems.push(closure::nested(path)),
+                Seen::Folder => problems.push(closure::nested(Utf8Path::new(path))),
                 Seen::File {
                     digest,
                     length_bytes,
@@ -61,38 +67,44 @@ impl<'a> Owned<'a> {
                         length_bytes: *length_bytes,
                         executable: *executable,
                     };
-                    entries.insert(path.to_path_buf(), kind);
+                    entries.insert((*path).to_owned(), (kind, *package));
                 }
                 Seen::Link { target, leads_to } => match self.follow(path, target, leads_to) {
-                    Ok(links) => entries.extend(links),
+                    Ok(links) => {
+                        let links = links.into_iter();
+                        entries.extend(links.map(|(path, kind)| (path, (kind, *package))));
+                    }
                     Err(problem) => problems.push(problem),
                 },
             }
         }
-        let entries = entries.into_iter().map(|(path, kind)| Entry { path, kind });
-        let mut entries: Vec<Entry> = entries.collect();
-        // Paths compare by component; what counts is the order of their bytes.
-        entries.sort_by(|one, other| one.path.as_str().cmp(other.path.as_str()));
-        (entries, problems)
+        let entry = |(path, (kind, package)): (String, (EntryKind, &'a str))| {
+            let path = Utf8PathBuf::from(path);
+            (Entry { path, kind }, package)
+        };
+        (entries.into_iter().map(entry).collect(), problems)
     }
 
-    fn below(&self, folder: &'a Utf8Path) -> impl Iterator<Item = (&'a Utf8Path, &'a Seen)> {
-        self.seen
-            .range::<&Utf8Path, _>(folder..)
-            .map(|(path, seen)| (*path, *seen))
-            .skip_while(move |(path, _)| *path == folder)
-            .take_while(move |(path, _)| path.starts_with(folder))
+    /// What lies in a folder, at any depth, by its path within the folder.
+    fn below(&self, folder: &str) -> impl Iterator<Item = (&'a str, &'a Seen)> {
+        let start = format!("{folder}/");
+        let length = start.len();
+        let from = self
+            .seen
+            .range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded));
+        let below = from.take_while(move |(path, _)| path.starts_with(&start));
+        below.map(move |(path, (_, seen))| (&path[length..], *seen))
     }
 
     /// A link to a file is one entry; a link to a folder is one for each file in it.
     fn follow(
         &self,
-        path: &Utf8Path,
+        path: &str,
         target: &Utf8Path,
-        leads_to: &'a LeadsTo,
-    ) -> Result<BTreeMap<Utf8PathBuf, EntryKind>, Problem> {
+        leads_to: &LeadsTo,
+    ) -> Result<BTreeMap<String, EntryKind>, Problem> {
         let fix = "make it lead to a file of this package or of one that it depends on, or copy it";
-        let problem = |what: String| Problem::new(path, what, fix);
+        let problem = |what: String| Problem::new(Utf8Path::new(path), what, fix);
         let end = match leads_to {
             LeadsTo::Inside(end) => end,
             LeadsTo::Outside(end) => {
@@ -110,24 +122,31 @@ impl<'a> Owned<'a> {
             let what = format!("is a link to {end}, a manifest, which builds get in another form");
             return Err(problem(what));
         }
-        if let Some(seen) = self.seen.get(end.as_path()) {
-            let kind = link(target, seen).ok_or_else(|| problem(format!("leads to {end}")))?;
+        if let Some(kind) = self
+            .seen
+            .get(end.as_str())
+            .and_then(|(_, seen)| link(target, seen))
+        {
             return Ok(BTreeMap::from([(path.to_owned(), kind)]));
         }
+        if Utf8Path::new(path).starts_with(end) {
+            return Err(problem(format!(
+                "is a link to the folder {end} that it lies in"
+            )));
+        }
         let mut links = BTreeMap::new();
-        for (file, seen) in self
-            .below(end)
-            .filter(|(_, seen)| !matches!(seen, Seen::Missing))
-        {
-            let within = file.strip_prefix(end).unwrap_or(file);
+        for (within, seen) in self.below(end.as_str()) {
+            if matches!(seen, Seen::Missing | Seen::Folder) {
+                continue;
+            }
             let kind = link(&target.join(within), seen).ok_or_else(|| {
                 problem(format!(
-                    "is a link to the folder {end}, in which {file} is a link again"
+                    "is a link to the folder {end}, where {within} is a link again"
                 ))
             })?;
-            links.insert(path.join(within), kind);
+            links.insert(format!("{path}/{within}"), kind);
         }
-        if links.is_empty() || path.starts_with(end) {
+        if links.is_empty() {
             let what = format!("is a link to {end}, which is not among the sources of the package");
             return Err(problem(what));
         }

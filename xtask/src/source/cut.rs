@@ -38,55 +38,69 @@ const CONFIGURATION_DROPPED: [&str; 9] = [
 /// Keys of `[build]` that say where and how fast, not what.
 const BUILD_DROPPED: [&str; 4] = ["build-dir", "dep-info-basedir", "jobs", "target-dir"];
 
-/// All manifests that the build of one package reads.
-pub(crate) struct CutManifests {
-    /// Texts by path.
-    pub(crate) texts: BTreeMap<Utf8PathBuf, Vec<u8>>,
-    /// For each local package: its manifest and what it inherits.
-    pub(crate) own: BTreeMap<String, Vec<u8>>,
+/// The manifest of a local package, cut; the same for every package that reaches it.
+#[derive(Debug)]
+pub(crate) struct CutPackage {
+    table: Table,
+    text: Vec<u8>,
+    inherited: Inherited,
+    /// Its manifest and what it inherits.
+    pub(crate) own: Vec<u8>,
 }
 
-/// Cuts the manifests to what `name` reaches.
-pub(crate) fn manifests(
+impl CutPackage {
+    /// Cuts the manifest of one package.
+    pub(crate) fn new(manifests: &Manifests, name: &str, scope: Scope) -> Result<Self> {
+        let table = package(&manifests.packages[name].table, scope);
+        let inherited = Inherited::by(&table);
+        let text = text(&table)?;
+        let mut own = text.clone();
+        // No text of TOML goes on after this, so the two parts cannot be mixed up.
+        own.push(0);
+        own.extend(self::text(&inherited.cut(&manifests.root))?);
+        Ok(Self {
+            table,
+            text,
+            inherited,
+            own,
+        })
+    }
+}
+
+/// All manifests that the build of one package reads, from those of the local packages in it.
+pub(crate) fn manifests<'a>(
     manifests: &Manifests,
-    name: &str,
-    scope: Scope,
+    packages: impl Iterator<Item = (&'a str, &'a CutPackage)>,
     reached: &Reached,
-) -> Result<CutManifests> {
-    let mut cut = CutManifests {
-        texts: BTreeMap::new(),
-        own: BTreeMap::new(),
-    };
-    let mut members = Vec::new();
+) -> Result<BTreeMap<Utf8PathBuf, Vec<u8>>> {
+    let mut texts = BTreeMap::new();
+    let mut members = BTreeSet::new();
     let mut inherited = Inherited::default();
     let mut at_root = Table::new();
-    for local in reached.locals() {
-        let manifest = &manifests.packages[local];
-        let scope = if local == name { scope } else { Scope::Binary };
-        let table = package(&manifest.table, scope);
-        let of_this = Inherited::by(&table);
-        let mut own = Table::new();
-        own.insert("manifest".to_owned(), Value::Table(table.clone()));
-        own.insert(
-            "inherited".to_owned(),
-            Value::Table(of_this.cut(&manifests.root)),
-        );
-        cut.own.insert(local.to_owned(), text(&own)?);
-        inherited.extend(of_this);
+    for (name, cut) in packages {
+        let manifest = &manifests.packages[name];
+        inherited.extend(&cut.inherited);
         if manifest.directory.as_str().is_empty() {
-            at_root = table;
+            at_root = cut.table.clone();
             continue;
         }
         if manifest.member {
-            members.push(Value::String(manifest.directory.to_string()));
+            members.insert(manifest.directory.as_str());
         }
-        cut.texts
-            .insert(manifest.directory.join("Cargo.toml"), text(&table)?);
+        texts.insert(manifest.directory.join("Cargo.toml"), cut.text.clone());
     }
-    members.sort_by(|one, other| one.as_str().cmp(&other.as_str()));
-    let root = workspace(&manifests.root, at_root, members, &inherited, reached)?;
-    cut.texts.insert("Cargo.toml".into(), text(&root)?);
-    Ok(cut)
+    let members = members
+        .into_iter()
+        .map(|member| Value::String(member.to_owned()));
+    let root = workspace(
+        &manifests.root,
+        at_root,
+        members.collect(),
+        &inherited,
+        reached,
+    )?;
+    texts.insert("Cargo.toml".into(), text(&root)?);
+    Ok(texts)
 }
 
 fn text(table: &Table) -> Result<Vec<u8>> {
@@ -171,7 +185,7 @@ fn dependency_names(table: &Table, kinds: &[DependencyKind]) -> BTreeSet<String>
 }
 
 /// What package manifests take from the manifest of the workspace.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Inherited {
     fields: BTreeSet<String>,
     dependencies: BTreeSet<String>,
@@ -206,9 +220,9 @@ impl Inherited {
         inherited
     }
 
-    fn extend(&mut self, other: Self) {
-        self.fields.extend(other.fields);
-        self.dependencies.extend(other.dependencies);
+    fn extend(&mut self, other: &Self) {
+        self.fields.extend(other.fields.iter().cloned());
+        self.dependencies.extend(other.dependencies.iter().cloned());
         self.lints |= other.lints;
     }
 

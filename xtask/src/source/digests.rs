@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use camino::Utf8PathBuf;
 
-use super::closure::Closure;
 use super::encoding::Encoder;
 use super::lock::Reached;
 use super::manifests::{DependencyKind, Manifests, refused};
@@ -18,7 +17,7 @@ use crate::digest::Digest;
 pub(crate) struct Source<'a> {
     pub(crate) name: &'a str,
     pub(crate) scope: Scope,
-    pub(crate) entries: &'a [Entry],
+    pub(crate) entries: &'a [(Entry, &'a str)],
     pub(crate) manifests: &'a BTreeMap<Utf8PathBuf, Vec<u8>>,
     pub(crate) reached: &'a Reached,
 }
@@ -27,7 +26,7 @@ pub(crate) fn encode_source(source: &Source<'_>) -> Vec<u8> {
     let mut encoder = Encoder::new("phase-zero source 1");
     encoder.text(source.name);
     encode_scope(&mut encoder, source.scope);
-    encode_entries(&mut encoder, source.entries.iter());
+    encode_entries(&mut encoder, source.entries.iter().map(|(entry, _)| entry));
     encoder.count(source.manifests.len());
     for (path, text) in source.manifests {
         encoder.text(path.as_str());
@@ -74,40 +73,34 @@ fn encode_entries<'a>(encoder: &mut Encoder, entries: impl ExactSizeIterator<Ite
 /// What the digests of single local packages are taken of.
 pub(crate) struct Locals<'a> {
     pub(crate) manifests: &'a Manifests,
-    pub(crate) closure: &'a Closure<'a>,
-    pub(crate) entries: &'a [Entry],
-    pub(crate) own: &'a BTreeMap<String, Vec<u8>>,
+    pub(crate) entries: &'a [(Entry, &'a str)],
+    /// Each package with its manifest and what it inherits.
+    pub(crate) own: BTreeMap<&'a str, &'a [u8]>,
     pub(crate) configuration: Option<&'a [u8]>,
 }
 
 impl Locals<'_> {
+    /// Each local package, together with those that it depends on. `root` counts with its tests if
+    /// `scope` says so.
     pub(crate) fn digests(
         &self,
-        root: &PackageName,
+        root: &str,
         scope: Scope,
-        reached: &Reached,
     ) -> Result<BTreeMap<PackageName, Digest>> {
         let mut files: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
-        for entry in self.entries {
-            if let Some(owner) = self.closure.owner(&entry.path) {
-                files.entry(owner).or_default().push(entry);
-            }
+        for (entry, package) in self.entries {
+            files.entry(package).or_default().push(entry);
         }
         let files = |name: &str| files.get(name).map(Vec::as_slice).unwrap_or_default();
-        let locals: BTreeSet<&str> = reached.locals().collect();
         let mut digests: BTreeMap<&str, Digest> = BTreeMap::new();
         // Each round finishes what depends on finished packages alone.
-        while digests.len() < locals.len() {
+        while digests.len() < self.own.len() {
             let finished = digests.len();
-            for name in locals
-                .iter()
-                .filter(|name| !digests.contains_key(**name))
-                .copied()
-                .collect::<Vec<_>>()
-            {
-                let needed = self.needed(name, Scope::Binary, &locals)?;
-                let needed = needed.iter().map(|needed| digests.get(needed).copied());
-                if let Some(needed) = needed.collect::<Option<Vec<Digest>>>() {
+            for name in self.own.keys() {
+                let needed = self.needed(name, Scope::Binary).into_iter();
+                let needed: Option<Vec<Digest>> =
+                    needed.map(|needed| digests.get(needed).copied()).collect();
+                if let Some(needed) = needed.filter(|_| !digests.contains_key(name)) {
                     digests.insert(name, self.digest(name, Scope::Binary, files(name), &needed));
                 }
             }
@@ -120,30 +113,23 @@ impl Locals<'_> {
         }
         // Tests may use what depends on the package that they test: a circle that cargo allows.
         if scope == Scope::Tests {
-            let needed = self.needed(root.as_str(), scope, &locals)?;
+            let needed = self.needed(root, scope);
             let needed: Vec<Digest> = needed.iter().map(|needed| digests[needed]).collect();
-            let digest = self.digest(root.as_str(), scope, files(root.as_str()), &needed);
-            digests.insert(root.as_str(), digest);
+            let digest = self.digest(root, scope, files(root), &needed);
+            digests.insert(root, digest);
         }
-        let named = digests
-            .into_iter()
-            .map(|(name, digest)| (PackageName::known(name.to_owned()), digest));
+        let named = digests.into_iter();
+        let named = named.map(|(name, digest)| (PackageName::known(name.to_owned()), digest));
         Ok(named.collect())
     }
 
     /// Local packages that this one depends on directly.
-    fn needed<'b>(
-        &self,
-        name: &str,
-        scope: Scope,
-        locals: &BTreeSet<&'b str>,
-    ) -> Result<BTreeSet<&'b str>> {
+    fn needed(&self, name: &str, scope: Scope) -> BTreeSet<&str> {
         let counts = |kind| kind != DependencyKind::Development || scope == Scope::Tests;
-        let dependencies = self.manifests.dependencies(name)?.into_iter();
-        let needed = dependencies.filter(|one| counts(one.kind) && one.package != name);
-        Ok(needed
-            .filter_map(|one| locals.get(one.package.as_str()).copied())
-            .collect())
+        let declared = self.manifests.packages[name].dependencies.iter();
+        let needed = declared.filter(|one| counts(one.kind) && one.package != name);
+        let local = needed.filter_map(|one| self.own.get_key_value(one.package.as_str()));
+        local.map(|(name, _)| *name).collect()
     }
 
     fn digest(&self, name: &str, scope: Scope, files: &[&Entry], needed: &[Digest]) -> Digest {
@@ -151,7 +137,7 @@ impl Locals<'_> {
         encoder.text(name);
         encode_scope(&mut encoder, scope);
         encode_entries(&mut encoder, files.iter().copied());
-        encoder.bytes(&self.own[name]);
+        encoder.bytes(self.own[name]);
         encoder.bytes(self.configuration.unwrap_or_default());
         encoder.count(needed.len());
         needed.iter().for_each(|digest| encoder.digest(*digest));

@@ -10,8 +10,6 @@ use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
-use super::encoding::Encoder;
-use super::lock::Reached;
 use super::objects::write_whole;
 use super::snapshot::{Entry, EntryKind, PackageSnapshot, Scope};
 use crate::digest::Digest;
@@ -80,7 +78,7 @@ impl Record {
             generated: generated
                 .map(|(path, text)| (path.clone(), Digest::of(text)))
                 .collect(),
-            lock: lock_entries(package.reached()),
+            lock: package.reached().digests(),
         }
     }
 
@@ -90,16 +88,17 @@ impl Record {
         self.source
     }
 
-    /// Keeps it for a later command. One that is kept already stays as it is.
+    /// Keeps the record of a snapshot for a later command. One that is kept already stays as it is.
     ///
     /// # Errors
     /// When writing fails.
-    pub fn keep(&self, state_directory: &Utf8Path) -> Result<()> {
-        let path = record_path(state_directory, self.source);
+    pub fn keep(state_directory: &Utf8Path, package: &PackageSnapshot) -> Result<()> {
+        let path = record_path(state_directory, package.source());
         if path.is_file() {
             return Ok(());
         }
-        let text = serde_json::to_vec(self).context("cannot write a record as JSON")?;
+        let text =
+            serde_json::to_vec(&Self::of(package)).context("cannot write a record as JSON")?;
         write_whole(&path, &text, 0o444).with_context(|| format!("cannot keep the record {path}"))
     }
 
@@ -127,21 +126,6 @@ fn record_path(state_directory: &Utf8Path, source: Digest) -> Utf8PathBuf {
     state_directory
         .join("records")
         .join(format!("{source}.json"))
-}
-
-fn lock_entries(reached: &Reached) -> BTreeMap<String, Digest> {
-    let digest = |(id, entry): (&_, &_)| {
-        let mut single = Reached {
-            format: reached.format,
-            entries: BTreeMap::new(),
-        };
-        let name = format!("{id}");
-        single.entries.insert(Clone::clone(id), Clone::clone(entry));
-        let mut encoder = Encoder::new("phase-zero lock entry 1");
-        single.encode(&mut encoder);
-        (name, encoder.finish())
-    };
-    reached.entries.iter().map(digest).collect()
 }
 
 /// What differs, in order of paths. Empty exactly when the digests are equal.

@@ -6,13 +6,15 @@
 //! the part can be larger than what is built, never smaller.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use anyhow::{Result, anyhow};
-use serde::{Deserialize, Serialize};
+use anyhow::Result;
+use serde::Deserialize;
 
 use super::encoding::Encoder;
 use super::manifests::{Dependency, DependencyKind, Manifests};
 use super::snapshot::Scope;
+use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
 
 /// The newest format that is understood here.
@@ -27,26 +29,28 @@ pub(crate) struct LockId {
     pub(crate) source: Option<String>,
 }
 
-/// One entry, with those of its edges that count.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct LockEntry {
-    pub(crate) checksum: Option<String>,
-    pub(crate) dependencies: BTreeSet<LockId>,
-    pub(crate) replaced_by: Option<LockId>,
+/// The whole file, in order of the IDs.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    format: Option<u32>,
+    entries: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    id: LockId,
+    checksum: Option<String>,
+    /// Places in the list of entries.
+    dependencies: BTreeSet<usize>,
+    replaced_by: Option<usize>,
 }
 
 /// What one package reaches.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reached {
-    pub(crate) format: Option<u32>,
-    pub(crate) entries: BTreeMap<LockId, LockEntry>,
-}
-
-/// The whole file.
 #[derive(Clone, Debug)]
-pub(crate) struct Lock {
-    format: Option<u32>,
-    packages: BTreeMap<LockId, LockEntry>,
+pub(crate) struct Reached {
+    lock: Arc<Lock>,
+    /// Entries, and those of their edges that count.
+    edges: BTreeMap<usize, BTreeSet<usize>>,
 }
 
 #[derive(Deserialize)]
@@ -58,17 +62,14 @@ struct File {
     metadata: toml::Table,
 }
 
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize)]
 struct Package {
     name: String,
     version: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     dependencies: Vec<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     replace: Option<String>,
 }
 
@@ -81,68 +82,112 @@ impl Lock {
         if old || file.version.is_some_and(|version| version > FORMAT_MAX) {
             return Err(refused("Cargo.lock is of a format that is not supported").into());
         }
-        let mut by_name: BTreeMap<&str, Vec<LockId>> = BTreeMap::new();
-        for package in &file.package {
-            by_name.entry(&package.name).or_default().push(package.id());
+        let mut packages = file.package;
+        packages.sort_by_cached_key(Package::id);
+        let ids: Vec<LockId> = packages.iter().map(Package::id).collect();
+        let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (place, id) in ids.iter().enumerate() {
+            by_name.entry(&id.name).or_default().push(place);
         }
-        let mut packages = BTreeMap::new();
-        for package in &file.package {
-            let resolve = |written: &String| resolve(&by_name, written);
-            let entry = LockEntry {
-                checksum: package.checksum.clone(),
+        let resolve = |written: &String| resolve(&ids, &by_name, written);
+        let mut entries = Vec::with_capacity(ids.len());
+        for (package, id) in packages.into_iter().zip(&ids) {
+            entries.push(Entry {
+                id: id.clone(),
                 dependencies: package
                     .dependencies
                     .iter()
                     .map(resolve)
                     .collect::<Result<_>>()?,
                 replaced_by: package.replace.as_ref().map(resolve).transpose()?,
-            };
-            packages.insert(package.id(), entry);
+                checksum: package.checksum,
+            });
         }
         Ok(Self {
             format: file.version,
-            packages,
+            entries,
         })
     }
 
     /// What the package `name` reaches: all that its binary is made of, or its tests too.
-    pub(crate) fn reach(&self, manifests: &Manifests, name: &str, scope: Scope) -> Result<Reached> {
-        let mut reached = Reached {
-            format: self.format,
-            entries: BTreeMap::new(),
-        };
+    pub(crate) fn reach(
+        self: &Arc<Self>,
+        manifests: &Manifests,
+        name: &str,
+        scope: Scope,
+    ) -> Result<Reached> {
+        let mut edges: BTreeMap<usize, BTreeSet<usize>> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         let mut pending = vec![(self.local(name)?, scope)];
-        while let Some((id, scope)) = pending.pop() {
-            if !seen.insert((id.clone(), scope)) {
+        while let Some((place, scope)) = pending.pop() {
+            if !seen.insert((place, scope)) {
                 continue;
             }
-            let (id, locked) = self
-                .packages
-                .get_key_value(&id)
-                .ok_or_else(|| stale(&id.name))?;
-            let dependencies = match id.source {
-                Some(_) => locked.dependencies.clone(),
-                None => wanted(manifests, &id.name, scope, locked)?,
+            let entry = &self.entries[place];
+            let dependencies = match entry.id.source {
+                Some(_) => entry.dependencies.clone(),
+                None => self.wanted(manifests, entry, scope)?,
             };
-            let following = dependencies.iter().chain(&locked.replaced_by).cloned();
-            pending.extend(following.map(|id| (id, Scope::Binary)));
-            let entry = reached
-                .entries
-                .entry(id.clone())
-                .or_insert_with(|| LockEntry {
-                    dependencies: BTreeSet::new(),
-                    ..locked.clone()
-                });
-            entry.dependencies.extend(dependencies);
+            let following = dependencies.iter().copied().chain(entry.replaced_by);
+            pending.extend(following.map(|place| (place, Scope::Binary)));
+            edges.entry(place).or_default().extend(dependencies);
         }
-        Ok(reached)
+        let lock = Arc::clone(self);
+        Ok(Reached { lock, edges })
     }
 
-    fn local(&self, name: &str) -> Result<LockId> {
-        let mut ids = self.packages.keys();
-        let found = ids.find(|id| id.name == name && id.source.is_none());
-        found.cloned().ok_or_else(|| stale(name))
+    fn local(&self, name: &str) -> Result<usize> {
+        let local = |entry: &Entry| entry.id.name == name && entry.id.source.is_none();
+        self.entries
+            .iter()
+            .position(local)
+            .ok_or_else(|| stale(name))
+    }
+
+    /// Which edges of a local package count, by what its manifest declares.
+    fn wanted(
+        &self,
+        manifests: &Manifests,
+        entry: &Entry,
+        scope: Scope,
+    ) -> Result<BTreeSet<usize>> {
+        let manifest = manifests.packages.get(&entry.id.name);
+        let manifest = manifest.ok_or_else(|| stale(&entry.id.name))?;
+        let mut wanted = BTreeSet::new();
+        for dependency in &manifest.dependencies {
+            if dependency.kind == DependencyKind::Development && scope == Scope::Binary {
+                continue;
+            }
+            let chosen = self.choose(dependency, entry);
+            if chosen.is_empty() {
+                return Err(stale(&dependency.package));
+            }
+            wanted.extend(chosen);
+        }
+        Ok(wanted)
+    }
+
+    /// The same name in two versions is told apart by what the manifest asks for.
+    fn choose(&self, dependency: &Dependency, entry: &Entry) -> Vec<usize> {
+        let id = |place: &usize| &self.entries[*place].id;
+        let named = entry.dependencies.iter().copied();
+        let named: Vec<usize> = named
+            .filter(|place| id(place).name == dependency.package)
+            .collect();
+        if named.len() < 2 {
+            return named;
+        }
+        let requirement = dependency.requirement.as_deref();
+        let requirement = requirement.and_then(|text| semver::VersionReq::parse(text).ok());
+        let fits = |place: &usize| {
+            let version = semver::Version::parse(&id(place).version);
+            let asked = requirement.as_ref().is_none_or(|requirement| {
+                version.is_ok_and(|version| requirement.matches(&version))
+            });
+            asked && (dependency.directory.is_none() || id(place).source.is_none())
+        };
+        let fitting: Vec<usize> = named.iter().copied().filter(fits).collect();
+        if fitting.is_empty() { named } else { fitting }
     }
 }
 
@@ -157,7 +202,7 @@ impl Package {
 }
 
 /// `name`, `name version` or `name version (source)`: as short as is clear within the file.
-fn resolve(by_name: &BTreeMap<&str, Vec<LockId>>, written: &str) -> Result<LockId> {
+fn resolve(ids: &[LockId], by_name: &BTreeMap<&str, Vec<usize>>, written: &str) -> Result<usize> {
     let mut parts = written.splitn(3, ' ');
     let name = parts.next().unwrap_or_default();
     let version = parts.next();
@@ -165,135 +210,159 @@ fn resolve(by_name: &BTreeMap<&str, Vec<LockId>>, written: &str) -> Result<LockI
     let source = source.map(|text| text.trim_start_matches('(').trim_end_matches(')'));
     // An edge to a git source leaves out the commit that the entry has after `#`.
     let repository = |source: &str| source.split('#').next().unwrap_or_default().to_owned();
-    let fits = |id: &&LockId| {
+    let fits = |place: &usize| {
+        let id = &ids[*place];
         version.is_none_or(|version| version == id.version)
             && source.is_none_or(|source| {
                 id.source.as_deref().map(repository) == Some(repository(source))
             })
     };
     let candidates = by_name.get(name).map(Vec::as_slice).unwrap_or_default();
-    // One that could mean a local package means it: others are written with their source.
-    let mut candidates: Vec<&LockId> = candidates.iter().filter(fits).collect();
-    candidates.sort_by_key(|id| id.source.is_some());
-    match candidates.as_slice() {
-        [only] => Ok((*only).clone()),
-        [local, ..] if local.source.is_none() => Ok((*local).clone()),
-        _ => Err(refused(&format!(
+    let mut candidates = candidates.iter().copied().filter(fits);
+    let first = candidates.next();
+    // One that could mean a local package means it (it comes first): others are written with
+    // their source.
+    let clear = |place: &usize| ids[*place].source.is_none() || candidates.next().is_none();
+    first.filter(clear).ok_or_else(|| {
+        refused(&format!(
             "Cargo.lock: it is not clear what `{written}` means"
         ))
-        .into()),
-    }
-}
-
-/// Which edges of a local package count, by what its manifest declares.
-fn wanted(
-    manifests: &Manifests,
-    name: &str,
-    scope: Scope,
-    locked: &LockEntry,
-) -> Result<BTreeSet<LockId>> {
-    if !manifests.packages.contains_key(name) {
-        return Err(stale(name));
-    }
-    let mut wanted = BTreeSet::new();
-    for dependency in manifests.dependencies(name)? {
-        if dependency.kind == DependencyKind::Development && scope == Scope::Binary {
-            continue;
-        }
-        let chosen = choose(&dependency, locked);
-        if chosen.is_empty() {
-            return Err(stale(&dependency.package));
-        }
-        wanted.extend(chosen);
-    }
-    Ok(wanted)
-}
-
-/// The same name in two versions is told apart by what the manifest asks for.
-fn choose(dependency: &Dependency, locked: &LockEntry) -> Vec<LockId> {
-    let of_this_name = |id: &&LockId| id.name == dependency.package;
-    let named: Vec<&LockId> = locked.dependencies.iter().filter(of_this_name).collect();
-    let requirement = dependency.requirement.as_deref();
-    let requirement = requirement.and_then(|text| semver::VersionReq::parse(text).ok());
-    let fits = |id: &&&LockId| {
-        let version = semver::Version::parse(&id.version);
-        let asked = requirement
-            .as_ref()
-            .is_none_or(|requirement| version.is_ok_and(|version| requirement.matches(&version)));
-        asked && (dependency.directory.is_none() || id.source.is_none())
-    };
-    let fitting: Vec<LockId> = named.iter().filter(fits).map(|id| (*id).clone()).collect();
-    if fitting.is_empty() {
-        return named.into_iter().cloned().collect();
-    }
-    fitting
+        .into()
+    })
 }
 
 impl Reached {
+    fn entries(&self) -> impl ExactSizeIterator<Item = (&Entry, &BTreeSet<usize>)> {
+        let edges = self.edges.iter();
+        edges.map(|(place, edges)| (&self.lock.entries[*place], edges))
+    }
+
+    fn id(&self, place: usize) -> &LockId {
+        &self.lock.entries[place].id
+    }
+
     /// Names of all packages that are reached.
     pub(crate) fn names(&self) -> BTreeSet<&str> {
-        self.entries.keys().map(|id| id.name.as_str()).collect()
+        self.entries()
+            .map(|(entry, _)| entry.id.name.as_str())
+            .collect()
     }
 
     /// Names of the local packages that are reached.
     pub(crate) fn locals(&self) -> impl Iterator<Item = &str> {
-        let local = self.entries.keys().filter(|id| id.source.is_none());
-        local.map(|id| id.name.as_str())
+        let local = self
+            .entries()
+            .filter(|(entry, _)| entry.id.source.is_none());
+        local.map(|(entry, _)| entry.id.name.as_str())
     }
 
     /// As a set, never as text: what other members do to the text of an entry is left out.
     pub(crate) fn encode(&self, encoder: &mut Encoder) {
-        encoder.optional(self.format.map(|format| format.to_string()).as_deref());
-        encoder.count(self.entries.len());
-        for (id, entry) in &self.entries {
-            id.encode(encoder);
-            encoder.optional(entry.checksum.as_deref());
-            encoder.count(entry.dependencies.len());
-            entry.dependencies.iter().for_each(|id| id.encode(encoder));
-            encoder.count(usize::from(entry.replaced_by.is_some()));
-            entry.replaced_by.iter().for_each(|id| id.encode(encoder));
+        encoder.optional(self.lock.format.map(|format| format.to_string()).as_deref());
+        encoder.count(self.edges.len());
+        for (entry, edges) in self.entries() {
+            self.encode_entry(entry, edges, encoder);
         }
     }
 
+    fn encode_entry(&self, entry: &Entry, edges: &BTreeSet<usize>, encoder: &mut Encoder) {
+        entry.id.encode(encoder);
+        encoder.optional(entry.checksum.as_deref());
+        encoder.count(edges.len());
+        edges
+            .iter()
+            .for_each(|place| self.id(*place).encode(encoder));
+        encoder.count(usize::from(entry.replaced_by.is_some()));
+        entry
+            .replaced_by
+            .iter()
+            .for_each(|place| self.id(*place).encode(encoder));
+    }
+
+    /// Every entry by its name, version and source, each with a digest of its own.
+    pub(crate) fn digests(&self) -> BTreeMap<String, Digest> {
+        let digest = |(entry, edges): (&Entry, &BTreeSet<usize>)| {
+            let mut encoder = Encoder::new("phase-zero lock entry 1");
+            self.encode_entry(entry, edges, &mut encoder);
+            (entry.id.to_string(), encoder.finish())
+        };
+        self.entries().map(digest).collect()
+    }
+
     /// A lock that cargo reads. It may hold more than cargo needs, so cargo prunes it once.
-    pub(crate) fn text(&self) -> Result<String> {
-        #[derive(Serialize)]
-        struct Output {
-            #[serde(skip_serializing_if = "Option::is_none")]
-            version: Option<u32>,
-            package: Vec<Package>,
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        if let Some(format) = self.lock.format {
+            text.push_str(&format!("version = {format}\n"));
         }
-        let package = |(id, entry): (&LockId, &LockEntry)| Package {
-            name: id.name.clone(),
-            version: id.version.clone(),
-            source: id.source.clone(),
-            checksum: entry.checksum.clone(),
-            dependencies: entry.dependencies.iter().map(LockId::to_string).collect(),
-            replace: entry.replaced_by.as_ref().map(LockId::to_string),
-        };
-        let output = Output {
-            version: self.format,
-            package: self.entries.iter().map(package).collect(),
-        };
-        toml::to_string(&output).map_err(|error| anyhow!("cannot write a lock: {error}"))
+        for (entry, edges) in self.entries() {
+            text.push_str("\n[[package]]\n");
+            push_field(&mut text, "name", Some(&entry.id.name));
+            push_field(&mut text, "version", Some(&entry.id.version));
+            push_field(&mut text, "source", entry.id.source.as_deref());
+            push_field(&mut text, "checksum", entry.checksum.as_deref());
+            if !edges.is_empty() {
+                text.push_str("dependencies = [\n");
+                for place in edges {
+                    text.push(' ');
+                    push_quoted(&mut text, &self.id(*place).to_string());
+                    text.push_str(",\n");
+                }
+                text.push_str("]\n");
+            }
+            let replaced_by = entry.replaced_by.map(|place| self.id(place).to_string());
+            push_field(&mut text, "replace", replaced_by.as_deref());
+        }
+        text
     }
 
     /// Sees to it that a lock which cargo has pruned holds nothing that was not frozen.
     pub(crate) fn check_pruned(&self, text: &str) -> Result<()> {
-        for (id, pruned) in Lock::parse(text)?.packages {
-            let frozen = self.entries.get(&id);
-            let within = frozen.is_some_and(|frozen| {
-                frozen.checksum == pruned.checksum
-                    && frozen.replaced_by == pruned.replaced_by
-                    && frozen.dependencies.is_superset(&pruned.dependencies)
+        let pruned = Lock::parse(text)?;
+        for entry in &pruned.entries {
+            let id = |place: usize| &pruned.entries[place].id;
+            let frozen = self.entries().find(|(frozen, _)| frozen.id == entry.id);
+            let within = frozen.is_some_and(|(frozen, edges)| {
+                let edges: BTreeSet<&LockId> = edges.iter().map(|place| self.id(*place)).collect();
+                let replaced_by = frozen.replaced_by.map(|place| self.id(place));
+                frozen.checksum == entry.checksum
+                    && replaced_by == entry.replaced_by.map(id)
+                    && entry
+                        .dependencies
+                        .iter()
+                        .all(|place| edges.contains(id(*place)))
             });
             if !within {
-                let message = format!("cargo wants `{id}` otherwise than Cargo.lock has it");
+                let message = format!(
+                    "cargo wants `{}` otherwise than Cargo.lock has it",
+                    entry.id
+                );
                 return Err(Failure::new(Exit::Build, message).hint(UPDATE).into());
             }
         }
         Ok(())
     }
+}
+
+fn push_field(text: &mut String, key: &str, value: Option<&str>) {
+    if let Some(value) = value {
+        text.push_str(key);
+        text.push_str(" = ");
+        push_quoted(text, value);
+        text.push('\n');
+    }
+}
+
+/// What a lock holds needs no escape, and cargo refuses one in which it would.
+fn push_quoted(text: &mut String, value: &str) {
+    text.push('"');
+    for character in value.chars() {
+        if character == '"' || character == '\\' {
+            text.push('\\');
+        }
+        text.push(character);
+    }
+    text.push('"');
 }
 
 impl LockId {
@@ -306,14 +375,15 @@ impl LockId {
 
 impl std::fmt::Display for LockId {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{} {}", self.name, self.version)?;
+        formatter.write_str(&self.name)?;
+        formatter.write_str(" ")?;
+        formatter.write_str(&self.version)?;
         match &self.source {
             // As cargo does: an edge leaves out the commit of a git source.
-            Some(source) => write!(
-                formatter,
-                " ({})",
-                source.split('#').next().unwrap_or(source)
-            ),
+            Some(source) => {
+                let source = source.split('#').next().unwrap_or(source);
+                write!(formatter, " ({source})")
+            }
             None => Ok(()),
         }
     }

@@ -27,6 +27,8 @@ pub(crate) struct PackageManifest {
     pub(crate) table: Table,
     /// A member of the workspace; otherwise reached by a path alone.
     pub(crate) member: bool,
+    /// What it declares.
+    pub(crate) dependencies: Vec<Dependency>,
 }
 
 /// For what a dependency is wanted.
@@ -79,7 +81,7 @@ impl Manifests {
             packages: BTreeMap::new(),
         };
         let mut members = Members::of(root, workspace)?;
-        let mut found: BTreeMap<Utf8PathBuf, (Table, bool)> = BTreeMap::new();
+        let mut found: BTreeMap<Utf8PathBuf, PackageManifest> = BTreeMap::new();
         if root_table.contains_key("package") {
             members.pending.insert(Utf8PathBuf::new());
         }
@@ -88,10 +90,8 @@ impl Manifests {
             .reached
             .extend(patched.into_iter().map(|(_, directory)| directory));
         while let Some((directory, member)) = members.next() {
-            if found
-                .get(&directory)
-                .is_some_and(|(_, known)| *known >= member)
-            {
+            let known = found.get(&directory);
+            if known.is_some_and(|known| known.member >= member) {
                 continue;
             }
             let table = if directory.as_str().is_empty() {
@@ -99,23 +99,28 @@ impl Manifests {
             } else {
                 read_table(root, &directory.join("Cargo.toml"))?
             };
-            for dependency in dependencies(&root_table, &directory, &table, member)? {
-                if let Some(target) = dependency.directory {
-                    members.reach(target);
-                }
-            }
-            found.insert(directory, (table, member));
+            let dependencies = dependencies(&root_table, &directory, &table, member)?;
+            let reached = dependencies.iter().filter_map(|one| one.directory.clone());
+            reached.for_each(|directory| members.reach(directory));
+            let manifest = PackageManifest {
+                directory: directory.clone(),
+                table,
+                member,
+                dependencies,
+            };
+            found.insert(directory, manifest);
         }
-        for (directory, (table, member)) in found {
-            manifests.insert(directory, table, member)?;
+        for manifest in found.into_values() {
+            manifests.insert(manifest)?;
         }
         manifests.check_inside(root)?;
         Ok(manifests)
     }
 
-    fn insert(&mut self, directory: Utf8PathBuf, table: Table, member: bool) -> Result<()> {
-        let path = directory.join("Cargo.toml");
-        let name = table
+    fn insert(&mut self, manifest: PackageManifest) -> Result<()> {
+        let path = manifest.directory.join("Cargo.toml");
+        let name = manifest
+            .table
             .get("package")
             .and_then(|package| package.get("name"))
             .and_then(Value::as_str)
@@ -128,11 +133,6 @@ impl Manifests {
                 &format!("names `{name}`, as {other} does already"),
             ));
         }
-        let manifest = PackageManifest {
-            directory,
-            table,
-            member,
-        };
         self.packages.insert(name, manifest);
         Ok(())
     }
@@ -152,17 +152,6 @@ impl Manifests {
             }
         }
         Ok(())
-    }
-
-    /// What the package of this name depends on.
-    pub(crate) fn dependencies(&self, name: &str) -> Result<Vec<Dependency>> {
-        let manifest = &self.packages[name];
-        dependencies(
-            &self.root,
-            &manifest.directory,
-            &manifest.table,
-            manifest.member,
-        )
     }
 
     /// The local package in this folder.

@@ -45,7 +45,7 @@ pub(crate) enum LeadsTo {
 /// Reads every wanted path once; what has the stamp that is known already is not read again.
 pub(crate) fn read_all(
     root: &Utf8Path,
-    wanted: BTreeSet<&Utf8PathBuf>,
+    wanted: BTreeSet<&Utf8Path>,
     known: &BTreeMap<Utf8PathBuf, Seen>,
     keep: &Keep,
 ) -> Result<(BTreeMap<Utf8PathBuf, Seen>, Vec<Problem>)> {
@@ -53,7 +53,7 @@ pub(crate) fn read_all(
         Keep::Objects(state_directory) => Some(Objects::open(state_directory)?),
         Keep::Nothing => None,
     };
-    let wanted: Vec<&Utf8PathBuf> = wanted.into_iter().collect();
+    let wanted: Vec<&Utf8Path> = wanted.into_iter().collect();
     let next = AtomicUsize::new(0);
     let work = || {
         let mut found = Vec::new();
@@ -74,7 +74,7 @@ pub(crate) fn read_all(
     let mut problems = Vec::new();
     for (path, result) in found {
         match result? {
-            Ok(one) => drop(seen.insert((*path).clone(), one)),
+            Ok(one) => drop(seen.insert(path.to_path_buf(), one)),
             Err(problem) => problems.push(problem),
         }
     }

@@ -2,15 +2,16 @@
 //! [`Snapshot::take`] nobody reads the working tree again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
-use super::closure::{self, Closure, Listing};
-use super::contents::Owned;
-use super::cut;
+use super::closure::{self, Sources};
+use super::contents::Contents;
+use super::cut::{self, CutPackage};
 use super::digests::{Locals, Source, encode_source};
 use super::explain::{self, Record};
 use super::lock::{Lock, Reached};
@@ -106,7 +107,7 @@ impl Snapshot {
         let snapshot = freeze(&workspace.root, packages, keep, &BTreeMap::new())?;
         if let Keep::Objects(state_directory) = keep {
             for package in snapshot.packages() {
-                Record::of(package).keep(state_directory)?;
+                Record::keep(state_directory, package)?;
             }
         }
         Ok(snapshot)
@@ -214,44 +215,48 @@ fn freeze(
     });
     let (listing, lock) = (listing?, lock?);
     let configuration = read_configuration(root)?;
-    let mut plans = Vec::new();
-    for (name, scope) in scopes {
-        if !manifests.packages.contains_key(name.as_str()) {
-            let what = format!("the package `{name}` is gone since the manifests were read");
-            return Err(refused("Cargo.toml", &what));
-        }
-        plans.push(Plan::make(&manifests, &lock, name, *scope)?);
-    }
+    let sources = Sources::new(root, &manifests, listing);
+    let plans = scopes
+        .iter()
+        .map(|(name, scope)| Plan::make(&manifests, &lock, name, *scope));
+    let plans = plans.collect::<Result<Vec<_>>>()?;
+    // What the packages of a run share is looked at once.
+    let parts = plans.iter().flat_map(|plan| plan.scopes.clone());
+    let parts: BTreeSet<(&str, Scope)> = parts.collect();
     let mut problems = Vec::new();
     let mut wanted = BTreeSet::new();
-    for plan in &plans {
-        problems.extend(plan.closure.problems(root, &listing)?);
-        wanted.extend(
-            listing
-                .paths
-                .iter()
-                .filter(|path| plan.closure.owner(path).is_some()),
-        );
+    let mut cut = BTreeMap::new();
+    for (name, scope) in &parts {
+        problems.extend(sources.problems(name, *scope)?);
+        wanted.extend(sources.paths(name, *scope));
+        cut.insert((*name, *scope), CutPackage::new(&manifests, name, *scope)?);
     }
     let (seen, unread) = read_all(root, wanted, known, keep)?;
     problems.extend(unread);
+    let frozen = Parts {
+        manifests: &manifests,
+        sources: &sources,
+        seen: &seen,
+        cut: &cut,
+        configuration: configuration.as_deref(),
+    };
     let mut packages = BTreeMap::new();
     for plan in plans {
         let name = plan.name.clone();
-        let package = plan.assemble(&seen, &listing, configuration.as_deref(), &mut problems)?;
-        packages.insert(name, package);
+        packages.insert(name, frozen.assemble(plan, &mut problems)?);
     }
     refuse(problems)?;
     Ok(Snapshot { packages, seen })
 }
 
-fn read_lock(root: &Utf8Path) -> Result<Lock> {
+fn read_lock(root: &Utf8Path) -> Result<Arc<Lock>> {
     let path = Utf8Path::new("Cargo.lock");
     let Some(bytes) = read_plain(root, path)? else {
         let failure = Failure::new(Exit::Source, "Cargo.lock is missing");
         return Err(failure.hint("cargo generate-lockfile").into());
     };
-    Lock::parse(&String::from_utf8(bytes).context("Cargo.lock is not UTF-8")?)
+    let text = String::from_utf8(bytes).context("Cargo.lock is not UTF-8")?;
+    Lock::parse(&text).map(Arc::new)
 }
 
 fn read_configuration(root: &Utf8Path) -> Result<Option<Vec<u8>>> {
@@ -288,24 +293,27 @@ fn read_plain(root: &Utf8Path, path: &Utf8Path) -> Result<Option<Vec<u8>>> {
 struct Plan<'a> {
     name: &'a PackageName,
     scope: Scope,
-    manifests: &'a Manifests,
-    closure: Closure<'a>,
+    /// The local packages that it is made of.
+    scopes: BTreeMap<&'a str, Scope>,
     reached: Reached,
 }
 
 impl<'a> Plan<'a> {
     fn make(
         manifests: &'a Manifests,
-        lock: &Lock,
+        lock: &Arc<Lock>,
         name: &'a PackageName,
         scope: Scope,
     ) -> Result<Self> {
+        if !manifests.packages.contains_key(name.as_str()) {
+            let what = format!("the package `{name}` is gone since the manifests were read");
+            return Err(refused("Cargo.toml", &what));
+        }
         let reached = lock.reach(manifests, name.as_str(), scope)?;
         let mut scopes = BTreeMap::new();
         for local in reached.locals() {
-            let (local, _) = manifests
-                .packages
-                .get_key_value(local)
+            let known = manifests.packages.get_key_value(local);
+            let (local, _) = known
                 .ok_or_else(|| refused("Cargo.lock", &format!("`{local}` has no manifest")))?;
             let of_root = local == name.as_str();
             scopes.insert(local.as_str(), if of_root { scope } else { Scope::Binary });
@@ -313,56 +321,56 @@ impl<'a> Plan<'a> {
         Ok(Self {
             name,
             scope,
-            manifests,
-            closure: Closure::new(manifests, scopes),
+            scopes,
             reached,
         })
     }
+}
 
-    fn assemble(
-        self,
-        seen: &BTreeMap<Utf8PathBuf, Seen>,
-        listing: &Listing,
-        configuration: Option<&[u8]>,
-        problems: &mut Vec<Problem>,
-    ) -> Result<PackageSnapshot> {
-        let cut = cut::manifests(
-            self.manifests,
-            self.name.as_str(),
-            self.scope,
-            &self.reached,
-        )?;
-        let mut generated = cut.texts;
-        if let Some(text) = configuration {
+/// Everything that the packages of a run are put together from.
+struct Parts<'a> {
+    manifests: &'a Manifests,
+    sources: &'a Sources<'a>,
+    seen: &'a BTreeMap<Utf8PathBuf, Seen>,
+    cut: &'a BTreeMap<(&'a str, Scope), CutPackage>,
+    configuration: Option<&'a [u8]>,
+}
+
+impl Parts<'_> {
+    fn assemble(&self, plan: Plan<'_>, problems: &mut Vec<Problem>) -> Result<PackageSnapshot> {
+        let cut = |(name, scope)| (name, &self.cut[&(name, scope)]);
+        let cut = plan.scopes.iter().map(|(name, scope)| cut((*name, *scope)));
+        let mut generated = cut::manifests(self.manifests, cut.clone(), &plan.reached)?;
+        if let Some(text) = self.configuration {
             generated.insert(CONFIGURATION.into(), text.to_owned());
         }
-        let owned = Owned::of(&self.closure, seen, listing, &generated);
-        let (entries, found) = owned.entries();
+        let contents = Contents::new(self.sources, &plan.scopes, self.seen, &generated);
+        let (entries, found) = contents.entries();
         problems.extend(found);
         let source = encode_source(&Source {
-            name: self.name.as_str(),
-            scope: self.scope,
+            name: plan.name.as_str(),
+            scope: plan.scope,
             entries: &entries,
             manifests: &generated,
-            reached: &self.reached,
+            reached: &plan.reached,
         });
         let local = Locals {
             manifests: self.manifests,
-            closure: &self.closure,
             entries: &entries,
-            own: &cut.own,
-            configuration,
+            own: cut.map(|(name, cut)| (name, cut.own.as_slice())).collect(),
+            configuration: self.configuration,
         };
-        let local = local.digests(self.name, self.scope, &self.reached)?;
-        generated.insert("Cargo.lock".into(), self.reached.text()?.into_bytes());
+        let local = local.digests(plan.name.as_str(), plan.scope)?;
+        let entries = entries.into_iter().map(|(entry, _)| entry).collect();
+        generated.insert("Cargo.lock".into(), plan.reached.text().into_bytes());
         Ok(PackageSnapshot {
-            name: self.name.clone(),
-            scope: self.scope,
+            name: plan.name.clone(),
+            scope: plan.scope,
             source: Digest::of(&source),
             entries,
             generated,
             local,
-            reached: self.reached,
+            reached: plan.reached,
         })
     }
 }

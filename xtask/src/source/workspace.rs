@@ -384,12 +384,12 @@ fn package(manifests: &Manifests, name: &str) -> Result<Package> {
         dev_dependencies: BTreeSet::new(),
         e2e: package_metadata(&path, &manifest.table)?,
     };
-    for dependency in manifests.dependencies(name)? {
-        let Some(directory) = dependency.directory else {
+    for dependency in &manifest.dependencies {
+        let Some(directory) = &dependency.directory else {
             continue;
         };
         let local = manifests
-            .name_at(&directory)
+            .name_at(directory)
             .filter(|local| *local == dependency.package);
         let local = local.ok_or_else(|| {
             let what = format!("`{}` is not the package in {directory}", dependency.package);
