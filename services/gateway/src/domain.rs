@@ -216,7 +216,7 @@ pub fn observe_alert(alert: &Value, surroundings: Surroundings<'_>) -> Result<Ob
         severity,
         signal: Signal {
             source: "alertmanager".to_owned(),
-            name: alert.labels.get("alertname").cloned().unwrap_or_default(),
+            name: name_of(&alert.labels),
             labels: alert.labels,
             annotations: alert.annotations,
             starts_at: alert.starts_at,
@@ -368,6 +368,12 @@ fn resolve(named: Target, surroundings: Surroundings<'_>) -> Result<(Target, boo
             false,
         ),
     })
+}
+
+/// Alertmanager wants no name of an alert; a request does.
+fn name_of(labels: &BTreeMap<String, String>) -> String {
+    let name = labels.get("alertname").filter(|name| !name.is_empty());
+    name.map_or("unnamed", String::as_str).to_owned()
 }
 
 fn severity_of_label(label: &str) -> Severity {

@@ -16,7 +16,7 @@ use crate::{domain::Enrichment, live_policy::Change, policy::Decision};
 pub const POLICY_CHAIN: &str = "signalprocessing-policy";
 
 /// Errors of the Rego compiler quote its source.
-const ERROR_CHARS_MAX: usize = 2_000;
+const ERROR_CHARS_MAX: usize = 1_000;
 
 /// What was found out about a request, and what the policy made of it.
 #[must_use]
@@ -141,9 +141,14 @@ fn severity_name(decision: &Decision) -> Option<String> {
     name.as_str().map(str::to_owned)
 }
 
-fn excerpt(text: &str) -> String {
+/// The beginning of a text, without what PostgreSQL does not hold or people cannot read.
+#[must_use]
+pub fn excerpt(text: &str) -> String {
     text.chars()
-        .filter(|character| *character != '\0')
+        .map(|character| match character {
+            character if character.is_control() => ' ',
+            character => character,
+        })
         .take(ERROR_CHARS_MAX)
         .collect()
 }

@@ -16,6 +16,11 @@ const PACKAGE: &str = "data.classification";
 /// A policy that takes longer than this is broken.
 const DECISION_TIME_MAX: Duration = Duration::from_secs(1);
 
+/// What a name may be.
+const ENVIRONMENT_BYTES_MAX: usize = 253;
+/// Policies quote labels.
+const REASON_BYTES_MAX: usize = 1_000;
+
 const TIME_CHECK_INTERVAL: NonZeroU32 = NonZeroU32::new(256).expect("not zero");
 
 /// What is asked of every policy before it comes into force: each environment with each severity,
@@ -139,7 +144,10 @@ impl Policy {
             .ok_or_else(|| anyhow!("{PACKAGE} is undefined"))?
             .value;
         let answer = serde_json::to_value(&value).context("the answer is no JSON")?;
-        Ok(Decision::deserialize(&answer)?)
+        let decision = Decision::deserialize(&answer)?;
+        bounded("environment", &decision.environment, ENVIRONMENT_BYTES_MAX)?;
+        bounded("reason", &decision.reason, REASON_BYTES_MAX)?;
+        Ok(decision)
     }
 
     fn rehearse(&self) -> Result<()> {
@@ -165,6 +173,20 @@ impl Policy {
         }
         Ok(())
     }
+}
+
+/// What DataStorage would refuse is no answer.
+fn bounded(field: &str, text: &str, bytes_max: usize) -> Result<()> {
+    if text.trim().is_empty() {
+        bail!("{field}: is empty");
+    }
+    if text.len() > bytes_max {
+        bail!("{field}: is longer than {bytes_max} bytes");
+    }
+    if text.chars().any(char::is_control) {
+        bail!("{field}: holds what does not print");
+    }
+    Ok(())
 }
 
 fn rehearsed_enrichment(environment: Option<&str>) -> Enrichment {
@@ -294,6 +316,13 @@ mod tests {
         check_refused(("\"P1\"", "\"P9\""), "P9");
         check_refused(("severity := input.severity", "severity := 3"), "severity");
         check_refused(("reason := ", "raison := "), "reason");
+        check_refused(
+            (
+                "default environment := \"unknown\"",
+                "default environment := \" \"",
+            ),
+            "environment",
+        );
         check_refused(("default priority := \"P2\"", ""), "");
         check_refused(
             (

@@ -126,12 +126,28 @@ impl Worker {
 
     async fn process(&self, request: &RemediationRequest) -> Result<&'static str, ClientError> {
         let claimed = self.claim(request).await?;
+        match self.classify(&claimed).await {
+            // Nobody could store this classification, so nobody shall try for ever.
+            Err(ClientError::Problem {
+                status: 400 | 413 | 422,
+                detail,
+                ..
+            }) => {
+                let patch = failed(&format!("DataStorage refuses the classification: {detail}"));
+                self.conclude(&claimed, patch).await?;
+                Ok("failed")
+            }
+            result => result,
+        }
+    }
+
+    async fn classify(&self, claimed: &RemediationRequest) -> Result<&'static str, ClientError> {
         // One policy and one inventory from start to end.
         let (policy, inventory) = (self.policy.current(), self.inventory.current());
         let enrichment = Enrichment::of(&claimed.target, &inventory);
         let decision = decide(policy.clone(), claimed.clone(), enrichment.clone()).await;
         let events = audit::classification_events(
-            &claimed,
+            claimed,
             &enrichment,
             decision.as_ref().map_err(String::as_str),
             policy.hash(),
@@ -148,9 +164,22 @@ impl Worker {
                 };
                 (outcome, analyzing(&decision, &enrichment, &policy))
             }
-            Err(error) => ("failed", failed(&error)),
+            Err(error) => {
+                let reason = format!("the policy gave no decision: {error}");
+                ("failed", failed(&reason))
+            }
         };
-        let write = format!("decided/{}", claimed.resource_version);
+        self.conclude(claimed, patch).await?;
+        Ok(outcome)
+    }
+
+    /// Ends the work on a claimed request.
+    async fn conclude(
+        &self,
+        claimed: &RemediationRequest,
+        patch: PatchRemediationRequest,
+    ) -> Result<(), ClientError> {
+        let write = format!("{:?}/{}", patch.phase, claimed.resource_version);
         let patch = PatchRemediationRequest {
             write_id: Uuid::new_v5(&claimed.id, write.as_bytes()),
             ..patch
@@ -161,8 +190,8 @@ impl Worker {
                     .patch_request(claimed.id, claimed.resource_version, &patch)
             })
             .await?;
-        tracing::info!(outcome, phase = ?patched.phase, "processed");
-        Ok(outcome)
+        tracing::info!(phase = ?patched.phase, reason = patched.reason, "processed");
+        Ok(())
     }
 
     async fn claim(&self, request: &RemediationRequest) -> Result<RemediationRequest, ClientError> {
@@ -264,10 +293,10 @@ fn analyzing(
     }
 }
 
-fn failed(error: &str) -> PatchRemediationRequest {
+fn failed(reason: &str) -> PatchRemediationRequest {
     PatchRemediationRequest {
         phase: Some(RequestPhase::Failed),
-        reason: Some(format!("the policy gave no decision: {error}")),
+        reason: Some(audit::excerpt(reason)),
         ..PatchRemediationRequest::default()
     }
 }
