@@ -111,7 +111,7 @@ async fn tokens_and_bounds_come_first() {
         let answer = gateway.post(token, body.clone()).await;
         assert_eq!(answer.status(), status);
     }
-    let large = webhook(&json!({"namespace": "x".repeat(2 * 1024 * 1024)}));
+    let large = webhook(&json!({"namespace": "x".repeat(16 * 1024 * 1024)}));
     assert_eq!(gateway.post(Some(WRITER), large).await.status(), 413);
     gateway.running.stop().await.expect("stopped");
 }
