@@ -1,5 +1,6 @@
 //! The tool from outside: real children, real trees, real archives.
 
+mod build_phase;
 mod build_recipe;
 mod image_assembly;
 mod manifest_reading;

@@ -145,8 +145,9 @@ impl<'a> Workshop<'a> {
             manifest: &manifest,
             variables: &variables,
         };
+        cargo.complete()?;
+        mirror.check_lock(frozen)?;
         cargo.throw_away(&stale)?;
-        cargo.fetch_what_is_missing()?;
         let told = Told::read(&cargo.build(product)?.stdout)?;
         let allowed = Allowed {
             mirror: mirror.root(),
@@ -289,7 +290,7 @@ impl Cargo<'_> {
         let tools = self.workshop.recipe.tools();
         let mut invocation = Invocation::new(tools.cargo.as_str())
             .arg(command)
-            .args(["--manifest-path", self.manifest.as_str(), "--locked"])
+            .args(["--manifest-path", self.manifest.as_str()])
             .args(["--target", &tools.triple])
             .environment_exactly(self.variables.clone())
             .current_dir("/")
@@ -316,7 +317,7 @@ impl Cargo<'_> {
         }
         let mut invocation = self
             .invocation("clean")?
-            .args(["--offline", "--quiet", "--profile"])
+            .args(["--locked", "--offline", "--quiet", "--profile"])
             .arg(self.workshop.recipe.profile().as_str());
         for package in stale {
             invocation = invocation.args(["--package", package.as_str()]);
@@ -326,7 +327,9 @@ impl Cargo<'_> {
         Ok(())
     }
 
-    fn fetch_what_is_missing(&self) -> Result<()> {
+    /// Lets cargo take from the lock what it does not need, and from the network what is missing.
+    /// Not yet `--locked`: what the lock says afterwards is checked against what was frozen.
+    fn complete(&self) -> Result<()> {
         let offline = self.invocation("fetch")?.args(["--offline", "--quiet"]);
         if process::output(&offline, DEADLINE_SHORT)?.code == 0 {
             return Ok(());
@@ -351,7 +354,7 @@ impl Cargo<'_> {
         let (name, kind) = product.cargo_target();
         let invocation = self
             .invocation("build")?
-            .args(["--offline", "--profile"])
+            .args(["--locked", "--offline", "--profile"])
             .arg(self.workshop.recipe.profile().as_str())
             .args(["--package", product.package().as_str()])
             .arg(format!("--{kind}"))

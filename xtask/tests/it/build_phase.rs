@@ -1,0 +1,596 @@
+//! Phase 1 with a real compiler: what runs is what was frozen, whatever cargo believes; what was
+//! not frozen reaches no binary; and the same sources are the same image.
+
+use std::fs::{self, File};
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use camino::Utf8PathBuf;
+use xtask::engine::Platform;
+use xtask::exit::{Exit, Failure};
+use xtask::pipeline::Images;
+use xtask::pipeline::build::recipe::Profile;
+use xtask::pipeline::build::{Built, Options, Origin, TestProgram, build, build_images};
+use xtask::pipeline::tag::{Inputs, Repository, Tagged, tag};
+use xtask::source::workspace::Workspace;
+
+use crate::source_tree::Tree;
+
+const ROOT: &str = r#"
+[workspace]
+resolver = "3"
+members = ["services/*", "test-e2e"]
+
+[workspace.metadata.e2e]
+against = "store"
+
+[workspace.metadata.e2e.targets.pipeline]
+needs = ["store"]
+
+[profile.e2e]
+inherits = "dev"
+debug = 0
+strip = "symbols"
+incremental = false
+"#;
+
+const LOCK: &str = r#"
+version = 4
+
+[[package]]
+name = "common"
+version = "0.1.0"
+
+[[package]]
+name = "folder"
+version = "0.1.0"
+
+[[package]]
+name = "gate"
+version = "0.1.0"
+dependencies = ["common"]
+
+[[package]]
+name = "store"
+version = "0.1.0"
+dependencies = ["common", "folder"]
+
+[[package]]
+name = "test-e2e"
+version = "0.1.0"
+dependencies = ["common"]
+"#;
+
+/// A macro that reads a folder and tells the compiler about the files that it found, as the ones
+/// that embed migrations do: a file that is added later is known to nobody.
+const FOLDER: &str = r#"
+extern crate proc_macro;
+#[proc_macro]
+pub fn names(folder: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let root = std::env::var("CARGO_MANIFEST_DIR").unwrap();
+    let folder = folder.to_string();
+    let path = format!("{root}/{}", folder.trim_matches('"'));
+    let entries = std::fs::read_dir(&path).unwrap();
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    let known: String = names.iter().map(|name| format!("include_str!(\"{path}/{name}\");")).collect();
+    format!("{{ {known} \"{}\" }}", names.join(",")).parse().unwrap()
+}
+"#;
+
+const STORE: &str = r#"
+const SOURCE_DIGEST: Option<&str> = option_env!("E2E_SOURCE_DIGEST");
+fn main() {
+    println!("digest={} main=1 common={} migrations={} generated={}",
+        SOURCE_DIGEST.unwrap_or("unknown"), common::WORD, folder::names!("migrations"), env!("GENERATED"));
+}
+"#;
+
+/// Reads a file without telling cargo.
+const BUILD: &str = r#"
+fn main() {
+    let there = std::path::Path::new("extra.txt").exists();
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rustc-env=GENERATED=extra-{there}");
+}
+"#;
+
+fn manifest(name: &str, rest: &str) -> String {
+    format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{rest}")
+}
+
+fn tree() -> Tree {
+    let tree = Tree::bare();
+    let common = "common = { path = \"../common\" }\n";
+    for (path, text) in [
+        ("Cargo.toml", ROOT.to_owned()),
+        ("Cargo.lock", LOCK.to_owned()),
+        ("services/common/Cargo.toml", manifest("common", "")),
+        (
+            "services/common/src/lib.rs",
+            "pub const WORD: &str = \"one\";\n".to_owned(),
+        ),
+        (
+            "services/folder/Cargo.toml",
+            manifest("folder", "[lib]\nproc-macro = true\n"),
+        ),
+        ("services/folder/src/lib.rs", FOLDER.to_owned()),
+        (
+            "services/store/Cargo.toml",
+            manifest(
+                "store",
+                &format!(
+                    "[package.metadata.e2e]\n[dependencies]\n{common}folder = {{ path = \"../folder\" }}\n"
+                ),
+            ),
+        ),
+        ("services/store/build.rs", BUILD.to_owned()),
+        ("services/store/extra.txt", String::new()),
+        ("services/store/src/main.rs", STORE.to_owned()),
+        (
+            "services/gate/Cargo.toml",
+            manifest(
+                "gate",
+                &format!("[package.metadata.e2e]\nneeds = [\"store\"]\n[dependencies]\n{common}"),
+            ),
+        ),
+        (
+            "services/gate/src/main.rs",
+            "fn main() { println!(\"gate {}\", common::WORD); }\n".to_owned(),
+        ),
+        (
+            "test-e2e/Cargo.toml",
+            manifest(
+                "test-e2e",
+                &format!("[dependencies]\ncommon = {{ path = \"../services/common\" }}\n"),
+            ),
+        ),
+        (
+            "test-e2e/tests/gate.rs",
+            "#[test] fn gates() { assert_eq!(common::WORD, \"one\"); }\n".to_owned(),
+        ),
+    ] {
+        tree.write(path, &text);
+    }
+    tree
+}
+
+/// With the state in the tree, wherever this test program was built.
+fn workspace(tree: &Tree) -> Workspace {
+    let mut workspace = tree.workspace();
+    workspace.state = tree.path("target/e2e");
+    workspace
+}
+
+fn freeze(workspace: &Workspace, target: &str) -> Images<Tagged> {
+    tag(&Inputs {
+        workspace,
+        target: workspace.target(target).unwrap(),
+        repository: Repository::localhost(),
+        platform: Platform::host().unwrap(),
+        profile: Profile::E2e,
+        keep_in: Some(&workspace.state),
+    })
+    .unwrap()
+}
+
+fn try_build(tree: &Tree, images: Images<Tagged>, no_cache: bool) -> anyhow::Result<Images<Built>> {
+    let options = Options {
+        no_cache,
+        archives: &tree.path("archives"),
+        log: &tree.path("log"),
+    };
+    build_images(&workspace(tree), images, &options)
+}
+
+fn built(tree: &Tree, target: &str) -> Images<Built> {
+    try_build(tree, freeze(&workspace(tree), target), false).unwrap()
+}
+
+fn image<'a>(images: &'a Images<Built>, package: &str) -> &'a Built {
+    let found = images.iter().find(|(name, _)| name.as_str() == package);
+    found.unwrap().1
+}
+
+/// What the binary in an image says.
+fn said(tree: &Tree, image: &Built) -> String {
+    let archive = fs::read(image.archive()).unwrap();
+    let mut archive = tar::Archive::new(&archive[..]);
+    let layer = archive
+        .entries()
+        .unwrap()
+        .map(Result::unwrap)
+        .max_by_key(|entry| entry.size());
+    let layer = layer.unwrap().raw_file_position();
+    let bytes = fs::read(image.archive()).unwrap();
+    let folder = tree.path("unpacked");
+    tar::Archive::new(&bytes[usize::try_from(layer).unwrap()..])
+        .unpack(&folder)
+        .unwrap();
+    let program = folder.join(image.reference().package().as_str());
+    let output = Command::new(program).env_clear().output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Years before everything that cargo has made.
+fn make_old(tree: &Tree, path: &str) {
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::from_secs(946_684_800);
+    let file = File::options().append(true).open(tree.path(path)).unwrap();
+    file.set_modified(long_ago).unwrap();
+}
+
+#[track_caller]
+fn check_runs(tree: &Tree, expected: &str) -> Origin {
+    let images = built(tree, "store");
+    let store = image(&images, "store");
+    let said = said(tree, store);
+    assert!(said.contains(expected), "{said}, not {expected}");
+    assert!(said.contains(&store.source().to_string()), "{said}");
+    store.origin()
+}
+
+#[test]
+fn the_frozen_bytes_run_whatever_their_time_says() {
+    let tree = tree();
+    tree.write("test-e2e/tests/store.rs", "#[test] fn stores() {}\n");
+    let (store, common) = ("services/store/src/main.rs", "services/common/src/lib.rs");
+    let all = "main=1 common=one migrations=1.sql generated=extra-true";
+    assert_eq!(check_runs(&tree, all), Origin::Built);
+    assert_eq!(check_runs(&tree, all), Origin::Kept);
+
+    tree.edit(store, "main=1", "main=2");
+    make_old(&tree, store);
+    assert_eq!(check_runs(&tree, "main=2"), Origin::Built);
+    tree.edit(common, "one", "two");
+    make_old(&tree, common);
+    check_runs(&tree, "common=two");
+    tree.write("services/store/migrations/2.sql", "");
+    make_old(&tree, "services/store/migrations/2.sql");
+    check_runs(&tree, "migrations=1.sql,2.sql");
+    fs::remove_file(tree.path("services/store/extra.txt")).unwrap();
+    check_runs(&tree, "generated=extra-false");
+    tree.edit("services/store/build.rs", "extra-{there}", "now-{there}");
+    make_old(&tree, "services/store/build.rs");
+    check_runs(&tree, "generated=now-false");
+    tree.edit("services/folder/src/lib.rs", "join(\",\")", "join(\"+\")");
+    make_old(&tree, "services/folder/src/lib.rs");
+    check_runs(&tree, "migrations=1.sql+2.sql");
+
+    // All the way back: nothing is compiled, and the first binary runs.
+    let back = self::tree();
+    for path in ["services/store", "services/common", "services/folder"] {
+        fs::remove_dir_all(tree.path(path)).unwrap();
+        let copied = Command::new("cp")
+            .arg("-rp")
+            .arg(back.path(path))
+            .arg(tree.path(path))
+            .status();
+        assert!(copied.unwrap().success());
+    }
+    assert_eq!(check_runs(&tree, all), Origin::Kept);
+}
+
+#[test]
+fn what_packages_share_is_that_of_the_one_that_is_built() {
+    let tree = tree();
+    let workspace = workspace(&tree);
+    let first = freeze(&workspace, "gate");
+    tree.edit("services/common/src/lib.rs", "one", "two");
+    let second = freeze(&workspace, "gate");
+    // The newer one first: cargo then has a newer `common` than the older one needs.
+    let second = try_build(&tree, second, false).unwrap();
+    let first = try_build(&tree, first, false).unwrap();
+    assert_eq!(said(&tree, image(&second, "gate")), "gate two\n");
+    assert_eq!(said(&tree, image(&first, "gate")), "gate one\n");
+    assert!(said(&tree, image(&first, "store")).contains("common=one"));
+    assert_ne!(
+        image(&first, "gate").image_id(),
+        image(&second, "gate").image_id()
+    );
+}
+
+#[test]
+fn builds_side_by_side_get_their_own_bytes() {
+    let tree = tree();
+    let workspace = workspace(&tree);
+    let frozen: Vec<_> = ["one", "two", "three"]
+        .map(|word| {
+            let text = format!("pub const WORD: &str = \"{word}\";\n");
+            tree.write("services/common/src/lib.rs", &text);
+            (word, freeze(&workspace, "gate"))
+        })
+        .into();
+    std::thread::scope(|scope| {
+        for (word, images) in frozen {
+            let (tree, workspace) = (&tree, &workspace);
+            scope.spawn(move || {
+                let archives = tree.path(&format!("archives-{word}"));
+                let options = Options {
+                    no_cache: false,
+                    archives: &archives,
+                    log: &tree.path("log"),
+                };
+                let images = build_images(workspace, images, &options).unwrap();
+                let binary =
+                    tree.path(&format!("target/e2e/bin/gate-{}", kept_by(&images, "gate")));
+                let output = Command::new(binary).output().unwrap();
+                assert_eq!(
+                    String::from_utf8(output.stdout).unwrap(),
+                    format!("gate {word}\n")
+                );
+            });
+        }
+    });
+}
+
+fn kept_by(images: &Images<Built>, package: &str) -> xtask::digest::Digest {
+    let image = image(images, package);
+    xtask::pipeline::tag::tag_digest(image.source(), image.recipe())
+}
+
+#[test]
+fn the_same_sources_are_the_same_image_in_any_folder_and_build_folder() {
+    let (here, there) = (tree(), tree());
+    let one = built(&here, "gate");
+    // Another order: what is shared was compiled for another package first.
+    let pipeline = built(&there, "pipeline");
+    let other = built(&there, "gate");
+    for package in ["store", "gate"] {
+        assert_eq!(
+            image(&one, package).image_id(),
+            image(&other, package).image_id()
+        );
+        let archive = |image: &Built| fs::read(image.archive()).unwrap();
+        assert!(archive(image(&one, package)) == archive(image(&other, package)));
+    }
+    // The same binary for another target is another image under another name.
+    let (store, store_of_gate) = (image(&pipeline, "store"), image(&other, "store"));
+    assert_eq!(store_of_gate.origin(), Origin::Kept);
+    assert_eq!(store.binary(), store_of_gate.binary());
+    assert_ne!(store.image_id(), store_of_gate.image_id());
+    assert_ne!(store.reference().tag(), store_of_gate.reference().tag());
+    // From an empty folder: compared with what is kept, and the same.
+    let again = try_build(&here, freeze(&workspace(&here), "gate"), true).unwrap();
+    assert_eq!(image(&again, "store").origin(), Origin::Built);
+    assert_eq!(
+        image(&again, "store").image_id(),
+        image(&one, "store").image_id()
+    );
+    let left: Vec<_> = here.path("target/e2e").read_dir_utf8().unwrap().collect();
+    let left = left.iter().filter_map(|entry| entry.as_ref().ok());
+    let empty = left.filter(|entry| {
+        entry.file_name().starts_with("build-") && entry.file_name() != "build-records"
+    });
+    assert!(empty.filter(|entry| entry.path().is_dir()).next().is_none());
+}
+
+#[test]
+fn a_damaged_binary_is_built_anew() {
+    let tree = tree();
+    let images = built(&tree, "gate");
+    let kept = tree.path(&format!("target/e2e/bin/gate-{}", kept_by(&images, "gate")));
+    let whole = fs::read(&kept).unwrap();
+    fs::remove_file(&kept).unwrap();
+    fs::write(&kept, &whole[..whole.len() - 1]).unwrap();
+    let again = built(&tree, "gate");
+    assert_eq!(image(&again, "gate").origin(), Origin::Built);
+    assert_eq!(image(&again, "store").origin(), Origin::Kept);
+    assert!(fs::read(&kept).unwrap() == whole);
+}
+
+#[test]
+fn another_toolchain_leaves_nothing_of_the_build_folder() {
+    let tree = tree();
+    built(&tree, "gate");
+    let marker = tree.path("target/e2e/build/marker");
+    fs::write(&marker, "").unwrap();
+    tree.edit("services/gate/src/main.rs", "gate", "gate2");
+    built(&tree, "gate");
+    assert!(marker.exists());
+    fs::write(tree.path("target/e2e/build-records/toolchain"), "another\n").unwrap();
+    tree.edit("services/gate/src/main.rs", "gate2", "gate3");
+    built(&tree, "gate");
+    assert!(!marker.exists());
+}
+
+#[test]
+fn the_tests_are_built_from_the_same_snapshot() {
+    let tree = tree();
+    let workspace = workspace(&tree);
+    let images = freeze(&workspace, "gate");
+    tree.write(
+        "test-e2e/tests/gate.rs",
+        "#[test] fn edited() { panic!() }\n",
+    );
+    let options = Options {
+        no_cache: false,
+        archives: &tree.path("archives"),
+        log: &tree.path("log"),
+    };
+    let build_all = |images| -> TestProgram { build(&workspace, images, &options).unwrap().1 };
+    let first = build_all(images);
+    let output = Command::new(first.path()).arg("--list").output().unwrap();
+    assert!(
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("gates: test")
+    );
+    assert!(
+        Command::new(first.path())
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    let second = build_all(freeze(&workspace, "gate"));
+    assert!(
+        !Command::new(second.path())
+            .output()
+            .unwrap()
+            .status
+            .success()
+    );
+    assert_ne!(first.source(), second.source());
+    assert_eq!(build_all(freeze(&workspace, "gate")).origin(), Origin::Kept);
+}
+
+/// Builds `gate` with this main; it fails with the code for builds, and says what is expected.
+#[track_caller]
+fn check_refused(tree: &Tree, main: &str, no_cache: bool, expected: &str) {
+    tree.write("services/gate/src/main.rs", main);
+    let images = freeze(&workspace(tree), "gate");
+    let error = try_build(tree, images, no_cache).map(drop).unwrap_err();
+    assert_eq!(
+        Failure::find(&error).map(Failure::exit),
+        Some(Exit::Build),
+        "{error:?}"
+    );
+    let log = fs::read_to_string(tree.path("log")).unwrap();
+    let said = format!("{error:?}\n{log}");
+    assert!(said.contains(expected), "{said}");
+}
+
+#[test]
+fn what_was_not_frozen_reaches_no_binary() {
+    let tree = tree();
+    check_refused(
+        &tree,
+        "fn main() { nonsense }",
+        false,
+        "cannot find value `nonsense`",
+    );
+    check_refused(
+        &tree,
+        "fn main() { println!(\"{}\", include_str!(\"../../../README.md\")); }",
+        false,
+        "couldn't read",
+    );
+    let outside: Utf8PathBuf = tree.path("outside.txt");
+    fs::write(&outside, "").unwrap();
+    let main = format!("fn main() {{ println!(\"{{}}\", include_str!(\"{outside}\")); }}");
+    check_refused(
+        &tree,
+        &main,
+        false,
+        &format!("`gate` was compiled from {outside}"),
+    );
+    let main = "fn main() { println!(\"{:?}\", option_env!(\"SECRET_OF_THE_SHELL\")); }";
+    check_refused(
+        &tree,
+        main,
+        false,
+        "`gate` reads the variable SECRET_OF_THE_SHELL",
+    );
+    let main = "fn main() { println!(\"{}\", env!(\"CARGO_MANIFEST_DIR\")); }";
+    let mirror = tree.path("target/e2e/src/gate/services/gate");
+    check_refused(
+        &tree,
+        main,
+        false,
+        &format!("holds a path of this machine: {mirror}"),
+    );
+    // And none of it stays: what is right is built.
+    tree.write(
+        "services/gate/src/main.rs",
+        "fn main() { println!(\"right\"); }",
+    );
+    assert_eq!(said(&tree, image(&built(&tree, "gate"), "gate")), "right\n");
+}
+
+#[test]
+fn what_is_not_reproducible_is_told() {
+    let tree = tree();
+    let clock = "fn main() { let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap(); \
+                 println!(\"cargo::rustc-env=NOW={}\", now.as_nanos()); }";
+    tree.write("services/gate/build.rs", clock);
+    let main = "fn main() { println!(\"{}\", env!(\"NOW\")); }";
+    tree.write("services/gate/src/main.rs", main);
+    built(&tree, "gate");
+    check_refused(&tree, main, true, "gate is not reproducible");
+}
+
+#[test]
+fn the_shell_reaches_no_build() {
+    const INSIDE: &str = "BUILD_PHASE_INSIDE";
+    if std::env::var_os(INSIDE).is_some() {
+        let tree = tree();
+        let images = built(&tree, "gate");
+        println!("id={}", image(&images, "gate").image_id());
+        return;
+    }
+    let run = |variables: &[(&str, &str)]| {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "build_phase::the_shell_reaches_no_build",
+                "--nocapture",
+            ])
+            .env(INSIDE, "1")
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        let id = stdout
+            .lines()
+            .find(|line| line.contains("id="))
+            .map(str::to_owned);
+        (id, String::from_utf8(output.stderr).unwrap())
+    };
+    let (plain, _) = run(&[]);
+    let (with, said) = run(&[
+        ("RUSTFLAGS", "-Copt-level=3 --cfg nonsense"),
+        ("CARGO_PROFILE_E2E_OPT_LEVEL", "3"),
+        ("RUSTC_WRAPPER", "/no/such/wrapper"),
+        ("CARGO_BUILD_TARGET", "no-such-target"),
+    ]);
+    assert!(plain.is_some());
+    assert_eq!(plain, with, "{said}");
+    for name in [
+        "RUSTFLAGS",
+        "CARGO_PROFILE_E2E_OPT_LEVEL",
+        "RUSTC_WRAPPER",
+        "CARGO_BUILD_TARGET",
+    ] {
+        assert!(said.contains(name), "{name} is not told: {said}");
+    }
+    assert_eq!(said.matches("not passed to the build").count(), 1, "{said}");
+}
+
+#[test]
+fn configuration_on_the_way_to_the_tree_reaches_no_build() {
+    let tree = tree();
+    let plain = image(&built(&tree, "gate"), "gate").image_id();
+    // Above the mirror, below the workspace: cargo would read it if it ran in the mirror.
+    let nonsense = "[build]\nrustflags = ['--cfg', 'nonsense']\nrustc = '/no/such/rustc'\n";
+    tree.write("target/.cargo/config.toml", nonsense);
+    fs::remove_dir_all(tree.path("target/e2e/bin")).unwrap();
+    let again = built(&tree, "gate");
+    assert_eq!(image(&again, "gate").origin(), Origin::Built);
+    assert_eq!(image(&again, "gate").image_id(), plain);
+    // The workspace's own does.
+    tree.write(
+        ".cargo/config.toml",
+        "[env]\nWORD = 'frozen'\n[build]\nrustflags = ['--cfg', 'own']\n",
+    );
+    let main = "fn main() { println!(\"{} {}\", env!(\"WORD\"), cfg!(own)); }";
+    tree.write("services/gate/src/main.rs", main);
+    assert_eq!(
+        said(&tree, image(&built(&tree, "gate"), "gate")),
+        "frozen true\n"
+    );
+}
+
+#[test]
+fn git_in_a_build_script_finds_no_repository() {
+    let tree = tree();
+    tree.git(&["init", "--quiet"]);
+    tree.commit();
+    let script = "fn main() { let git = std::process::Command::new(\"git\").args([\"rev-parse\", \"HEAD\"]).output().unwrap(); \
+                  println!(\"cargo::rustc-env=FOUND={}\", git.status.success()); }";
+    tree.write("services/gate/build.rs", script);
+    tree.write(
+        "services/gate/src/main.rs",
+        "fn main() { println!(\"{}\", env!(\"FOUND\")); }",
+    );
+    assert_eq!(said(&tree, image(&built(&tree, "gate"), "gate")), "false\n");
+}
