@@ -6,17 +6,18 @@ use std::fs::{self, File, TryLockError};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::process::interrupt;
+use crate::poll::{self, Look};
 use crate::report;
 
 pub mod needs;
 
 /// Longer than anything that is done under a lock.
 const LOCK_DEADLINE: Duration = Duration::from_secs(1500);
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The program of this name: on PATH, or in the folders for administration, which PATH often lacks.
 #[must_use]
@@ -143,25 +144,22 @@ pub fn lock(name: &str) -> Result<File> {
         .write(true)
         .open(&path)
         .with_context(|| format!("cannot open {path}"))?;
-    let began = Instant::now();
+    let begun = Instant::now();
     let mut told = false;
-    loop {
+    poll::until("free lock", LOCK_DEADLINE, LOCK_INTERVAL, || {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Ok(Look::Found(())),
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => {
                 return Err(error).with_context(|| format!("cannot lock {path}"));
             }
         }
-        interrupt::check()?;
-        let waited = began.elapsed();
-        if waited > LOCK_DEADLINE {
-            bail!("{path} has been locked by another command for {waited:.0?}");
-        }
-        if !told && waited > Duration::from_secs(1) {
-            report::note(&format!("waiting for another command that holds {path}"));
+        let waiting = format!("another command holds {path}");
+        if !told && begun.elapsed() > Duration::from_secs(1) {
+            report::note(&waiting);
             told = true;
         }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+        Ok(Look::NotYet(waiting))
+    })?;
+    Ok(file)
 }

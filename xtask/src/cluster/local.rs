@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::thread::{self, ScopedJoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -168,7 +168,6 @@ impl Local {
             all(starting)
         })?;
         let facts = self.facts()?;
-        let began = Instant::now();
         let outcomes = thread::scope(|scope| {
             let waiting: Vec<_> = self
                 .containers
@@ -177,7 +176,7 @@ impl Local {
                     let deadline = deadline_of(&container.service);
                     let facts = facts.get(&container.name);
                     scope.spawn(move || match facts {
-                        Some(facts) => ready::wait(&container.readiness, facts, began + deadline),
+                        Some(facts) => ready::wait(&container.readiness, facts, deadline),
                         None => Err(ready::Unready::Ended),
                     })
                 })
@@ -188,15 +187,11 @@ impl Local {
             });
             results.collect::<Vec<_>>()
         });
-        self.judge(outcomes, deadline_of)
+        self.judge(outcomes)
     }
 
     /// A container that ended says more than one that waited for it in vain.
-    fn judge(
-        &self,
-        outcomes: Vec<Result<(), ready::Unready>>,
-        deadline_of: impl Fn(&str) -> Duration,
-    ) -> Result<()> {
+    fn judge(&self, outcomes: Vec<Result<(), ready::Unready>>) -> Result<()> {
         let mut failed: Vec<(&Planned, ready::Unready)> = self
             .containers
             .iter()
@@ -212,9 +207,8 @@ impl Local {
             return Ok(());
         };
         let facts = self.facts()?;
-        let deadline = deadline_of(&container.service);
         let name = &container.name;
-        Err(ready::explain(name, deadline, unready, facts.get(name)))
+        Err(ready::explain(name, unready, facts.get(name)))
     }
 }
 

@@ -38,7 +38,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         }
     }
     for probe in &probes {
-        text.push_str(&engine_lines(probe));
+        text.push_str(&engine_lines(probe, chosen.is_some()));
     }
     let blocked: Vec<&str> = needs
         .iter()
@@ -105,7 +105,7 @@ fn need_line(need: &Need, engine_works: bool) -> String {
     }
 }
 
-fn engine_lines(probe: &Probe) -> String {
+fn engine_lines(probe: &Probe, another_works: bool) -> String {
     let program = probe.kind.program();
     match &probe.result {
         Ok(engine) => {
@@ -126,7 +126,8 @@ fn engine_lines(probe: &Probe) -> String {
             lines
         }
         Err(error) => {
-            let hint = Failure::find(error).and_then(Failure::hint_text);
+            let hint = Failure::find(error).filter(|_| !another_works);
+            let hint = hint.and_then(Failure::hint_text);
             let hint = hint.map_or_else(String::new, |hint| format!("; fix: {hint}"));
             let text = report::error_text(error);
             let first = text.lines().next().unwrap_or_default();

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,8 @@ use crate::cluster::Cluster;
 use crate::cluster::local::{Local, Planned};
 use crate::engine::ContainerFacts;
 use crate::exit::{Exit, Failure};
-use crate::process::interrupt;
+use crate::poll::{self, Look};
+use crate::report;
 use crate::run::Run;
 
 /// The name of the port where a service of ours tells its version.
@@ -23,6 +24,7 @@ const PROBES: &str = "probes";
 /// How long a process that was ready may take to tell its version; one that a test has just
 /// started again needs a moment.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+const ANSWER_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Proved.
 #[derive(Debug)]
@@ -253,22 +255,24 @@ fn ask_version(
         return Ok(Err(format!("no port named `{PROBES}` is published")));
     };
     let url = format!("http://127.0.0.1:{published}/version");
-    let began = Instant::now();
-    loop {
+    let asked = poll::until("version", ANSWER_DEADLINE, ANSWER_INTERVAL, || {
         let last = match minreq::get(&url).with_timeout(2).send() {
             Ok(response) if response.status_code == 200 => {
                 let text = response.as_str().unwrap_or_default();
-                return Ok(serde_json::from_str(text)
-                    .map_err(|error| format!("/version answers no JSON: {error}")));
+                let answer = serde_json::from_str(text);
+                return Ok(Look::Found(
+                    answer.map_err(|error| format!("/version answers no JSON: {error}")),
+                ));
             }
             Ok(response) => format!("/version answers {}", response.status_code),
             Err(error) => format!("/version does not answer: {error}"),
         };
-        interrupt::check()?;
-        if began.elapsed() > ANSWER_DEADLINE {
-            return Ok(Err(last));
-        }
-        thread::sleep(Duration::from_millis(50));
+        Ok(Look::NotYet(last))
+    });
+    match asked {
+        Ok(answer) => Ok(answer),
+        Err(error) if report::is_signal(&error) => Err(error),
+        Err(late) => Ok(Err(late.to_string())),
     }
 }
 

@@ -73,3 +73,12 @@ pub fn exit_of(error: &Error) -> Exit {
         (None, None) => Exit::Internal,
     }
 }
+
+/// It was ended by a signal or by `--timeout`: nothing is wrong with what it was doing.
+#[must_use]
+pub fn is_signal(error: &Error) -> bool {
+    matches!(
+        exit_of(error),
+        Exit::Interrupted | Exit::Terminated | Exit::Timeout
+    )
+}

@@ -4,17 +4,18 @@
 use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::plan::Readiness;
 use crate::engine::ContainerFacts;
 use crate::exit::{Exit, Failure};
-use crate::process::interrupt;
+use crate::poll::{self, Look};
+use crate::report;
 
-/// Between two questions; the first ones come sooner.
-const INTERVAL_MAX: Duration = Duration::from_millis(50);
+/// Between two questions.
+const INTERVAL: Duration = Duration::from_millis(20);
 /// A connection to our own machine.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 /// How long a connection must last to count: a proxy in between takes every connection, and lets
@@ -32,34 +33,32 @@ enum Answer {
 pub(super) enum Unready {
     /// Its process has ended.
     Ended,
-    /// Time is up; the last answer.
+    /// Time is up; how long it was, and the last answer.
     Late(String),
     /// A signal came.
     Stopped(anyhow::Error),
 }
 
-/// Waits until the container is ready, its process has ended, or `until` has come.
+/// Waits until the container is ready, its process has ended, or the deadline is over.
 pub(super) fn wait(
     readiness: &Readiness,
     facts: &ContainerFacts,
-    until: Instant,
+    deadline: Duration,
 ) -> Result<(), Unready> {
-    let mut interval = Duration::from_millis(5);
-    loop {
+    let found = poll::until("readiness", deadline, INTERVAL, || {
         // A second process means that the first has ended.
         if facts.status != "running" || facts.restart_count > 0 || has_ended(facts.pid) {
-            return Err(Unready::Ended);
+            return Ok(Look::Found(Err(Unready::Ended)));
         }
-        let last = match ask(readiness, facts) {
-            Answer::Ready => return Ok(()),
-            Answer::NotYet(status) => status,
-        };
-        interrupt::check().map_err(Unready::Stopped)?;
-        if Instant::now() >= until {
-            return Err(Unready::Late(last));
-        }
-        std::thread::sleep(interval);
-        interval = (interval * 2).min(INTERVAL_MAX);
+        Ok(match ask(readiness, facts) {
+            Answer::Ready => Look::Found(Ok(())),
+            Answer::NotYet(status) => Look::NotYet(status),
+        })
+    });
+    match found {
+        Ok(outcome) => outcome,
+        Err(error) if report::is_signal(&error) => Err(Unready::Stopped(error)),
+        Err(late) => Err(Unready::Late(late.to_string())),
     }
 }
 
@@ -128,12 +127,7 @@ fn tcp(published: u16) -> Answer {
 }
 
 /// What went wrong, for people. Names the container, so that its log is the one that is shown.
-pub(super) fn explain(
-    name: &str,
-    deadline: Duration,
-    unready: Unready,
-    now: Option<&ContainerFacts>,
-) -> anyhow::Error {
+pub(super) fn explain(name: &str, unready: Unready, now: Option<&ContainerFacts>) -> anyhow::Error {
     match unready {
         Unready::Stopped(error) => error,
         Unready::Ended => {
@@ -157,7 +151,7 @@ pub(super) fn explain(
         }
         Unready::Late(last) => Failure::new(
             Exit::Deploy,
-            format!("container {name} was not ready within {deadline:.0?}; last answer: {last}"),
+            format!("container {name} is not ready: {last}"),
         )
         .hint("its log says what it waits for; `ready-deadline-seconds` in [package.metadata.e2e] gives it more time")
         .into(),

@@ -12,7 +12,7 @@ use crate::cli::{Keep, Phase};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::clean;
 use crate::process::interrupt::Shield;
-use crate::report::{self, failure, junit, receipt::Verdict};
+use crate::report::{self, failure, is_signal, junit, receipt::Verdict};
 
 impl Session<'_> {
     /// Ends the run; gives back how it ended.
@@ -199,13 +199,6 @@ fn in_time(error: Error) -> Error {
             .into();
     }
     error
-}
-
-fn is_signal(error: &Error) -> bool {
-    matches!(
-        report::exit_of(error),
-        Exit::Interrupted | Exit::Terminated | Exit::Timeout
-    )
 }
 
 /// Receipt, JUnit report and every log: what explains a run to somebody elsewhere. No secrets.
