@@ -292,7 +292,6 @@ mod tests {
         for bad in [
             "",
             "{}",
-            r#"{"tokens":[]}"#,
             r#"{"tokens":[{"subject":"a","role":"write","token":"short"}]}"#,
             r#"{"tokens":[{"subject":"a","role":"owner","token":"0123456789abcdef"}]}"#,
             r#"{"tokens":[{"subject":"","role":"write","token":"0123456789abcdef"}]}"#,
