@@ -359,7 +359,8 @@ pub struct PatchRemediationRequest {
     /// `lease_holder`, or the caller's subject where that is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_seconds: Option<u32>,
-    /// Names the replica that takes the lease.
+    /// Names the replica that takes the lease; without `lease_seconds`, the one that must hold it
+    /// for this write to be done (409).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease_holder: Option<String>,
     /// What signalprocessing found out.

@@ -158,29 +158,39 @@ const INTEGER_MAX: u64 = (1 << 53) - 1;
 /// A sentence that says what and where.
 pub fn check_i_json(bytes: &[u8]) -> Result<(), String> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    IJson { depth: 0 }
+    let mut path = Vec::new();
+    IJson { path: &mut path }
         .deserialize(&mut deserializer)
         .and_then(|()| deserializer.end())
-        .map_err(|error| format!("the body is not I-JSON: {error}"))
+        .map_err(|error| match path.join(".") {
+            at if at.is_empty() => format!("the body is not I-JSON: {error}"),
+            at => format!("{at}: not I-JSON: {error}"),
+        })
 }
 
-#[derive(Clone, Copy)]
-struct IJson {
-    depth: usize,
+/// Walks through a body. The path is left as it is where something is wrong.
+struct IJson<'a> {
+    path: &'a mut Vec<String>,
 }
 
-impl IJson {
-    fn deeper<E: Error>(self) -> Result<Self, E> {
-        if self.depth == DEPTH_MAX {
+impl IJson<'_> {
+    fn enter<E: Error>(&mut self, name: String) -> Result<(), E> {
+        if self.path.len() == DEPTH_MAX {
             return Err(E::custom(format!("deeper than {DEPTH_MAX}")));
         }
-        Ok(Self {
-            depth: self.depth + 1,
-        })
+        self.path.push(name);
+        Ok(())
     }
 }
 
-impl<'de> DeserializeSeed<'de> for IJson {
+fn check_text<E: Error>(value: &str) -> Result<(), E> {
+    if value.contains('\0') {
+        return Err(E::custom("NUL in a string"));
+    }
+    Ok(())
+}
+
+impl<'de> DeserializeSeed<'de> for IJson<'_> {
     type Value = ();
 
     fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
@@ -188,7 +198,7 @@ impl<'de> DeserializeSeed<'de> for IJson {
     }
 }
 
-impl<'de> Visitor<'de> for IJson {
+impl<'de> Visitor<'de> for IJson<'_> {
     type Value = ();
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -227,27 +237,32 @@ impl<'de> Visitor<'de> for IJson {
     }
 
     fn visit_str<E: Error>(self, value: &str) -> Result<(), E> {
-        if value.contains('\0') {
-            return Err(E::custom("NUL in a string"));
+        check_text(value)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut items: A) -> Result<(), A::Error> {
+        for index in 0_usize.. {
+            self.enter(index.to_string())?;
+            let deeper = IJson { path: self.path };
+            let item = items.next_element_seed(deeper)?;
+            self.path.pop();
+            if item.is_none() {
+                break;
+            }
         }
         Ok(())
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        let deeper = self.deeper()?;
-        while items.next_element_seed(deeper)?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
-        let deeper = self.deeper()?;
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
         let mut names = HashSet::new();
         while let Some(name) = members.next_key::<String>()? {
-            self.visit_str::<A::Error>(&name)?;
-            if let Some(twice) = names.replace(name) {
-                return Err(A::Error::custom(format!("the member `{twice}` twice")));
+            check_text::<A::Error>(&name)?;
+            self.enter(name.clone())?;
+            if !names.insert(name) {
+                return Err(A::Error::custom("the same member twice"));
             }
-            members.next_value_seed(deeper)?;
+            members.next_value_seed(IJson { path: self.path })?;
+            self.path.pop();
         }
         Ok(())
     }
@@ -277,9 +292,9 @@ mod tests {
 
     #[test]
     fn what_is_not_i_json_is_refused() {
-        refused(r#"{"a":1,"a":1}"#, "`a` twice");
-        refused(r#"[{"x":{"b":1,"b":2}}]"#, "`b` twice");
-        refused(r#"{"a":"\u0000"}"#, "NUL");
+        refused(r#"{"a":1,"a":1}"#, "a: not I-JSON: the same member twice");
+        refused(r#"[{"x":{"b":1,"b":2}}]"#, "0.x.b: not I-JSON: the same");
+        refused(r#"{"a":[1,{"b":"\u0000"}]}"#, "a.1.b: not I-JSON: NUL");
         refused(r#"{"\u0000":1}"#, "NUL");
         refused("9007199254740992", "2^53");
         refused("-9007199254740992", "2^53");

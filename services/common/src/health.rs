@@ -125,14 +125,6 @@ impl Health {
         self.lock().draining = true;
     }
 
-    /// Adds something that must answer once before the service is ready.
-    pub fn depends_on(&self, dependency: &'static str) {
-        self.lock()
-            .dependencies
-            .entry(dependency)
-            .or_insert(DependencyState::Awaited);
-    }
-
     /// The dependency was asked, and answered or not.
     pub fn asked(&self, dependency: &'static str, answered: bool) {
         let gauge = metrics::gauge!("dependency_up", "dependency" => dependency);
@@ -151,6 +143,14 @@ impl Health {
         if before != *state {
             tracing::info!(dependency, state = ?*state, "dependency changed");
         }
+    }
+
+    /// What the dependency did when it was last asked.
+    #[must_use]
+    pub fn state(&self, dependency: &'static str) -> DependencyState {
+        let inner = self.lock();
+        let state = inner.dependencies.get(dependency).copied();
+        state.unwrap_or(DependencyState::Awaited)
     }
 
     /// What `/readyz` says now.

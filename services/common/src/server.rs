@@ -230,12 +230,14 @@ async fn live(
     let early = tokio::select! {
         biased;
         () = context.shutdown.requested() => Ok(()),
-        Some(ended) = workers.join_next() => Err(ended
+        Some(ended) = workers.join_next() => ended
             .context("a worker panicked")
             .flatten()
-            .err()
-            .unwrap_or_else(|| anyhow::anyhow!("a worker ended too early"))),
-        ended = &mut api => Err(anyhow::anyhow!("the API ended too early: {ended:?}")),
+            .and_then(|()| unless_told(&context, "a worker ended too early")),
+        ended = &mut api => ended
+            .context("the API panicked")
+            .flatten()
+            .and_then(|()| unless_told(&context, "the API ended too early")),
     };
     if let Err(error) = &early {
         tracing::error!("{error:#}");
@@ -267,6 +269,14 @@ async fn live(
     };
     tracing::info!("ended");
     early.and(drained)
+}
+
+/// Who is told to end may have done so before this task hears of it.
+fn unless_told(context: &Context, early: &'static str) -> anyhow::Result<()> {
+    if context.shutdown.is_requested() {
+        return Ok(());
+    }
+    Err(anyhow::anyhow!(early))
 }
 
 /// Counts the requests that have no answer yet.

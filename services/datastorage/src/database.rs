@@ -18,9 +18,11 @@ pub(crate) const DEPENDENCY: &str = "database";
 const PREPARE_LOCK: i64 = 0x7068_6173_655f_7a65;
 
 /// What requests share.
-const CONNECTIONS_MAX: u32 = 24;
+const CONNECTIONS_MAX: u32 = 20;
+/// What is kept even when nobody asks.
+const CONNECTIONS_MIN: u32 = 6;
 /// How long a request waits for one of them.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(4);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// Makes database and role when they are missing, runs the migrations, grants what the role needs.
 /// Waits for a server that is away, for as long as the service is not told to end.
@@ -129,13 +131,21 @@ fn is_away(error: &anyhow::Error) -> bool {
         .any(crate::store::is_away)
 }
 
-/// The pool of the service's own role. It connects when it is first asked, and again whenever the
-/// server was away.
-pub(crate) fn pool(args: &DatabaseArgs) -> PgPool {
-    PgPoolOptions::new()
+/// The pool of the service's own role. A few connections are there before the first request: many
+/// requests that all have to connect first would only hinder each other. It connects again by
+/// itself whenever the server was away.
+pub(crate) async fn pool(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
+    let options = PgPoolOptions::new()
+        .min_connections(CONNECTIONS_MIN)
         .max_connections(CONNECTIONS_MAX)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(bounded(args))
+        .acquire_timeout(ACQUIRE_TIMEOUT);
+    let pool = options.connect_lazy_with(bounded(args));
+    let mut first = Vec::new();
+    for _ in 0..CONNECTIONS_MIN {
+        first.push(pool.acquire().await.context("cannot connect")?);
+    }
+    drop(first);
+    Ok(pool)
 }
 
 fn bounded(args: &DatabaseArgs) -> PgConnectOptions {
@@ -151,10 +161,11 @@ fn bounded(args: &DatabaseArgs) -> PgConnectOptions {
         ])
 }
 
-/// Asks the database every second over a connection of its own, so that a busy pool is no sick
-/// database.
+/// Asks the database over a connection of its own, so that a busy pool is no sick database: each
+/// second, and more often while it is away.
 pub(crate) async fn probe(args: DatabaseArgs, context: Context) -> anyhow::Result<()> {
-    const PAUSE: Duration = Duration::from_secs(1);
+    const ANSWERED: Duration = Duration::from_secs(1);
+    const AWAY: Duration = Duration::from_millis(200);
     let options = bounded(&args).application_name("datastorage-probe");
     let mut connection = None;
     loop {
@@ -169,7 +180,8 @@ pub(crate) async fn probe(args: DatabaseArgs, context: Context) -> anyhow::Resul
             connection = None;
         }
         context.health.asked(DEPENDENCY, answered.is_ok());
-        if !context.shutdown.sleep(PAUSE).await {
+        let pause = if answered.is_ok() { ANSWERED } else { AWAY };
+        if !context.shutdown.sleep(pause).await {
             return Ok(());
         }
     }
@@ -179,7 +191,7 @@ async fn ask(
     connection: &mut Option<PgConnection>,
     options: &PgConnectOptions,
 ) -> anyhow::Result<()> {
-    const TIMEOUT: Duration = Duration::from_secs(2);
+    const TIMEOUT: Duration = Duration::from_secs(4);
     let connection = match connection {
         Some(connection) => connection,
         None => connection.insert(connect(options).await?),

@@ -23,8 +23,9 @@ pub const DEPENDENCIES: &[&str] = &[database::DEPENDENCY];
 /// waited for.
 pub async fn build(config: Config, context: Context) -> anyhow::Result<App> {
     database::prepare(&config.database).await?;
-    let pool = database::pool(&config.database);
+    let pool = database::pool(&config.database).await?;
     let probe = database::probe(config.database.clone(), context.clone());
-    let routes = routes::routes(Store::new(pool), config.tokens.tokens);
+    let store = Store::new(pool, context.health);
+    let routes = routes::routes(store, config.tokens.tokens);
     Ok(App::new(routes).with_worker(probe))
 }

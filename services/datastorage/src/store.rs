@@ -11,15 +11,19 @@ mod writes;
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable as _};
+use common::health::{DependencyState, Health};
 use common::problem::{Answer, Problem};
 use serde::Serialize;
 use sqlx::{PgConnection, PgPool, Postgres, Transaction};
 use time::OffsetDateTime;
 
+use crate::database::DEPENDENCY;
+
 /// Everything that is kept.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     pool: PgPool,
+    health: Health,
 }
 
 /// What was there, or was made.
@@ -48,36 +52,48 @@ pub(crate) enum StoreError {
 type Stored<T> = Result<T, StoreError>;
 
 impl Store {
-    pub(crate) fn new(pool: PgPool) -> Self {
-        Self { pool }
+    pub(crate) fn new(pool: PgPool, health: Health) -> Self {
+        Self { pool, health }
     }
 
     async fn begin(&self) -> Stored<Transaction<'static, Postgres>> {
         Ok(self.pool.begin().await?)
     }
-}
 
-/// Runs a transaction, again when it lost against another one, and tells what became of it.
-async fn transacted<T, F, Fut>(transaction: F) -> Answer<T>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Stored<T>>,
-{
-    const TRIES_MAX: usize = 6;
-    let backoff = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(5))
-        .with_max_delay(Duration::from_millis(200))
-        .with_max_times(TRIES_MAX)
-        .with_jitter();
-    transaction
-        .retry(backoff)
-        .when(lost_a_race)
-        .notify(|error, _| {
-            metrics::counter!("transactions_retried_total").increment(1);
-            tracing::debug!(%error, "trying the transaction again");
-        })
-        .await
-        .map_err(Problem::from)
+    /// Runs a transaction, again when it lost against another one, and tells what became of it.
+    async fn transacted<T, F, Fut>(&self, transaction: F) -> Answer<T>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Stored<T>>,
+    {
+        const TRIES_MAX: usize = 6;
+        /// Less than a request may take, so that its caller learns why.
+        const TIMEOUT: Duration = Duration::from_secs(7);
+        // Nobody is kept waiting for a database that is known to be away.
+        if self.health.state(DEPENDENCY) == DependencyState::Unreachable {
+            return Err(Problem::unavailable("the database is away"));
+        }
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(5))
+            .with_max_delay(Duration::from_millis(200))
+            .with_max_times(TRIES_MAX)
+            .with_jitter();
+        let tries = transaction
+            .retry(backoff)
+            .when(lost_a_race)
+            .notify(|error, _| {
+                metrics::counter!("transactions_retried_total").increment(1);
+                tracing::debug!(%error, "trying the transaction again");
+            });
+        // A server that stands still closes no connection and answers nothing.
+        match tokio::time::timeout(TIMEOUT, tries).await {
+            Ok(done) => done.map_err(Problem::from),
+            Err(_) => {
+                tracing::warn!("the database does not answer");
+                Err(Problem::unavailable("the database does not answer"))
+            }
+        }
+    }
 }
 
 impl From<StoreError> for Problem {

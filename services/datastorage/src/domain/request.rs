@@ -52,11 +52,6 @@ pub(crate) fn parse_patch(patch: &PatchRemediationRequest) -> Answer<()> {
         patch.phase_deadline_seconds,
         WAIT_SECONDS_MAX,
     )?;
-    if patch.lease_holder.is_some() && patch.lease_seconds.is_none() {
-        return Err(Problem::bad_request(
-            "lease_holder: comes with lease_seconds",
-        ));
-    }
     if let Some(classification) = &patch.classification {
         text::name("classification.environment", &classification.environment)?;
         text::sha256("classification.policy_hash", &classification.policy_hash)?;
@@ -100,10 +95,10 @@ pub(crate) fn patched(
     let to = patch.phase.unwrap_or(request.phase);
     if to == request.phase {
         check_same_phase(request, caller)?;
-        check_lease(request, patch, caller, now)?;
     } else {
         check_transition(request.phase, to, caller)?;
     }
+    check_lease(request, patch, caller, now)?;
     check_authors(patch, caller)?;
     let mut next = request.clone();
     if to != request.phase {
@@ -181,21 +176,34 @@ fn check_authors(patch: &PatchRemediationRequest, caller: &Caller) -> Answer<()>
     )))
 }
 
-/// A lease is taken again by its holder, or by anyone once it has expired.
+/// A lease is taken again by its holder, or by anyone once it has expired. Who only names himself
+/// as the holder must be it.
 fn check_lease(
     request: &RemediationRequest,
     patch: &PatchRemediationRequest,
     caller: &Caller,
     now: OffsetDateTime,
 ) -> Answer<()> {
-    let (Some(holder), Some(deadline)) = (&request.lease_holder, request.lease_deadline) else {
-        return Ok(());
+    let claims = match (&patch.lease_holder, patch.lease_seconds) {
+        (Some(holder), _) => holder.as_str(),
+        (None, Some(_)) => &caller.subject,
+        (None, None) => return Ok(()),
     };
-    let wants = patch.lease_holder.as_deref().unwrap_or(&caller.subject);
-    if patch.lease_seconds.is_none() || deadline <= now || wants == holder {
-        return Ok(());
+    let holder = request.lease_holder.as_deref();
+    let is_alive = request
+        .lease_deadline
+        .is_some_and(|deadline| deadline > now);
+    let takes = patch.lease_seconds.is_some();
+    match holder {
+        Some(holder) if holder == claims => Ok(()),
+        _ if takes && !is_alive => Ok(()),
+        Some(holder) => {
+            Err(Problem::conflict(format!("`{holder}` holds the lease")).with("holder", holder))
+        }
+        None => Err(Problem::conflict(format!(
+            "`{claims}` does not hold the lease"
+        ))),
     }
-    Err(Problem::conflict(format!("`{holder}` holds the lease")).with("holder", holder.as_str()))
 }
 
 #[cfg(test)]
@@ -317,6 +325,22 @@ mod tests {
     }
 
     #[test]
+    fn who_names_himself_as_the_holder_must_be_it() {
+        let end = |holder: &str| PatchRemediationRequest {
+            lease_holder: Some(holder.to_owned()),
+            ..patch(RequestPhase::Analyzing)
+        };
+        let processing = RequestPhase::Processing;
+        assert_eq!(status(processing, &end("a"), "signalprocessing", NOW), 200);
+        assert_eq!(status(processing, &end("b"), "signalprocessing", NOW), 409);
+        let later = NOW + Duration::seconds(10);
+        assert_eq!(
+            status(processing, &end("b"), "signalprocessing", later),
+            409
+        );
+    }
+
+    #[test]
     fn fields_change_only_by_those_who_may_end_the_phase() {
         let reason = PatchRemediationRequest {
             reason: Some("x".to_owned()),
@@ -364,10 +388,6 @@ mod tests {
             },
             PatchRemediationRequest {
                 lease_seconds: Some(3601),
-                ..Default::default()
-            },
-            PatchRemediationRequest {
-                lease_holder: Some("a".to_owned()),
                 ..Default::default()
             },
             PatchRemediationRequest {

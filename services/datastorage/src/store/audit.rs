@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::{Outcome, Store, StoreError, Stored, now, transacted};
+use super::{Outcome, Store, StoreError, Stored, now};
 use crate::domain::audit::{self, Draft, GENESIS, Head};
 use crate::domain::page::{self, BySequence, ByTime};
 
@@ -27,7 +27,8 @@ impl Store {
         drafts: Vec<Draft>,
         actor: &str,
     ) -> Answer<Outcome<Vec<AuditEvent>>> {
-        transacted(|| self.try_to_record(drafts.clone(), actor)).await
+        self.transacted(|| self.try_to_record(drafts.clone(), actor))
+            .await
     }
 
     async fn try_to_record(
@@ -48,7 +49,7 @@ impl Store {
                 if is_resend(stored, &draft, actor) {
                     answer.push(stored.clone());
                 } else {
-                    conflicts.push(index);
+                    conflicts.push((index, stored.event.event_id));
                 }
                 continue;
             }
@@ -61,8 +62,7 @@ impl Store {
             answer.push(event);
         }
         if !conflicts.is_empty() {
-            let problem = Problem::conflict("an event_id is stored with another body");
-            return Err(problem.with("conflicts", conflicts).into());
+            return Err(conflict(&conflicts).into());
         }
         if new.is_empty() {
             return Ok(Outcome::Found(answer));
@@ -75,7 +75,7 @@ impl Store {
     /// A page of events.
     pub(crate) async fn audit_events(&self, query: &AuditQuery) -> Answer<AuditEvents> {
         let limit = page::limit(query.limit)?;
-        transacted(|| self.try_to_list(query, limit)).await
+        self.transacted(|| self.try_to_list(query, limit)).await
     }
 
     async fn try_to_list(&self, query: &AuditQuery, limit: i64) -> Stored<AuditEvents> {
@@ -124,7 +124,7 @@ impl Store {
 
     /// Rebuilds every hash of a chain from the columns, in one snapshot.
     pub(crate) async fn verify_chain(&self, correlation_id: &str) -> Answer<ChainVerdict> {
-        transacted(|| self.try_to_verify(correlation_id)).await
+        self.transacted(|| self.try_to_verify(correlation_id)).await
     }
 
     async fn try_to_verify(&self, correlation_id: &str) -> Stored<ChainVerdict> {
@@ -257,6 +257,15 @@ async fn insert(
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// Names every conflict, by its index and its ID.
+fn conflict(conflicts: &[(usize, Uuid)]) -> Problem {
+    let name = |(index, id): &(usize, Uuid)| format!("events[{index}].event_id: {id}");
+    let names: Vec<String> = conflicts.iter().map(name).collect();
+    let indexes: Vec<usize> = conflicts.iter().map(|(index, _)| *index).collect();
+    let names = names.join(", ");
+    Problem::conflict(format!("{names} is stored with another body")).with("conflicts", indexes)
 }
 
 fn genesis() -> Head {

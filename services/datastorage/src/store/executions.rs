@@ -17,9 +17,7 @@ use uuid::Uuid;
 
 use super::requests::{self, check_version, next_page};
 use super::writes::Write;
-use super::{
-    Outcome, Store, StoreError, Stored, audit, data, name_of, names_of, now, transacted, workflows,
-};
+use super::{Outcome, Store, StoreError, Stored, audit, data, name_of, names_of, now, workflows};
 use crate::domain::audit::{Draft, OwnEvent};
 use crate::domain::page::{self, ByTime};
 use crate::domain::{execution, workflow};
@@ -47,7 +45,8 @@ impl Store {
                 caller.subject
             )));
         }
-        transacted(|| self.try_to_create_execution(request_version, new, caller)).await
+        self.transacted(|| self.try_to_create_execution(request_version, new, caller))
+            .await
     }
 
     async fn try_to_create_execution(
@@ -91,7 +90,7 @@ impl Store {
 
     /// One execution.
     pub(crate) async fn execution(&self, id: Uuid) -> Answer<Execution> {
-        transacted(|| async move {
+        self.transacted(|| async move {
             let row: Option<Json<Execution>> = sqlx::query_scalar(concat!(
                 "SELECT ",
                 wire!(),
@@ -109,7 +108,7 @@ impl Store {
     pub(crate) async fn executions(&self, query: &ExecutionQuery) -> Answer<Executions> {
         let limit = page::limit(query.limit)?;
         let after = query.cursor.as_deref().map(ByTime::parse).transpose()?;
-        transacted(|| async move {
+        self.transacted(|| async move {
             let rows: Vec<Json<Execution>> = sqlx::query_scalar(concat!(
                 "SELECT ",
                 wire!(),
@@ -142,7 +141,8 @@ impl Store {
         caller: &Caller,
     ) -> Answer<Execution> {
         execution::parse_patch(patch)?;
-        transacted(|| self.try_to_patch_execution(id, resource_version, patch, caller)).await
+        self.transacted(|| self.try_to_patch_execution(id, resource_version, patch, caller))
+            .await
     }
 
     async fn try_to_patch_execution(

@@ -13,7 +13,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::writes::Write;
-use super::{Outcome, Store, StoreError, Stored, audit, data, name_of, names_of, now, transacted};
+use super::{Outcome, Store, StoreError, Stored, audit, data, name_of, names_of, now};
 use crate::domain::audit::{Draft, OwnEvent};
 use crate::domain::page::{self, ByTime};
 use crate::domain::request;
@@ -35,7 +35,8 @@ impl Store {
         caller: &Caller,
     ) -> Answer<Outcome<RemediationRequest>> {
         request::parse(new)?;
-        transacted(|| self.try_to_create_request(new, caller)).await
+        self.transacted(|| self.try_to_create_request(new, caller))
+            .await
     }
 
     async fn try_to_create_request(
@@ -76,7 +77,7 @@ impl Store {
 
     /// One request.
     pub(crate) async fn request(&self, id: Uuid) -> Answer<RemediationRequest> {
-        transacted(|| async move {
+        self.transacted(|| async move {
             let row: Option<Json<RemediationRequest>> = sqlx::query_scalar(concat!(
                 "SELECT ",
                 wire!(),
@@ -96,7 +97,8 @@ impl Store {
         let after = query.cursor.as_deref().map(ByTime::parse).transpose()?;
         let target = query.target.as_deref().map(request::parse_target_filter);
         let target = target.transpose()?;
-        transacted(|| self.try_to_list_requests(query, target, after, limit)).await
+        self.transacted(|| self.try_to_list_requests(query, target, after, limit))
+            .await
     }
 
     async fn try_to_list_requests(
@@ -144,7 +146,8 @@ impl Store {
         caller: &Caller,
     ) -> Answer<RemediationRequest> {
         request::parse_patch(patch)?;
-        transacted(|| self.try_to_patch_request(id, resource_version, patch, caller)).await
+        self.transacted(|| self.try_to_patch_request(id, resource_version, patch, caller))
+            .await
     }
 
     async fn try_to_patch_request(

@@ -8,7 +8,7 @@ use serde_json::json;
 use sqlx::PgConnection;
 use sqlx::types::Json;
 
-use super::{Outcome, Store, Stored, audit, data, now, transacted};
+use super::{Outcome, Store, Stored, audit, data, now};
 use crate::domain::audit::{Draft, OwnEvent};
 use crate::domain::workflow;
 
@@ -21,7 +21,8 @@ impl Store {
     ) -> Answer<Outcome<Workflow>> {
         workflow::parse(new)?;
         let digest = canonical::sha256(new).map_err(|error| Problem::internal(&error))?;
-        transacted(|| self.try_to_create_workflow(new, &digest, caller)).await
+        self.transacted(|| self.try_to_create_workflow(new, &digest, caller))
+            .await
     }
 
     async fn try_to_create_workflow(
@@ -46,9 +47,10 @@ impl Store {
             if stored.digest == digest {
                 return Ok(Outcome::Found(stored));
             }
-            return Err(Problem::conflict(
-                "this name and version are taken by another workflow, which never changes",
-            )
+            let (name, version) = (&new.name, &new.version);
+            return Err(Problem::conflict(format!(
+                "{name} {version} is another workflow, and what is stored never changes"
+            ))
             .with("digest", stored.digest)
             .into());
         };
@@ -61,7 +63,7 @@ impl Store {
     /// The catalog, by name and version.
     pub(crate) async fn workflows(&self, query: &WorkflowQuery) -> Answer<Workflows> {
         let all = query.include_disabled;
-        transacted(|| async move {
+        self.transacted(|| async move {
             let rows: Vec<Json<Workflow>> = sqlx::query_scalar(
                 "SELECT to_jsonb(w) FROM workflows w WHERE $1 OR NOT disabled
                   ORDER BY name, version",
@@ -77,7 +79,7 @@ impl Store {
 
     /// One workflow.
     pub(crate) async fn workflow(&self, name: &str, version: &str) -> Answer<Workflow> {
-        transacted(|| async move {
+        self.transacted(|| async move {
             let mut connection = self.pool.acquire().await?;
             find(&mut connection, name, version).await
         })
@@ -92,7 +94,8 @@ impl Store {
         patch: &PatchWorkflow,
         caller: &Caller,
     ) -> Answer<Workflow> {
-        transacted(|| self.try_to_patch_workflow(name, version, patch, caller)).await
+        self.transacted(|| self.try_to_patch_workflow(name, version, patch, caller))
+            .await
     }
 
     async fn try_to_patch_workflow(

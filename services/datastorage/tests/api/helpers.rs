@@ -1,6 +1,7 @@
 //! A service with a database of its own, its clients, and bodies to send.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use common::api::{
     EventOutcome, NewAuditEvent, NewRemediationRequest, NewWorkflow, PatchRemediationRequest,
@@ -184,8 +185,13 @@ impl Service {
     pub(crate) fn client(&self, subject: &str) -> DataStorage {
         let base = format!("http://{}", self.running.addresses.api);
         let token = Secret::new(&token(subject));
-        DataStorage::with_patience(&base.parse().expect("URL"), &token, Patience::default())
-            .expect("client")
+        // What is shown is that it is right under a crowd, not that it is quick on a busy machine.
+        let patience = Patience {
+            try_timeout: Duration::from_secs(20),
+            call_timeout: Duration::from_secs(60),
+            retries_max: 20,
+        };
+        DataStorage::with_patience(&base.parse().expect("URL"), &token, patience).expect("client")
     }
 
     /// A request as it is on the wire.
