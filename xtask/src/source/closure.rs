@@ -47,7 +47,7 @@ pub(crate) fn list(root: &Utf8Path, directories: &BTreeSet<Utf8PathBuf>) -> Resu
         has_git,
     };
     if has_git {
-        let names = git(root, &LIST, &folders(directories), &Input::Empty)?;
+        let names = git(root, "ls-files", &listed(directories), &Input::Empty)?;
         for name in names.split('\0').filter(|name| !name.is_empty()) {
             match name.strip_suffix('/') {
                 Some(folder) => listing.nested.insert(folder.into()),
@@ -62,38 +62,32 @@ pub(crate) fn list(root: &Utf8Path, directories: &BTreeSet<Utf8PathBuf>) -> Resu
     Ok(listing)
 }
 
-const LIST: [&str; 5] = [
-    "ls-files",
-    "-z",
-    "--cached",
-    "--others",
-    "--exclude-standard",
-];
-
-fn folders(directories: &BTreeSet<Utf8PathBuf>) -> Vec<String> {
-    let named = directories
+fn listed(directories: &BTreeSet<Utf8PathBuf>) -> Vec<String> {
+    let options = ["-z", "--cached", "--others", "--exclude-standard", "--"];
+    // `:(literal)` says that a folder's name is no pattern.
+    let folders = directories
         .iter()
-        .map(|directory| match directory.as_str() {
-            "" => ".".to_owned(),
-            folder => folder.to_owned(),
-        });
-    std::iter::once("--".to_owned()).chain(named).collect()
+        .map(|folder| format!(":(literal){folder}"));
+    options
+        .into_iter()
+        .map(str::to_owned)
+        .chain(folders)
+        .collect()
 }
 
 /// git as it is configured, without what would let it answer from memory or about another tree.
 fn git(
     root: &Utf8Path,
-    arguments: &[&str],
-    more: &[String],
+    command: &str,
+    arguments: &[String],
     input: &Input,
 ) -> Result<String, Failure> {
     let mut invocation = Invocation::new("git")
-        .arg("--literal-pathspecs")
         .args(["-c", "core.fsmonitor=false"])
         .args(["-c", "core.untrackedCache=false"])
         .args(["-c", "core.ignoreCase=false"])
-        .args(arguments.iter().copied())
-        .args(more.iter().cloned())
+        .arg(command)
+        .args(arguments.iter().cloned())
         .current_dir(root);
     for (name, _) in std::env::vars_os() {
         if let Some(name) = name.to_str().filter(|name| name.starts_with("GIT_")) {
@@ -104,7 +98,7 @@ fn git(
     let (said, exit) = match process::capture_with_input(&invocation, input, GIT_DEADLINE) {
         Ok(captured) => return Ok(captured.stdout),
         // An answer: none of them.
-        Err(ProcessError::Failed { code: 1, .. }) if arguments[0] == "check-ignore" => {
+        Err(ProcessError::Failed { code: 1, .. }) if command == "check-ignore" => {
             return Ok(String::new());
         }
         Err(ProcessError::NotFound { .. }) => {
@@ -265,7 +259,12 @@ impl<'a> Sources<'a> {
     fn problems_in(&self, folders: &BTreeSet<&str>) -> Result<Vec<Problem>> {
         let mut problems = Vec::new();
         let mut specials = BTreeMap::new();
-        for folder in folders.iter().map(Utf8Path::new) {
+        // A folder may be gone, or be a link by now; what git lists in it is then gone as well.
+        let there = |folder: &&Utf8Path| {
+            let found = self.root.join(folder).symlink_metadata();
+            found.is_ok_and(|found| found.is_dir())
+        };
+        for folder in folders.iter().map(Utf8Path::new).filter(there) {
             for (path, kind) in entries(self.root, folder)? {
                 if !folder.as_str().is_empty() && path.file_name() == Some(".git") {
                     problems.push(nested(folder));
@@ -279,7 +278,8 @@ impl<'a> Sources<'a> {
                 .map(|path| format!("{path}\0"))
                 .collect::<String>();
             let names = Input::Bytes(names.into_bytes());
-            let ignored = git(self.root, &["check-ignore", "-z", "--stdin"], &[], &names)?;
+            let options = ["-z".to_owned(), "--stdin".to_owned()];
+            let ignored = git(self.root, "check-ignore", &options, &names)?;
             for path in ignored.split('\0') {
                 specials.remove(Utf8Path::new(path));
             }

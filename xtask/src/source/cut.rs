@@ -323,6 +323,9 @@ fn profiles(root: &Table, names: &BTreeSet<&str>) -> Table {
         if let Some(table) = profile.as_table_mut() {
             cut_packages(table, names);
         }
+        if profile.as_table().is_some_and(Table::is_empty) {
+            continue;
+        }
         kept.insert(name.to_owned(), profile);
     }
     kept

@@ -144,3 +144,198 @@ impl Locals<'_> {
         encoder.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use camino::Utf8PathBuf;
+    use proptest::collection::{btree_map, btree_set, vec};
+    use proptest::option;
+    use proptest::prelude::*;
+
+    use super::{Source, encode_source};
+    use crate::digest::Digest;
+    use crate::source::lock::{LockId, Parts, Reached};
+    use crate::source::snapshot::{Entry, EntryKind, Scope};
+
+    /// Everything that is encoded, owned.
+    #[derive(Clone, Debug, PartialEq, Eq)]
+    struct Input {
+        name: String,
+        scope: Scope,
+        entries: Vec<Entry>,
+        manifests: BTreeMap<Utf8PathBuf, Vec<u8>>,
+        format: Option<u32>,
+        lock: Parts,
+    }
+
+    fn encode(input: &Input) -> Vec<u8> {
+        let entries = input.entries.iter().map(|entry| (entry.clone(), ""));
+        encode_source(&Source {
+            name: &input.name,
+            scope: input.scope,
+            entries: &entries.collect::<Vec<_>>(),
+            manifests: &input.manifests,
+            reached: &Reached::of(input.format, &input.lock),
+        })
+    }
+
+    /// Reads an encoding back: what can be read back was not written like anything else.
+    struct Reader<'a>(&'a [u8]);
+
+    impl Reader<'_> {
+        fn take(&mut self, length: usize) -> Vec<u8> {
+            let (taken, rest) = self.0.split_at(length);
+            self.0 = rest;
+            taken.to_vec()
+        }
+
+        fn number(&mut self) -> usize {
+            u64::from_le_bytes(self.take(8).try_into().unwrap())
+                .try_into()
+                .unwrap()
+        }
+
+        fn bytes(&mut self) -> Vec<u8> {
+            let length = self.number();
+            self.take(length)
+        }
+
+        fn text(&mut self) -> String {
+            String::from_utf8(self.bytes()).unwrap()
+        }
+
+        fn choice(&mut self) -> u8 {
+            self.take(1)[0]
+        }
+
+        fn optional(&mut self) -> Option<String> {
+            (self.choice() == 1).then(|| self.text())
+        }
+
+        fn digest(&mut self) -> Digest {
+            let hex = self.take(32).into_iter().map(|byte| format!("{byte:02x}"));
+            hex.collect::<String>().parse().unwrap()
+        }
+
+        fn entry(&mut self) -> Entry {
+            let path = self.text().into();
+            let kind = match self.choice() {
+                choice @ (0 | 1) => EntryKind::File {
+                    executable: choice == 1,
+                    digest: self.digest(),
+                    length_bytes: u64::from_le_bytes(self.bytes().try_into().unwrap()),
+                },
+                choice => EntryKind::Link {
+                    executable: choice == 3,
+                    target: self.text().into(),
+                    digest: self.digest(),
+                },
+            };
+            Entry { path, kind }
+        }
+
+        fn id(&mut self) -> LockId {
+            LockId {
+                name: self.text(),
+                version: self.text(),
+                source: self.optional(),
+            }
+        }
+
+        fn lock(&mut self) -> Parts {
+            let mut parts = Parts::new();
+            for _ in 0..self.number() {
+                let id = self.id();
+                let checksum = self.optional();
+                let edges = (0..self.number()).map(|_| self.id()).collect();
+                let replaced_by = (0..self.number()).map(|_| self.id()).next_back();
+                parts.insert(id, (checksum, edges, replaced_by));
+            }
+            parts
+        }
+
+        fn input(&mut self) -> Input {
+            assert_eq!(self.text(), "phase-zero source 1");
+            Input {
+                name: self.text(),
+                scope: [Scope::Binary, Scope::Tests][usize::from(self.choice())],
+                entries: (0..self.number()).map(|_| self.entry()).collect(),
+                manifests: (0..self.number())
+                    .map(|_| (self.text().into(), self.bytes()))
+                    .collect(),
+                format: self.optional().map(|format| format.parse().unwrap()),
+                lock: self.lock(),
+            }
+        }
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let digest = any::<u8>().prop_map(|byte| Digest::of(&[byte]));
+        let file = (digest.clone(), any::<u64>(), any::<bool>());
+        let file = file.prop_map(|(digest, length_bytes, executable)| EntryKind::File {
+            digest,
+            length_bytes,
+            executable,
+        });
+        let link = (".{0,4}", digest, any::<bool>());
+        let link = link.prop_map(|(target, digest, executable)| EntryKind::Link {
+            target: target.into(),
+            digest,
+            executable,
+        });
+        (".{0,4}", prop_oneof![file, link]).prop_map(|(path, kind)| Entry {
+            path: path.into(),
+            kind,
+        })
+    }
+
+    fn id() -> impl Strategy<Value = LockId> {
+        ("[ab]{0,2}", "[12.]{0,3}", option::of("[ab+]{0,2}")).prop_map(|(name, version, source)| {
+            LockId {
+                name,
+                version,
+                source,
+            }
+        })
+    }
+
+    fn input() -> impl Strategy<Value = Input> {
+        let parts = (
+            option::of("[0-9a-f]{0,3}"),
+            btree_set(id(), 0..3),
+            option::of(id()),
+        );
+        (
+            ".{0,4}",
+            any::<bool>(),
+            vec(entry(), 0..4),
+            btree_map(
+                ".{0,4}".prop_map(Utf8PathBuf::from),
+                vec(any::<u8>(), 0..6),
+                0..3,
+            ),
+            option::of(any::<u32>()),
+            btree_map(id(), parts, 0..4),
+        )
+            .prop_map(|(name, tests, entries, manifests, format, lock)| Input {
+                name,
+                scope: if tests { Scope::Tests } else { Scope::Binary },
+                entries,
+                manifests,
+                format,
+                lock,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_inputs_are_encoded_alike(input in input()) {
+            let bytes = encode(&input);
+            let mut reader = Reader(&bytes);
+            prop_assert_eq!(reader.input(), input);
+            prop_assert!(reader.0.is_empty());
+        }
+    }
+}

@@ -153,7 +153,7 @@ pub fn difference(before: &Record, after: &Record) -> Vec<Change> {
         let detail = Some(id);
         changes.push(Change { path, kind, detail });
     }
-    changes.sort();
+    changes.sort_by(|one, other| (&one.path, &one.detail).cmp(&(&other.path, &other.detail)));
     changes
 }
 

@@ -401,3 +401,36 @@ fn stale(name: &str) -> anyhow::Error {
     ))
     .into()
 }
+
+/// Checksum, edges and replacement of each.
+#[cfg(test)]
+pub(crate) type Parts = BTreeMap<LockId, (Option<String>, BTreeSet<LockId>, Option<LockId>)>;
+
+#[cfg(test)]
+impl Reached {
+    /// With exactly these entries.
+    pub(crate) fn of(format: Option<u32>, parts: &Parts) -> Self {
+        let mut ids: BTreeSet<&LockId> = parts.keys().collect();
+        for (_, edges, replaced_by) in parts.values() {
+            ids.extend(edges.iter().chain(replaced_by));
+        }
+        let ids: Vec<&LockId> = ids.into_iter().collect();
+        let place = |id: &LockId| ids.binary_search(&id).unwrap();
+        let entry = |id: &&LockId| {
+            let (checksum, edges, replaced_by) = parts.get(*id).cloned().unwrap_or_default();
+            Entry {
+                id: (*id).clone(),
+                checksum,
+                dependencies: edges.iter().map(place).collect(),
+                replaced_by: replaced_by.as_ref().map(place),
+            }
+        };
+        let entries: Vec<Entry> = ids.iter().map(entry).collect();
+        let edges = parts
+            .keys()
+            .map(|id| (place(id), entries[place(id)].dependencies.clone()));
+        let edges = edges.collect();
+        let lock = Arc::new(Lock { format, entries });
+        Self { lock, edges }
+    }
+}

@@ -206,17 +206,28 @@ impl Tree {
         Workspace::load(&self.root).unwrap()
     }
 
-    /// Runs git as a stranger to whatever is configured here.
     #[track_caller]
     pub(crate) fn git(&self, arguments: &[&str]) {
-        let output = Command::new("git")
+        let output = self.run_git(arguments);
+        assert!(output.status.success(), "git {arguments:?}: {output:?}");
+    }
+
+    /// git says no, as it should.
+    #[track_caller]
+    pub(crate) fn git_fails(&self, arguments: &[&str]) {
+        let output = self.run_git(arguments);
+        assert!(!output.status.success(), "git {arguments:?}: {output:?}");
+    }
+
+    /// Runs git as a stranger to whatever is configured here.
+    fn run_git(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new("git")
             .args(["-c", "user.name=Test", "-c", "user.email=test@localhost"])
             .args(arguments)
             .current_dir(&self.root)
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .output()
-            .unwrap();
-        assert!(output.status.success(), "git {arguments:?}: {output:?}");
+            .unwrap()
     }
 }
