@@ -92,17 +92,14 @@ fn a_resend_with_another_body_is_a_conflict() {
     audit::post(&api, &first);
     let mut other = first.clone();
     other.event_action = "rewritten".to_owned();
-    let id = first.event_id.to_string();
-    api.post(audit::EVENTS, &other).expect_problem(409, &[&id]);
+    api.post(audit::EVENTS, &other)
+        .expect_problem(409, &["another body"]);
 
     // In a batch the conflict is named by its index, and the rest is not stored either.
     let events = vec![audit::event(&chain), audit::event(&chain), other];
     let answer = api.post(audit::BATCH, &AuditBatch { events });
     let answer = answer.expect_problem(409, &[]);
-    assert!(
-        answer.body.contains('2'),
-        "{answer} does not name the index 2"
-    );
+    assert_eq!(answer.value()["conflicts"], json!([2]), "{answer}");
     let twice = audit::event(&chain);
     let events = vec![twice.clone(), audit::event(&chain), twice];
     api.post(audit::BATCH, &AuditBatch { events })
@@ -321,10 +318,7 @@ fn what_cannot_be_stored_is_refused_with_the_reason() {
     check(&with("event_outcome", json!("perhaps")), &["event_outcome"]);
     check(&with("event_data", json!([1])), &["event_data"]);
     check(&with("event_data", deep), &["event_data"]);
-    check(
-        &with("event_data", json!({"text": "a\u{0}b"})),
-        &["event_data"],
-    );
+    check(&with("event_data", json!({"text": "a\u{0}b"})), &["NUL"]);
     check(
         &with("event_timestamp", json!("2019-01-01T00:00:00Z")),
         &["event_timestamp"],

@@ -18,7 +18,7 @@ fn a_version_of_a_workflow_never_changes() {
     assert_eq!((&stored.workflow, stored.disabled), (&workflow, false));
     workflow.parameters.push("another".to_owned());
     api.post(WORKFLOWS, &workflow)
-        .expect_problem(409, &[&workflow.name]);
+        .expect_problem(409, &[&stored.digest]);
     let path = format!("{WORKFLOWS}/{}/{}", workflow.name, workflow.version);
     let read: Workflow = api.get(&path).expect(200).json();
     assert_eq!(read, stored);
