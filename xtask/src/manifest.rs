@@ -155,6 +155,20 @@ impl References {
         Self(theirs.collect())
     }
 
+    /// References out of nothing, to try what is done with them.
+    #[cfg(test)]
+    pub(crate) fn for_tests(names: &[&str]) -> Self {
+        let reference = |name: &&str| {
+            let reference = Reference {
+                reference: format!("localhost/{name}:tried"),
+                image_id: format!("sha256:{name}"),
+                package: None,
+            };
+            ((*name).to_owned(), reference)
+        };
+        Self(names.iter().map(reference).collect())
+    }
+
     /// The reference for a logical name that stands in `workload`.
     pub(crate) fn get(&self, workload: &Workload, logical: &str) -> Result<&Reference> {
         self.0.get(logical).ok_or_else(|| {

@@ -1,7 +1,7 @@
 //! What the main job needs of this machine, what is there, and what gives it. Looks at files only:
 //! whether the engine works is the engine's own affair.
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{podman_helper, program};
 
@@ -31,111 +31,88 @@ pub enum Part {
     Images,
 }
 
-/// Everything, found or not.
-#[must_use]
-pub fn all(root: &Utf8Path) -> Vec<Need> {
-    let need = |name, purpose, packages, found: Option<String>, part| Need {
+/// Who needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Everyone,
+    /// Whoever is not root.
+    Users,
+    /// A tree that git keeps.
+    Repositories,
+}
+
+/// A line of the list.
+struct Line {
+    name: &'static str,
+    purpose: &'static str,
+    packages: &'static [&'static str],
+    part: Part,
+    who: Who,
+}
+
+const fn line(
+    part: Part,
+    who: Who,
+    name: &'static str,
+    packages: &'static [&'static str],
+    purpose: &'static str,
+) -> Line {
+    Line {
         name,
         purpose,
         packages,
-        found,
         part,
-    };
-    let path = |name: &str| program(name).map(camino::Utf8PathBuf::into_string);
-    let helper = |name: &str| podman_helper(name).map(camino::Utf8PathBuf::into_string);
-    let mut needs = vec![
-        need(
-            "cc",
-            "links what is built",
-            &["gcc", "libc6-dev"][..],
-            path("cc"),
-            Part::Build,
-        ),
-        need(
-            "libc.a",
-            "is linked into static binaries",
-            &["libc6-dev"][..],
-            static_libc(),
-            Part::Build,
-        ),
-        need(
-            "podman",
-            "runs the containers",
-            &["podman"][..],
-            path("podman"),
-            Part::Engine,
-        ),
-        need(
-            "runc",
-            "starts them, also where crun cannot",
-            &["runc"][..],
-            path("runc"),
-            Part::Engine,
-        ),
-        need(
-            "netavark",
-            "makes private networks",
-            &["netavark"][..],
-            helper("netavark"),
-            Part::Engine,
-        ),
-        need(
-            "aardvark-dns",
-            "knows the services by name",
-            &["aardvark-dns"][..],
-            helper("aardvark-dns"),
-            Part::Engine,
-        ),
-        need(
-            "iptables",
-            "publishes ports",
-            &["iptables"][..],
-            path("iptables"),
-            Part::Engine,
-        ),
-    ];
-    if root.join(".git").exists() {
-        needs.push(need(
-            "git",
-            "tells which files are sources",
-            &["git"][..],
-            path("git"),
-            Part::Build,
-        ));
+        who,
     }
-    if !rustix::process::getuid().is_root() {
-        needs.extend([
-            need(
-                "newuidmap",
-                "lets a user run containers",
-                &["uidmap"][..],
-                path("newuidmap"),
-                Part::Engine,
-            ),
-            need(
-                "slirp4netns",
-                "lets a user have networks",
-                &["slirp4netns"][..],
-                path("slirp4netns").or_else(|| path("pasta")),
-                Part::Engine,
-            ),
-            need(
-                "fuse-overlayfs",
-                "lets a user keep images",
-                &["fuse-overlayfs"][..],
-                path("fuse-overlayfs"),
-                Part::Engine,
-            ),
-        ]);
+}
+
+#[rustfmt::skip]
+const LIST: [Line; 12] = [
+    line(Part::Build, Who::Everyone, "cc", &["gcc", "libc6-dev"], "links what is built"),
+    line(Part::Build, Who::Everyone, "libc.a", &["libc6-dev"], "is linked into static binaries"),
+    line(Part::Build, Who::Repositories, "git", &["git"], "tells which files are sources"),
+    line(Part::Engine, Who::Everyone, "podman", &["podman"], "runs the containers"),
+    line(Part::Engine, Who::Everyone, "runc", &["runc"], "starts them, also where crun cannot"),
+    line(Part::Engine, Who::Everyone, "netavark", &["netavark"], "makes private networks"),
+    line(Part::Engine, Who::Everyone, "aardvark-dns", &["aardvark-dns"], "knows the services by name"),
+    line(Part::Engine, Who::Everyone, "iptables", &["iptables"], "publishes ports"),
+    line(Part::Engine, Who::Users, "newuidmap", &["uidmap"], "lets a user run containers"),
+    line(Part::Engine, Who::Users, "slirp4netns", &["slirp4netns"], "lets a user have networks"),
+    line(Part::Engine, Who::Users, "fuse-overlayfs", &["fuse-overlayfs"], "lets a user keep images"),
+    line(Part::Images, Who::Everyone, "mmdebstrap", &["mmdebstrap"], "makes third-party images where no registry answers"),
+];
+
+/// Everything, found or not.
+#[must_use]
+pub fn all(root: &Utf8Path) -> Vec<Need> {
+    let is_root = rustix::process::getuid().is_root();
+    let has_git = root.join(".git").exists();
+    LIST.iter()
+        .filter(|line| match line.who {
+            Who::Everyone => true,
+            Who::Users => !is_root,
+            Who::Repositories => has_git,
+        })
+        .map(|line| Need {
+            name: line.name,
+            purpose: line.purpose,
+            packages: line.packages,
+            found: found(line.name),
+            part: line.part,
+        })
+        .collect()
+}
+
+fn found(name: &str) -> Option<String> {
+    match name {
+        "libc.a" => static_libc(),
+        "netavark" | "aardvark-dns" => podman_helper(name).map(Utf8PathBuf::into_string),
+        // Its successor does as well.
+        "slirp4netns" => program(name)
+            .or_else(|| program("pasta"))
+            .map(Utf8PathBuf::into_string),
+        name => program(name).map(Utf8PathBuf::into_string),
     }
-    needs.push(need(
-        "mmdebstrap",
-        "makes third-party images where no registry answers",
-        &["mmdebstrap"][..],
-        path("mmdebstrap"),
-        Part::Images,
-    ));
-    needs
 }
 
 /// Where the compiler looks for it, by the usual places.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::deploy::Deployment;
 use crate::cluster::Cluster;
 use crate::cluster::local::{Local, Planned};
+use crate::digest::Digest;
 use crate::engine::ContainerFacts;
 use crate::exit::{Exit, Failure};
 use crate::poll::{self, Look};
@@ -209,20 +210,9 @@ fn look_at(
             .built();
         match ask_version(container, facts)? {
             Ok(answer) => {
-                let told = |field: &str| answer[field].as_str().unwrap_or("nothing").to_owned();
-                let source = built.source().to_string();
-                if told("source_digest") != source {
-                    seen.differences.push(format!(
-                        "the process in {name} tells source {}, built was {source}",
-                        told("source_digest")
-                    ));
-                }
-                if told("package") != package.as_str() {
-                    seen.differences.push(format!(
-                        "the process in {name} says that it is {}, not {package}",
-                        told("package")
-                    ));
-                }
+                let source = built.source();
+                seen.differences
+                    .extend(lies(name, &answer, package.as_str(), source));
                 version = Some(answer);
             }
             Err(last) => seen
@@ -240,6 +230,22 @@ fn look_at(
         restart_count: facts.restart_count,
     });
     Ok(seen)
+}
+
+/// Where the answer of a process is not what was built.
+fn lies(name: &str, answer: &serde_json::Value, package: &str, source: Digest) -> Vec<String> {
+    let expected = [
+        ("source_digest", source.to_string()),
+        ("package", package.to_owned()),
+    ];
+    expected
+        .into_iter()
+        .filter_map(|(field, built)| {
+            let told = answer[field].as_str().unwrap_or("nothing");
+            (told != built)
+                .then(|| format!("the process in {name} tells {field} {told}, built was {built}"))
+        })
+        .collect()
 }
 
 /// What `/version` answers, or the last thing that stood in the way.

@@ -462,9 +462,9 @@ mod tests {
 
     #[test]
     fn a_user_gets_one_line() {
-        let text = "root:x:0:0::/root:/bin/sh\npostgres:x:100:102::/x:/bin/sh\n";
+        let text = "root:x:0:0::/root:/bin/x\npostgres:x:100:102::/x:/bin/x\n";
         let line = "postgres:x:999:999::/x:/bin/false";
-        let expected = "root:x:0:0::/root:/bin/sh\npostgres:x:999:999::/x:/bin/false\n";
+        let expected = "root:x:0:0::/root:/bin/x\npostgres:x:999:999::/x:/bin/false\n";
         assert_eq!(with_line(text, "postgres", line), expected);
         assert_eq!(with_line(expected, "postgres", line), expected);
     }

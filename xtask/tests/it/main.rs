@@ -2,6 +2,7 @@
 
 mod build_phase;
 mod build_recipe;
+mod cluster_secrets;
 mod image_assembly;
 mod manifest_reading;
 mod process_children;

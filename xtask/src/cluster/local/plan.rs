@@ -368,3 +368,235 @@ fn readiness(container: &Container) -> Readiness {
     let probe = container.readiness_probe.as_ref();
     probe.and_then(asked).unwrap_or(Readiness::Running)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::fs;
+
+    use camino::Utf8PathBuf;
+
+    use super::{Planned, Pod, Readiness, Surroundings, pods};
+    use crate::engine::{Engine, EngineKind, Limits, Platform};
+    use crate::manifest::{ImageNames, Manifests, References};
+    use crate::secrets::Secrets;
+
+    const SAMPLE: &str = r#"apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {selector: {app: db}, ports: [{port: 5432}]}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: db}
+data: {conf: "a"}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: db}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      terminationGracePeriodSeconds: 5
+      securityContext: {runAsUser: 999, runAsGroup: 998, fsGroup: 997}
+      initContainers:
+        - name: init
+          image: db
+          command: [/init, --now]
+          volumeMounts: [{name: data, mountPath: /data}, {name: tmp, mountPath: /tmp}]
+      containers:
+        - name: db
+          image: db
+          args: [-D, /data]
+          env: [{name: A, value: "b c"}]
+          ports: [{name: db, containerPort: 5432}, {containerPort: 9}]
+          readinessProbe: {tcpSocket: {port: db}}
+          resources: {limits: {cpu: 500m, memory: 1Mi}}
+          securityContext:
+            readOnlyRootFilesystem: true
+            allowPrivilegeEscalation: false
+            capabilities: {drop: [ALL]}
+          volumeMounts:
+            - {name: data, mountPath: /data}
+            - {name: tmp, mountPath: /tmp}
+            - {name: run, mountPath: /run}
+            - {name: config, mountPath: /config}
+            - {name: secret, mountPath: /secrets}
+      volumes:
+        - {name: data, emptyDir: {}}
+        - {name: tmp, emptyDir: {medium: Memory}}
+        - {name: run, emptyDir: {medium: Memory, sizeLimit: 1Mi}}
+        - {name: config, configMap: {name: db}}
+        - {name: secret, secret: {secretName: db}}
+"#;
+
+    fn engine(limits: Limits) -> Engine {
+        Engine {
+            kind: EngineKind::Podman,
+            program: Utf8PathBuf::from("/bin/podman"),
+            environment: BTreeMap::new(),
+            version: "4.3.1".to_owned(),
+            platform: Platform {
+                os: "linux".to_owned(),
+                architecture: "amd64".to_owned(),
+            },
+            limits,
+            notes: Vec::new(),
+        }
+    }
+
+    /// Plans the sample with these words replaced.
+    fn plan(limits: Limits, from: &str, to: &str) -> anyhow::Result<Vec<Pod>> {
+        let folder = tempfile::tempdir()?;
+        let directory = Utf8PathBuf::try_from(folder.path().to_owned())?;
+        fs::create_dir_all(directory.join("mounts/db"))?;
+        let images = ImageNames {
+            own: ["db".to_owned()].into(),
+            ..ImageNames::default()
+        };
+        let manifests = Manifests::parse("db", &SAMPLE.replace(from, to), &images)?;
+        let around = Surroundings {
+            engine: &engine(limits),
+            run: "run",
+            network: "net",
+            labels: &["l=1".to_owned()],
+            secrets: &Secrets {
+                directory: directory.clone(),
+            },
+            config: &Utf8PathBuf::from("/config-of-run"),
+        };
+        pods(&around, &manifests, &References::for_tests(&["db"]))
+    }
+
+    #[track_caller]
+    fn has(planned: &Planned, arguments: &[&str]) {
+        for argument in arguments {
+            let found = planned.arguments.iter().any(|one| one == argument);
+            assert!(found, "no {argument} in {:#?}", planned.arguments);
+        }
+    }
+
+    #[track_caller]
+    fn has_none_like(planned: &Planned, start: &str) {
+        let found = planned.arguments.iter().find(|one| one.starts_with(start));
+        assert_eq!(found, None);
+    }
+
+    const ALL: Limits = Limits {
+        memory: true,
+        cpus: true,
+        pids: true,
+    };
+
+    #[test]
+    fn a_pod_gets_what_its_manifest_says() {
+        let pods = plan(ALL, "", "").unwrap();
+        let names: Vec<&str> = pods.iter().map(|pod| pod.main.name.as_str()).collect();
+        assert_eq!(names, ["run-db-0", "run-db-1"]);
+        // The one that two containers share is a volume, though in memory.
+        assert_eq!(pods[1].volumes, ["run-db-1-data", "run-db-1-tmp"]);
+        let main = &pods[1].main;
+        has(
+            main,
+            &[
+                "--name=run-db-1",
+                "--hostname=db-1",
+                "--restart=always",
+                "--pull=never",
+            ],
+        );
+        has(
+            main,
+            &[
+                "--network=net",
+                "--network-alias=db",
+                "--label=l=1",
+                "--env=A=b c",
+            ],
+        );
+        has(
+            main,
+            &["--publish=127.0.0.1::5432", "--publish=127.0.0.1::9"],
+        );
+        has(
+            main,
+            &["--user=999:998", "--group-add=997", "--stop-timeout=5"],
+        );
+        has(
+            main,
+            &["--read-only", "--read-only-tmpfs=false", "--cap-drop=ALL"],
+        );
+        has(
+            main,
+            &[
+                "--security-opt=no-new-privileges",
+                "--memory=1048576b",
+                "--cpus=0.500",
+            ],
+        );
+        has(
+            main,
+            &[
+                "--volume=run-db-1-data:/data:rw,U",
+                "--volume=run-db-1-tmp:/tmp:rw,U",
+            ],
+        );
+        has(
+            main,
+            &["--mount=type=tmpfs,destination=/run,tmpfs-mode=1777,tmpfs-size=1048576"],
+        );
+        has(main, &["--volume=/config-of-run/db:/config:ro,z"]);
+        assert!(
+            main.arguments
+                .ends_with(&["localhost/db:tried", "-D", "/data"].map(str::to_owned))
+        );
+        assert_eq!(main.readiness, Readiness::Tcp { port: 5432 });
+        assert_eq!(
+            main.ports,
+            [("9".to_owned(), 9), ("db".to_owned(), 5432)].into()
+        );
+        assert_eq!(main.config_maps, ["db"]);
+    }
+
+    #[test]
+    fn an_init_container_runs_once_and_is_not_reached() {
+        let pods = plan(ALL, "", "").unwrap();
+        let init = &pods[0].init[0];
+        assert_eq!(init.name, "run-db-0-init-init");
+        has(init, &["--entrypoint=/init", "--network=net"]);
+        assert!(
+            init.arguments
+                .ends_with(&["localhost/db:tried", "--now"].map(str::to_owned))
+        );
+        for start in ["--restart", "--publish", "--network-alias"] {
+            has_none_like(init, start);
+        }
+    }
+
+    #[test]
+    fn limits_that_the_host_refuses_are_not_asked_for() {
+        let pods = plan(Limits::default(), "", "").unwrap();
+        for start in ["--memory", "--cpus", "--pids-limit"] {
+            has_none_like(&pods[0].main, start);
+        }
+    }
+
+    #[track_caller]
+    fn refused(from: &str, to: &str, words: &str) {
+        let text = format!("{:#}", plan(ALL, from, to).unwrap_err());
+        assert!(text.contains(words), "no `{words}` in: {text}");
+    }
+
+    #[test]
+    fn what_is_not_in_the_run_is_refused() {
+        refused("secretName: db", "secretName: other", "mounts Secret other");
+        refused(
+            "configMap: {name: db}",
+            "configMap: {name: other}",
+            "mounts ConfigMap other",
+        );
+    }
+}

@@ -157,3 +157,131 @@ pub(super) fn explain(name: &str, unready: Unready, now: Option<&ContainerFacts>
         .into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{Read as _, Write as _};
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::{Readiness, Unready, explain, wait};
+    use crate::engine::ContainerFacts;
+    use crate::exit::{Exit, Failure};
+
+    const SHORT: Duration = Duration::from_millis(200);
+    const AMPLE: Duration = Duration::from_secs(20);
+
+    /// A container whose process is ours and whose port 80 is this one.
+    fn facts(port: u16) -> ContainerFacts {
+        ContainerFacts {
+            name: "run-web-0".to_owned(),
+            image_id: String::new(),
+            reference: String::new(),
+            status: "running".to_owned(),
+            pid: i32::try_from(std::process::id()).unwrap(),
+            exit_code: 0,
+            out_of_memory: false,
+            restart_count: 0,
+            started_at: String::new(),
+            ports: BTreeMap::from([(80, port)]),
+        }
+    }
+
+    fn http() -> Readiness {
+        Readiness::Http {
+            port: 80,
+            path: "/readyz".to_owned(),
+            timeout_seconds: 1,
+        }
+    }
+
+    /// Gives one answer to each connection, the last one for ever.
+    fn server(answers: &'static [&'static str]) -> u16 {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for (index, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                let answer = answers[index.min(answers.len() - 1)];
+                if !answer.is_empty() {
+                    // Whoever asks may have gone.
+                    let _ = stream.read(&mut [0; 1024]);
+                    let _ = stream.write_all(answer.as_bytes());
+                }
+            }
+        });
+        port
+    }
+
+    const NO: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nwait";
+    const YES: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+
+    #[track_caller]
+    fn late(readiness: &Readiness, facts: &ContainerFacts, words: &str) {
+        let unready = wait(readiness, facts, SHORT).unwrap_err();
+        assert!(matches!(&unready, Unready::Late(_)), "{unready:?}");
+        let error = explain(&facts.name, unready, Some(facts));
+        assert_eq!(Failure::find(&error).unwrap().exit(), Exit::Deploy);
+        let text = error.to_string();
+        assert!(text.contains(words) && text.contains("run-web-0"), "{text}");
+    }
+
+    #[test]
+    fn waits_for_the_answer_that_counts() {
+        wait(&http(), &facts(server(&[NO, NO, YES])), AMPLE).unwrap();
+    }
+
+    #[test]
+    fn a_deadline_tells_the_last_answer() {
+        late(
+            &http(),
+            &facts(server(&[NO])),
+            "/readyz answers 503 Service Unavailable: wait",
+        );
+        let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = silent.local_addr().unwrap().port();
+        drop(silent);
+        late(&http(), &facts(port), "/readyz does not answer");
+        late(&Readiness::Tcp { port: 80 }, &facts(port), "no connection");
+        late(
+            &Readiness::Tcp { port: 81 },
+            &facts(port),
+            "port 81 is not published",
+        );
+    }
+
+    #[test]
+    fn a_connection_counts_when_it_is_kept() {
+        // A server with nobody behind it takes connections and lets go of them.
+        late(
+            &Readiness::Tcp { port: 80 },
+            &facts(server(&[""])),
+            "closed at once",
+        );
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        wait(&Readiness::Tcp { port: 80 }, &facts(port), AMPLE).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_ended_ends_the_wait() {
+        let mut gone = facts(server(&[NO]));
+        gone.pid = i32::MAX;
+        let unready = wait(&http(), &gone, AMPLE).unwrap_err();
+        assert!(matches!(unready, Unready::Ended));
+        let mut now = gone.clone();
+        now.exit_code = 3;
+        let text = explain("run-web-0", unready, Some(&now)).to_string();
+        assert!(text.contains("ended with exit code 3"), "{text}");
+        let restarted = ContainerFacts {
+            restart_count: 1,
+            ..facts(1)
+        };
+        assert!(matches!(
+            wait(&http(), &restarted, AMPLE),
+            Err(Unready::Ended)
+        ));
+    }
+}
