@@ -28,6 +28,8 @@ pub mod build;
 pub mod clean;
 pub mod deploy;
 pub mod load;
+#[cfg(doctest)]
+mod refused;
 pub mod tag;
 pub mod test;
 

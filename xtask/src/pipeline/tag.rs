@@ -30,10 +30,6 @@ impl Repository {
 /// A full image reference, `localhost/datastorage:gateway-3f9a1c0b7d52e8f4`. It is made from the
 /// sources and nothing else: there is no way from a string, and no operation that gives an image
 /// another name.
-///
-/// ```compile_fail
-/// let reference: xtask::pipeline::tag::ImageRef = "localhost/datastorage:latest".to_owned().into();
-/// ```
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageRef {
     repository: String,
