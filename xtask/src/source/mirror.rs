@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -26,6 +27,10 @@ pub struct Mirror {
 }
 
 const LOCK: &str = "Cargo.lock";
+/// When every file was modified: as in the crates that cargo unpacks, once, long ago. So a crate
+/// that another mirror's build has compiled from the same bytes is not compiled again, and times
+/// never tell cargo anything; what it has of other bytes is thrown away before a build.
+const MODIFIED: Duration = Duration::from_secs(1_153_704_088);
 
 /// What a tree was found or made to hold.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -205,5 +210,6 @@ fn place(
         Some(bytes) => write_whole(path, bytes, file.mode)?,
         None => write_whole(path, &objects.get(file.digest)?, file.mode)?,
     }
+    fs::File::open(path)?.set_modified(SystemTime::UNIX_EPOCH + MODIFIED)?;
     Ok(Stamp::of(&path.symlink_metadata()?))
 }
