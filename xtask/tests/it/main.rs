@@ -3,6 +3,7 @@
 mod build_phase;
 mod build_recipe;
 mod cluster_secrets;
+mod engine_probe;
 mod image_assembly;
 mod manifest_reading;
 mod process_children;

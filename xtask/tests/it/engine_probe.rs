@@ -1,0 +1,234 @@
+//! Engines as hosts have them: what `doctor` makes of podman's own words, with a podman that says
+//! what other machines have been seen to say.
+
+use std::fs;
+use std::time::Duration;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde_json::{Value, json};
+use xtask::process::{Captured, Invocation, output};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A host with these programs, and what they say.
+struct Host {
+    folder: Utf8PathBuf,
+    _temporary: tempfile::TempDir,
+}
+
+impl Host {
+    fn with(programs: &[(&str, Value)]) -> Self {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Utf8PathBuf::try_from(temporary.path().to_owned()).unwrap();
+        for (name, answers) in programs {
+            let program = folder.join(name);
+            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_fake-program"), &program).unwrap();
+            fs::write(program.with_extension("json"), answers.to_string()).unwrap();
+        }
+        Self {
+            folder,
+            _temporary: temporary,
+        }
+    }
+
+    fn doctor(&self) -> Captured {
+        let root = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let doctor = Invocation::new(env!("CARGO_BIN_EXE_xtask"))
+            .arg("doctor")
+            .env("PATH", self.folder.as_str())
+            .env("XDG_CACHE_HOME", self.folder.join("cache").as_str())
+            .env("CARGO", env!("CARGO"))
+            .env_remove("CONTAINERS_CONF")
+            .current_dir(root);
+        output(&doctor, DEADLINE).unwrap()
+    }
+
+    fn calls(&self, program: &str) -> Vec<String> {
+        fs::read_to_string(self.folder.join(program).with_extension("calls"))
+            .unwrap_or_default()
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+}
+
+/// Answers of a podman on which everything works, after these.
+fn podman(first: Value) -> Value {
+    let mut answers = first.as_array().unwrap().clone();
+    answers.extend([
+        json!({"arguments": ["--version"], "stdout": "podman version 4.3.1\n"}),
+        json!({}),
+    ]);
+    answers.into()
+}
+
+#[track_caller]
+fn check(host: &Host, code: i32, words: &[&str]) {
+    let told = host.doctor();
+    let text = format!("{}{}", told.stdout, told.stderr);
+    assert_eq!(told.code, code, "{text}");
+    for word in words {
+        assert!(text.contains(word), "no `{word}` in: {text}");
+    }
+}
+
+#[test]
+fn a_podman_that_works_is_left_as_it_is() {
+    let host = Host::with(&[
+        ("podman", podman(json!([]))),
+        ("cc", json!([])),
+        ("git", json!([])),
+    ]);
+    check(
+        &host,
+        0,
+        &[
+            "podman 4.3.1",
+            "with the host's own settings",
+            "chosen  podman",
+        ],
+    );
+}
+
+#[test]
+fn an_unchanged_host_is_probed_once() {
+    let host = Host::with(&[
+        ("podman", podman(json!([]))),
+        ("cc", json!([])),
+        ("git", json!([])),
+    ]);
+    check(&host, 0, &["chosen  podman"]);
+    let before = host.calls("podman").len();
+    assert!(before > 3, "{before}");
+    check(&host, 0, &["chosen  podman"]);
+    assert_eq!(host.calls("podman").len(), before);
+}
+
+#[test]
+fn another_runtime_is_tried_where_the_first_cannot() {
+    let words = "Error: OCI runtime error: crun: cgroups in hybrid mode not supported\n";
+    let refused = |text: &str| json!({"arguments": ["--network=none"], "file": ["CONTAINERS_CONF", text], "stderr": words, "code": 126});
+    let host = Host::with(&[
+        (
+            "podman",
+            podman(json!([refused(""), refused("runtime = \"crun\"")])),
+        ),
+        ("crun", json!([])),
+        ("runc", json!([])),
+        ("cc", json!([])),
+        ("git", json!([])),
+    ]);
+    check(
+        &host,
+        0,
+        &[
+            "with settings of ours",
+            "crun: Error: OCI runtime error: crun: cgroups in hybrid mode",
+        ],
+    );
+}
+
+#[test]
+fn limits_are_lowered_where_they_cannot_be_set() {
+    let words = "Error: runc create failed: error setting rlimit type 7: operation not permitted\n";
+    let host = Host::with(&[
+        (
+            "podman",
+            podman(
+                json!([{"arguments": ["--network=none"], "file": ["CONTAINERS_CONF", ""], "stderr": words, "code": 126}]),
+            ),
+        ),
+        ("cc", json!([])),
+        ("git", json!([])),
+    ]);
+    check(
+        &host,
+        0,
+        &["with settings of ours", "error setting rlimit type 7"],
+    );
+    let uses = host.calls("podman");
+    assert!(
+        uses.iter()
+            .filter(|call| call.contains("--network=none"))
+            .count()
+            >= 2,
+        "{uses:?}"
+    );
+}
+
+#[test]
+fn a_limit_that_is_refused_is_not_set_later() {
+    let host = Host::with(&[
+        (
+            "podman",
+            podman(
+                json!([{"arguments": ["--memory=64m"], "stderr": "Error: no memory controller\n", "code": 126}]),
+            ),
+        ),
+        ("cc", json!([])),
+        ("git", json!([])),
+    ]);
+    check(
+        &host,
+        0,
+        &[
+            "limits that cannot be set here: memory",
+            "no memory controller",
+        ],
+    );
+}
+
+#[test]
+fn an_engine_that_does_not_work_tells_its_own_words() {
+    let broken = json!([{"arguments": ["--network=none"], "stderr": "Error: no space left on device\n", "code": 125}]);
+    let host = Host::with(&[("podman", podman(broken)), ("runc", json!([]))]);
+    check(
+        &host,
+        3,
+        &[
+            "no container starts",
+            "no space left on device",
+            "lacks",
+            "a container engine that works",
+        ],
+    );
+    let network = json!([{"arguments": ["--publish=127.0.0.1::8080"], "stderr": "Error: netavark: aardvark-dns not found\n", "code": 126}]);
+    let host = Host::with(&[("podman", podman(network))]);
+    check(
+        &host,
+        3,
+        &[
+            "a private network does not come up",
+            "aardvark-dns not found",
+            "cargo xtask setup --yes",
+        ],
+    );
+    let old = json!([{"arguments": ["--version"], "stdout": "podman version 3.0.1\n"}]);
+    check(
+        &Host::with(&[("podman", podman(old))]),
+        3,
+        &["is too old", "needed is 4.3"],
+    );
+}
+
+#[test]
+fn a_client_without_a_server_is_no_engine() {
+    let words = "Cannot connect to the Docker daemon at unix:///var/run/docker.sock.\n";
+    let host = Host::with(&[("docker", json!([{"stderr": words, "code": 1}]))]);
+    check(
+        &host,
+        3,
+        &[
+            "a client without a server",
+            "Cannot connect",
+            "podman is not installed",
+            "cargo xtask setup --yes",
+        ],
+    );
+    let host = Host::with(&[("docker", json!([{"stdout": "20.10.24\n"}]))]);
+    check(
+        &host,
+        3,
+        &["server 20.10.24: works, but is not supported yet"],
+    );
+}
