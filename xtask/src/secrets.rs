@@ -141,12 +141,12 @@ fn random() -> Result<String> {
     }))
 }
 
-/// One token for each subject at each service of the run that it has a role at.
+/// One token for each subject of the workspace at each service of the run that it has a role at: a
+/// test may act as a service that does not run.
 fn make_tokens(workspace: &Workspace, target: &Target) -> Result<Vec<Token>> {
-    let declaring = target.packages.iter().chain([&workspace.tests]);
     let mut tokens: Vec<Token> = Vec::new();
-    for package in declaring {
-        let Some(e2e) = &workspace.package(package.as_str())?.e2e else {
+    for (package, declared) in &workspace.packages {
+        let Some(e2e) = &declared.e2e else {
             continue;
         };
         for (subject, roles) in &e2e.subjects {

@@ -55,6 +55,8 @@ fn a_caller_holds_the_token_that_its_callee_accepts() {
         (&entry["token"], &entry["role"]),
         (&token.into(), &"write".into())
     );
+    // A test of gateway may act as a service that is not among its needs.
+    assert_eq!(made.read("tokens/workflowexecution@datastorage").len(), 64);
     let password = made.read("passwords/datastorage-owner");
     assert_eq!(password, made.read("mounts/postgres/owner-password"));
     assert_eq!(password, made.read("mounts/datastorage/owner-password"));
