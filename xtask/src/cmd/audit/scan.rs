@@ -187,7 +187,9 @@ impl File<'_> {
                         self.rust_text(token.line + offset, part, &tokens[..index]);
                     }
                 }
-                Kind::Name(name) if self.path != PHASE_0 => self.rust_name(token.line, name),
+                Kind::Name(name) if is_function(&tokens[index + 1..]) => {
+                    self.function(token.line, name);
+                }
                 Kind::Name(_) | Kind::Mark(_) => {}
             }
         }
@@ -206,18 +208,25 @@ impl File<'_> {
         }
     }
 
-    fn rust_name(&mut self, line: usize, name: &str) {
-        let name = name.to_ascii_lowercase();
+    /// A function is defined or called: what its name says it does.
+    fn function(&mut self, line: usize, name: &str) {
         let words: Vec<&str> = name.split('_').collect();
         let has = |candidates: &[&str]| words.iter().any(|word| candidates.contains(word));
         if has(&["retag"]) || name.starts_with("re_tag") {
-            self.find(line, Pattern::ReTag, &name);
+            self.find(line, Pattern::ReTag, name);
         }
-        let makes = ["generate", "random", "unique", "fresh"];
-        if has(&makes) && has(&["tag"]) || has(&makes) && has(&["image"]) && has(&["name", "ref"]) {
-            self.find(line, Pattern::MadeAtDeployTime, &name);
+        let makes = has(&["generate", "random", "unique", "fresh"]);
+        let reference = has(&["tag"]) || has(&["image"]) && has(&["name", "ref", "reference"]);
+        if makes && reference && self.path != PHASE_0 {
+            self.find(line, Pattern::MadeAtDeployTime, name);
         }
     }
+}
+
+fn is_function(after: &[Token]) -> bool {
+    after
+        .first()
+        .is_some_and(|token| token.kind == Kind::Mark('('))
 }
 
 /// The literal is handed to a call of `arg` or `args`, which is how children get their arguments.
@@ -302,15 +311,17 @@ fn fetches(text: &str) -> bool {
 
 /// Commands that put another image into what is deployed already.
 fn sets_image(text: &str) -> bool {
-    [
+    let commands = [
         "kubectl set image",
         "kustomize edit set image",
-        "set image deployment",
-    ]
-    .iter()
-    .any(|command| text.contains(command))
-        || text.contains("--set image.tag")
-        || text.contains("--set=image.tag")
+        "--set image.tag",
+        "--set=image.tag",
+    ];
+    // With what is set: a phrase alone, as here, does nothing.
+    commands.iter().any(|command| {
+        text.split_once(command)
+            .is_some_and(|(_, rest)| rest.trim_start_matches([' ', '=']).len() > 1)
+    })
 }
 
 fn numbered(source: &str) -> impl Iterator<Item = (usize, &str)> {
