@@ -2,7 +2,7 @@
 //! before it is made, and carries the run's labels; only what a run made is ever removed, and it is
 //! found by these labels alone, so a lost folder loses nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -209,6 +209,8 @@ pub struct Record {
     pub directory: Utf8PathBuf,
     /// How it stands.
     pub state: State,
+    /// The checkout that it tested, if its journal tells.
+    pub checkout: Option<String>,
 }
 
 /// Every run of this build folder, oldest first.
@@ -232,6 +234,7 @@ pub fn list(workspace: &Workspace) -> Result<Vec<Record>> {
             id: entry.file_name().to_owned(),
             directory: entry.path().to_owned(),
             state: state(entry.path())?,
+            checkout: first_checkout(entry.path()),
         });
     }
     records.sort_by(|left, right| begun(&left.id).cmp(begun(&right.id)));
@@ -264,8 +267,10 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
 /// # Errors
 /// When something is left: names it.
 pub fn sweep_kept(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
+    let checkout = checkout(&workspace.root);
     for record in list(workspace)? {
-        if record.state == State::Kept {
+        // A build folder can be shared by several checkouts.
+        if record.state == State::Kept && record.checkout.as_deref() == Some(&checkout) {
             let path = record.directory.join(KEPT);
             fs::remove_file(&path).with_context(|| format!("cannot remove {path}"))?;
         }
@@ -446,6 +451,12 @@ fn state(directory: &Utf8Path) -> Result<State> {
     Ok(if cleaned { State::Ended } else { State::Dead })
 }
 
+fn first_checkout(directory: &Utf8Path) -> Option<String> {
+    let journal = fs::read_to_string(directory.join(JOURNAL)).ok()?;
+    let begin: serde_json::Value = serde_json::from_str(journal.lines().next()?).ok()?;
+    begin.pointer("/details/checkout")?.as_str().map(str::to_owned)
+}
+
 /// The part of an ID that sorts by time: all but the target.
 fn begun(id: &str) -> &str {
     id.rmatch_indices('-')
@@ -501,13 +512,4 @@ fn append_journal(directory: &Utf8Path, event: &str, details: &serde_json::Value
         file.sync_data()
     };
     append().with_context(|| format!("cannot write {path}"))
-}
-
-/// The IDs of every run that lives, is kept or left something; for `status`.
-///
-/// # Errors
-/// When the engine does not answer.
-pub fn owning_runs(workspace: &Workspace, engine: &Engine) -> Result<BTreeSet<String>> {
-    let label = format!("{LABEL_CHECKOUT}={}", checkout(&workspace.root));
-    Ok(owners(engine, &label)?.into_keys().collect())
 }

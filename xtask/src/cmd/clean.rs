@@ -40,7 +40,11 @@ pub fn run(workspace: &Workspace, options: &cli::Clean) -> Result<()> {
 
 fn remove_folders(workspace: &Workspace) -> Result<()> {
     let mut count = 0;
+    let checkout = run::checkout(&workspace.root);
     for record in run::list(workspace)? {
+        if record.checkout.as_ref() != Some(&checkout) {
+            continue;
+        }
         match record.state {
             State::Running => report::note(&format!("{} lives and stays", record.id)),
             State::Kept => report::note(&format!("{} is kept and stays", record.id)),

@@ -75,7 +75,7 @@ fn cargo_test(
     url: Option<&str>,
 ) -> Result<()> {
     let mut invocation = Invocation::new(cargo_program())
-        .args(["test", "--workspace"])
+        .args(["test", "--workspace", "--no-fail-fast"])
         .current_dir(&workspace.root);
     if !features.is_empty() {
         invocation = invocation.arg("--features").arg(features.join(","));

@@ -1,0 +1,178 @@
+//! What a person reads: the help of each command, and the answer to a wrong command line.
+
+use std::process::{Command, Output};
+
+fn xtask(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("COLUMNS", "100")
+        .output()
+        .unwrap()
+}
+
+#[track_caller]
+fn check(arguments: &[&str], code: i32, stdout: &str, stderr: &str) {
+    let output = xtask(arguments);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), stderr, "{arguments:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), stdout, "{arguments:?}");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}");
+}
+
+#[test]
+fn help_lists_the_commands() {
+    check(
+        &["--help"],
+        0,
+        "\
+Tests every service end to end against the sources as they stand
+
+Usage: cargo xtask <COMMAND>
+
+Commands:
+  e2e     Build, deploy, prove and test a target, then remove everything again
+  tag     Print the image reference of DataStorage for a target; computes, builds nothing
+  build   Build the images of a target: reference and image ID, one line each
+  audit   Show the reference of each target in each phase, and find every wrong tag pattern in the tree
+  doctor  Tell what is on this machine, what is missing, and which engine would be chosen
+  setup   Install what is missing, or print the commands where that is not possible
+  status  Show runs, containers and disk; of a kept run how to reach each service
+  logs    Print the log of a service of the newest run
+  clean   Remove what the tool made in this checkout and no living run uses
+  test    Run the unit and integration tests, with a PostgreSQL server of their own
+  ci      Run everything that must be green before a change is merged
+
+Options:
+  -h, --help  Print help
+
+Exit codes: 0 green, 1 red, 2 usage, 3 host, 4 source, 5 build, 6 manifest, 7 deploy, 8 attest, 9 timeout, 70 internal, 130 Ctrl-C, 143 SIGTERM.
+",
+        "",
+    );
+}
+
+#[test]
+fn help_of_e2e_names_every_flag() {
+    let help = String::from_utf8(xtask(&["e2e", "-h"]).stdout).unwrap();
+    assert_eq!(
+        help,
+        "\
+Build, deploy, prove and test a target, then remove everything again
+
+Usage: cargo xtask e2e [OPTIONS] [TARGET]... [-- <TEST FILTER>...]
+
+Arguments:
+  [TARGET]...       Targets to test, one run after the other
+  [TEST FILTER]...  Run only the tests whose name contains one of these
+
+Options:
+      --all                   Test every target
+      --keep <WHEN>           Whether the containers stay when a run ends [default: never] [possible
+                              values: never, on-failure, always]
+      --plan                  Print phases, references and commands; run nothing
+      --no-cache              Build in an empty folder all the same, and compare with what is kept
+      --pause-before <PHASE>  Stop before this phase until Enter or SIGUSR1 [possible values: build,
+                              load, deploy, attest, test, clean]
+      --timeout <SECONDS>     End after this many seconds, clean up, and exit with code 9
+      --yes                   Install what is missing without asking
+      --report <DIR>          Copy receipt, JUnit report and logs of each run to this folder
+      --profile <PROFILE>     Cargo profile of the services [default: e2e] [possible values: e2e,
+                              release]
+  -h, --help                  Print help (see more with '--help')
+"
+    );
+}
+
+#[test]
+fn every_command_explains_itself() {
+    use clap::CommandFactory as _;
+    let command = xtask::cli::Cli::command();
+    for subcommand in command.get_subcommands() {
+        let output = xtask(&[subcommand.get_name(), "--help"]);
+        let help = String::from_utf8(output.stdout).unwrap();
+        let about = subcommand.get_about().unwrap().to_string();
+        let usage = format!("Usage: cargo xtask {}", subcommand.get_name());
+        assert!(help.starts_with(&about) && help.contains(&usage), "{help}");
+        for argument in subcommand.get_arguments() {
+            assert!(argument.get_help().is_some(), "{}: {argument}", subcommand.get_name());
+        }
+    }
+}
+
+const KNOWN: &str = "datastorage, gateway, pipeline, remediationorchestrator, signalprocessing, workflowexecution";
+
+#[test]
+fn an_unknown_target_gets_the_nearest_one() {
+    for command in ["e2e", "tag", "build"] {
+        check(
+            &[command, "gatway"],
+            2,
+            "",
+            &format!("error: unknown target `gatway`\nhint: did you mean `gateway`? known: {KNOWN}\n"),
+        );
+    }
+}
+
+#[test]
+fn one_unknown_target_stops_all() {
+    check(
+        &["e2e", "gateway", "qqq"],
+        2,
+        "",
+        &format!("error: unknown target `qqq`\nhint: known: {KNOWN}\n"),
+    );
+}
+
+#[test]
+fn no_target_and_unknown_flags_are_usage_errors() {
+    for arguments in [
+        &["e2e"][..],
+        &["e2e", "--all", "gateway"],
+        &["e2e", "gateway", "--keep", "sometimes"],
+        &["e2e", "gateway", "--pause-before", "lunch"],
+        &["e2e", "gateway", "--timeout", "0"],
+        &["tag"],
+        &["fly"],
+    ] {
+        let output = xtask(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_tag_is_one_line_of_data() {
+    let output = xtask(&["tag", "gateway"]);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let line = String::from_utf8(output.stdout).unwrap();
+    let tag = line.strip_prefix("localhost/datastorage:gateway-").unwrap();
+    let digest = tag.strip_suffix('\n').unwrap();
+    assert_eq!(digest.len(), 16);
+    assert!(digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{line}");
+}
+
+#[test]
+fn json_tells_every_image_of_the_run() {
+    let output = xtask(&["tag", "gateway", "--json"]);
+    let images: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let packages: Vec<&str> = images
+        .iter()
+        .map(|image| image["package"].as_str().unwrap())
+        .collect();
+    assert_eq!(packages, ["datastorage", "gateway"]);
+    for image in &images {
+        for field in ["reference", "source_digest", "recipe_digest", "platform"] {
+            assert!(image[field].is_string(), "{field}: {image}");
+        }
+    }
+}
+
+#[test]
+fn this_tree_has_no_wrong_pattern() {
+    let output = xtask(&["audit"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.ends_with("no wrong pattern in manifests, workflows and Rust sources\n"), "{text}");
+    let tags = text.lines().filter(|line| line.ends_with("right")).count();
+    assert_eq!(tags, KNOWN.split(", ").count(), "{text}");
+}
