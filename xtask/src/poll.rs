@@ -43,3 +43,13 @@ pub fn until<T>(
         thread::sleep(interval);
     }
 }
+
+/// Lets `interval` pass between two looks of a loop that has a deadline and a status of its own.
+///
+/// # Errors
+/// An interruption.
+pub fn pause(interval: Duration) -> Result<()> {
+    interrupt::check()?;
+    thread::sleep(interval);
+    Ok(())
+}

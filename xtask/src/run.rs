@@ -454,7 +454,10 @@ fn state(directory: &Utf8Path) -> Result<State> {
 fn first_checkout(directory: &Utf8Path) -> Option<String> {
     let journal = fs::read_to_string(directory.join(JOURNAL)).ok()?;
     let begin: serde_json::Value = serde_json::from_str(journal.lines().next()?).ok()?;
-    begin.pointer("/details/checkout")?.as_str().map(str::to_owned)
+    begin
+        .pointer("/details/checkout")?
+        .as_str()
+        .map(str::to_owned)
 }
 
 /// The part of an ID that sorts by time: all but the target.

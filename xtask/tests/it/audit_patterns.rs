@@ -37,14 +37,22 @@ fn check(path: &str, text: &str, expected: &[(usize, Pattern)]) {
 
 #[test]
 fn the_right_pattern_is_not_found() {
-    check("deploy/gateway.yaml", "containers:\n  - image: gateway\n", &[]);
+    check(
+        "deploy/gateway.yaml",
+        "containers:\n  - image: gateway\n",
+        &[],
+    );
     check("deploy/postgres.yaml", "image: postgres:15-bookworm\n", &[]);
     check(
         "deploy/gateway.yaml",
         "env:\n  - {name: DATASTORAGE_URL, value: \"http://datastorage:8080\"}\n",
         &[],
     );
-    check(".github/workflows/ci.yml", "- run: cargo xtask ci --yes\n", &[]);
+    check(
+        ".github/workflows/ci.yml",
+        "- run: cargo xtask ci --yes\n",
+        &[],
+    );
     check(
         "services/gateway/src/main.rs",
         "//! localhost/datastorage:e2e\nfn main() { call(\"http://datastorage:8080\") }\n",
@@ -81,7 +89,11 @@ fn a_fixed_tag_is_found() {
         "\nfn image() -> &'static str { \"localhost/datastorage:e2e-test\" }\n",
         &fixed,
     );
-    check("deploy/kustomization.yaml", "images:\n  newTag: e2e\n", &fixed);
+    check(
+        "deploy/kustomization.yaml",
+        "images:\n  newTag: e2e\n",
+        &fixed,
+    );
 }
 
 #[test]
@@ -127,7 +139,11 @@ fn a_re_tag_is_found() {
         "fn load() {\n    cmd!(sh, \"ctr -n k8s.io images tag {old} {new}\").run();\n}\n",
         &found,
     );
-    check("test-e2e/src/lib.rs", "\nfn retag_image(old: &str) {}\n", &found);
+    check(
+        "test-e2e/src/lib.rs",
+        "\nfn retag_image(old: &str) {}\n",
+        &found,
+    );
 }
 
 #[test]
@@ -167,7 +183,10 @@ fn lines_in_a_long_literal_are_counted() {
 #[test]
 fn build_folders_are_not_read() {
     let cached = [
-        ("out/CACHEDIR.TAG", "Signature: 8a477f597d28d172789f06886806bc55\n"),
+        (
+            "out/CACHEDIR.TAG",
+            "Signature: 8a477f597d28d172789f06886806bc55\n",
+        ),
         ("out/x.yaml", "image: datastorage:old\n"),
         ("target/e2e/x.yaml", "image: datastorage:old\n"),
     ];

@@ -6,7 +6,6 @@ fn xtask(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_xtask"))
         .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("COLUMNS", "100")
         .output()
         .unwrap()
 }
@@ -14,8 +13,16 @@ fn xtask(arguments: &[&str]) -> Output {
 #[track_caller]
 fn check(arguments: &[&str], code: i32, stdout: &str, stderr: &str) {
     let output = xtask(arguments);
-    assert_eq!(String::from_utf8_lossy(&output.stderr), stderr, "{arguments:?}");
-    assert_eq!(String::from_utf8_lossy(&output.stdout), stdout, "{arguments:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        stderr,
+        "{arguments:?}"
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        stdout,
+        "{arguments:?}"
+    );
     assert_eq!(output.status.code(), Some(code), "{arguments:?}");
 }
 
@@ -67,17 +74,14 @@ Arguments:
 
 Options:
       --all                   Test every target
-      --keep <WHEN>           Whether the containers stay when a run ends [default: never] [possible
-                              values: never, on-failure, always]
+      --keep <WHEN>           Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
       --plan                  Print phases, references and commands; run nothing
       --no-cache              Build in an empty folder all the same, and compare with what is kept
-      --pause-before <PHASE>  Stop before this phase until Enter or SIGUSR1 [possible values: build,
-                              load, deploy, attest, test, clean]
+      --pause-before <PHASE>  Stop before this phase until Enter or SIGUSR1 [possible values: build, load, deploy, attest, test, clean]
       --timeout <SECONDS>     End after this many seconds, clean up, and exit with code 9
       --yes                   Install what is missing without asking
       --report <DIR>          Copy receipt, JUnit report and logs of each run to this folder
-      --profile <PROFILE>     Cargo profile of the services [default: e2e] [possible values: e2e,
-                              release]
+      --profile <PROFILE>     Cargo profile of the services [default: e2e] [possible values: e2e, release]
   -h, --help                  Print help (see more with '--help')
 "
     );
@@ -94,12 +98,17 @@ fn every_command_explains_itself() {
         let usage = format!("Usage: cargo xtask {}", subcommand.get_name());
         assert!(help.starts_with(&about) && help.contains(&usage), "{help}");
         for argument in subcommand.get_arguments() {
-            assert!(argument.get_help().is_some(), "{}: {argument}", subcommand.get_name());
+            assert!(
+                argument.get_help().is_some(),
+                "{}: {argument}",
+                subcommand.get_name()
+            );
         }
     }
 }
 
-const KNOWN: &str = "datastorage, gateway, pipeline, remediationorchestrator, signalprocessing, workflowexecution";
+const KNOWN: &str =
+    "datastorage, gateway, pipeline, remediationorchestrator, signalprocessing, workflowexecution";
 
 #[test]
 fn an_unknown_target_gets_the_nearest_one() {
@@ -108,7 +117,9 @@ fn an_unknown_target_gets_the_nearest_one() {
             &[command, "gatway"],
             2,
             "",
-            &format!("error: unknown target `gatway`\nhint: did you mean `gateway`? known: {KNOWN}\n"),
+            &format!(
+                "error: unknown target `gatway`\nhint: did you mean `gateway`? known: {KNOWN}\n"
+            ),
         );
     }
 }
@@ -148,7 +159,10 @@ fn a_tag_is_one_line_of_data() {
     let tag = line.strip_prefix("localhost/datastorage:gateway-").unwrap();
     let digest = tag.strip_suffix('\n').unwrap();
     assert_eq!(digest.len(), 16);
-    assert!(digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{line}");
+    assert!(
+        digest.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        "{line}"
+    );
 }
 
 #[test]
@@ -172,7 +186,10 @@ fn this_tree_has_no_wrong_pattern() {
     let output = xtask(&["audit"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{text}");
-    assert!(text.ends_with("no wrong pattern in manifests, workflows and Rust sources\n"), "{text}");
+    assert!(
+        text.ends_with("no wrong pattern in manifests, workflows and Rust sources\n"),
+        "{text}"
+    );
     let tags = text.lines().filter(|line| line.ends_with("right")).count();
     assert_eq!(tags, KNOWN.split(", ").count(), "{text}");
 }

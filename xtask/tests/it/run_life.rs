@@ -71,7 +71,8 @@ impl World {
             notes: Vec::new(),
         };
         // A workspace of its own, so that no other test's runs are in its folder.
-        let mut workspace = Workspace::load(Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).unwrap();
+        let mut workspace =
+            Workspace::load(Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).unwrap();
         workspace.root = root.clone();
         Self {
             _folder: folder,
@@ -126,7 +127,11 @@ impl World {
 
     fn state(&self, id: &str) -> State {
         let records = run::list(&self.workspace).unwrap();
-        records.into_iter().find(|record| record.id == id).unwrap().state
+        records
+            .into_iter()
+            .find(|record| record.id == id)
+            .unwrap()
+            .state
     }
 
     fn forget(&self, id: &str) {
@@ -173,10 +178,17 @@ fn clean_up_removes_what_the_run_made_and_nothing_else() {
     let (first, second) = (world.begin(), world.begin());
     world.make_all(&first);
     world.make_all(&second);
-    fs::write(world.root.join("engine/container/somebody-elses"), "app=x\n").unwrap();
+    fs::write(
+        world.root.join("engine/container/somebody-elses"),
+        "app=x\n",
+    )
+    .unwrap();
     first.clean_up(&world.engine).unwrap();
     let left = world.left();
-    assert!(left.iter().all(|name| !name.starts_with(first.id())), "{left:?}");
+    assert!(
+        left.iter().all(|name| !name.starts_with(first.id())),
+        "{left:?}"
+    );
     assert_eq!(left.len(), 4, "{left:?}");
     let id = first.id().to_owned();
     drop(first);
@@ -191,7 +203,10 @@ fn what_cannot_be_removed_is_named() {
     let container = format!("{}-gateway-0", run.id());
     fs::write(world.root.join("engine/stuck").join(&container), "").unwrap();
     let error = format!("{:#}", run.clean_up(&world.engine).unwrap_err());
-    assert!(error.contains(&container) && error.contains("is in use"), "{error}");
+    assert!(
+        error.contains(&container) && error.contains("is in use"),
+        "{error}"
+    );
     assert_eq!(world.left(), [container]);
 }
 
@@ -205,7 +220,10 @@ fn a_sweep_takes_the_dead_and_leaves_the_living_and_the_kept() {
     kept.keep().unwrap();
     let (dead_id, kept_id) = (dead.id().to_owned(), kept.id().to_owned());
     drop((dead, kept));
-    assert_eq!(run::sweep(&world.workspace, &world.engine).unwrap(), [dead_id.clone()]);
+    assert_eq!(
+        run::sweep(&world.workspace, &world.engine).unwrap(),
+        [dead_id.clone()]
+    );
     assert_eq!(world.left().len(), 6);
     assert_eq!(world.state(&dead_id), State::Ended);
     assert_eq!(world.state(&kept_id), State::Kept);
@@ -262,7 +280,10 @@ fn every_resource_is_journalled_before_it_is_made() {
         .collect();
     assert_eq!(lines[0]["event"], "begin");
     assert_eq!(lines[1]["event"], "make");
-    assert_eq!(lines[1]["details"], serde_json::json!({"kind": "volume", "name": "v"}));
+    assert_eq!(
+        lines[1]["details"],
+        serde_json::json!({"kind": "volume", "name": "v"})
+    );
 }
 
 #[test]

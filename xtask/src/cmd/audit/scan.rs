@@ -83,7 +83,8 @@ pub fn scan(root: &Utf8Path, names: &Names) -> Result<Vec<Finding>> {
     }
     findings.extend(judge_literals(literals, names));
     findings.sort();
-    findings.dedup();
+    // One line can show one pattern in two ways.
+    findings.dedup_by_key(|finding| (finding.path.clone(), finding.line, finding.pattern));
     Ok(findings)
 }
 

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -20,7 +19,8 @@ use super::inspect::{self, Allowed, Told};
 use super::recipe::Recipe;
 use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
-use crate::process::{self, Captured, Echo, Invocation, interrupt};
+use crate::poll;
+use crate::process::{self, Captured, Echo, Invocation};
 use crate::report;
 use crate::source::mirror::Mirror;
 use crate::source::snapshot::PackageSnapshot;
@@ -231,7 +231,6 @@ fn take_lock(path: &Utf8Path) -> Result<OwnedFd> {
             Err(Errno::WOULDBLOCK | Errno::INTR) => {}
             Err(error) => return Err(error).with_context(|| format!("cannot lock {path}")),
         }
-        interrupt::check()?;
         if !std::mem::replace(&mut said, true) {
             report::note("waiting for another build in this checkout");
         }
@@ -239,7 +238,7 @@ fn take_lock(path: &Utf8Path) -> Result<OwnedFd> {
             let what = format!("another build has held {path} for {DEADLINE_BUILD:?}");
             return Err(Failure::new(Exit::Timeout, what).into());
         }
-        thread::sleep(LOCK_PAUSE);
+        poll::pause(LOCK_PAUSE)?;
     }
 }
 
