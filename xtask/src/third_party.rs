@@ -47,10 +47,15 @@ struct Pinned {
 /// A root file system from Debian packages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 struct Recipe {
     suite: String,
     packages: Vec<String>,
     user: User,
+    /// What the packages make anew on each machine (keys, a first database): no part of an image
+    /// that is the same wherever it is made.
+    #[serde(default)]
+    leave_out: Vec<String>,
 }
 
 /// A user that the root file system must know.

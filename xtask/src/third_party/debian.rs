@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Seek as _};
+use std::io::{Read, Seek as _, SeekFrom, Write as _};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +19,8 @@ use crate::host::{self, Stamp};
 use crate::process::{self, Echo, Invocation};
 use crate::report;
 
+/// tar counts in these.
+const TAR_BLOCK_BYTES: u64 = 512;
 /// Bumped when what is made of the same packages changes.
 const SCHEMA: u32 = 1;
 /// Downloading and unpacking on a slow line.
@@ -205,7 +207,9 @@ fn make(engine: &Engine, name: &str, recipe: &Recipe) -> Result<Record> {
     let temporary = tempfile::tempdir_in(&folder).context("cannot make a temporary folder")?;
     let work = Utf8PathBuf::try_from(temporary.path().to_owned())?;
     let rootfs = work.join("rootfs.tar");
-    mmdebstrap(recipe, &rootfs)?;
+    let installed_root = work.join("installed.tar");
+    mmdebstrap(recipe, &installed_root)?;
+    without(&installed_root, &recipe.leave_out, &rootfs)?;
     let contents = read_rootfs(&rootfs)?;
     let versions = installed(&contents)?;
     let joined = Digest::of(versions.join("\n").as_bytes());
@@ -283,6 +287,41 @@ fn mmdebstrap(recipe: &Recipe, rootfs: &Utf8Path) -> Result<()> {
     )
     .hint("it needs a Debian mirror: see that `apt-get update` works here")
     .into())
+}
+
+/// Copies an archive, byte for byte, but for the entries at and below these paths.
+fn without(from: &Utf8Path, paths: &[String], to: &Utf8Path) -> Result<()> {
+    let mut bytes = File::open(from).with_context(|| format!("cannot read {from}"))?;
+    let mut out = File::create(to).with_context(|| format!("cannot write {to}"))?;
+    let entries = bytes.try_clone().context("cannot open it twice")?;
+    let mut kept = Vec::new();
+    let mut begin = 0;
+    for entry in tar::Archive::new(entries).entries_with_seek()? {
+        let entry = entry.with_context(|| format!("cannot read {from}"))?;
+        // An entry takes its extended headers along: they stand between it and its predecessor.
+        let end = entry.raw_file_position() + entry.size().next_multiple_of(TAR_BLOCK_BYTES);
+        let path = entry.path()?.to_string_lossy().into_owned();
+        let path = format!("/{}", path.trim_start_matches("./"));
+        let is_left_out = paths.iter().any(|left_out| {
+            path.strip_prefix(left_out.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        if !is_left_out {
+            kept.push(begin..end);
+        }
+        begin = end;
+    }
+    for range in kept {
+        bytes.seek(SeekFrom::Start(range.start))?;
+        let length = range.end - range.start;
+        let copied = std::io::copy(&mut Read::by_ref(&mut bytes).take(length), &mut out)?;
+        if copied != length {
+            bail!("{from} ends within an entry");
+        }
+    }
+    // Two empty blocks end an archive.
+    out.write_all(&[0; 2 * TAR_BLOCK_BYTES as usize])?;
+    Ok(())
 }
 
 /// What must be known of a root file system.
@@ -458,7 +497,52 @@ fn append(out: &mut tar::Builder<impl std::io::Write>, path: &str, bytes: &[u8])
 
 #[cfg(test)]
 mod tests {
-    use super::with_line;
+    use std::fs::{self, File};
+    use std::io::Read as _;
+
+    use camino::Utf8Path;
+
+    use super::{append, with_line, without};
+
+    /// Names and contents of an archive.
+    fn listed(path: &Utf8Path) -> Vec<(String, String)> {
+        let mut archive = tar::Archive::new(File::open(path).unwrap());
+        let entries = archive.entries().unwrap().map(|entry| {
+            let mut entry = entry.unwrap();
+            let mut text = String::new();
+            entry.read_to_string(&mut text).unwrap();
+            (entry.path().unwrap().to_str().unwrap().to_owned(), text)
+        });
+        entries.collect()
+    }
+
+    #[test]
+    fn what_is_left_out_takes_nothing_along() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let (from, to) = (folder.join("from.tar"), folder.join("to.tar"));
+        // A long name has a header of its own before the entry.
+        let long = format!("./keep/{}", "x".repeat(150));
+        let gone = format!("./gone/{}", "y".repeat(150));
+        let mut out = tar::Builder::new(File::create(&from).unwrap());
+        for (path, text) in [
+            ("./a", "1"),
+            (&gone, "2"),
+            (&long, "3"),
+            ("./gone", ""),
+            ("./goner", "4"),
+        ] {
+            append(&mut out, path, text.as_bytes()).unwrap();
+        }
+        out.into_inner().unwrap();
+        without(&from, &["/gone".to_owned()], &to).unwrap();
+        let mut expected = listed(&from);
+        expected.retain(|(path, _)| path != "gone" && !path.contains("gone/"));
+        assert_eq!(listed(&to), expected);
+        assert_eq!(expected.len(), 3);
+        without(&from, &[], &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), fs::read(&from).unwrap());
+    }
 
     #[test]
     fn a_user_gets_one_line() {
