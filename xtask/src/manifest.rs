@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::Images;
 use crate::pipeline::load::Loaded;
+use crate::pipeline::tag::Tagged;
 use crate::source::workspace::{PackageName, Workspace};
 use crate::third_party::ThirdPartyImage;
 
@@ -138,6 +139,21 @@ impl References {
             (package.to_string(), reference)
         });
         let mut references = Self::of_third_party(third_party);
+        references.0.extend(own);
+        references
+    }
+
+    /// For a plan: what is not built yet has no ID, so nothing could be proved of it.
+    pub(crate) fn planned(images: &Images<Tagged>, third_party: &[ThirdPartyImage]) -> Self {
+        let mut references = Self::of_third_party(third_party);
+        let own = images.iter().map(|(package, image)| {
+            let reference = Reference {
+                reference: image.reference().to_string(),
+                image_id: String::new(),
+                package: Some(package.clone()),
+            };
+            (package.to_string(), reference)
+        });
         references.0.extend(own);
         references
     }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use crate::digest::Digest;
 use crate::engine::{Engine, EngineKind};
-use crate::process;
+use crate::process::{self, Invocation};
 use crate::source::workspace::{TargetName, Workspace};
 
 /// Label with the run's ID, on every resource of a run.
@@ -119,12 +119,7 @@ impl Run {
     /// `--label` values for everything that it makes: `name=value`.
     #[must_use]
     pub fn labels(&self) -> Vec<String> {
-        vec![
-            format!("{LABEL_RUN}={}", self.id),
-            format!("{LABEL_CHECKOUT}={}", self.checkout),
-            format!("{LABEL_TARGET}={}", self.target),
-            format!("{LABEL_DIRECTORY}={}", self.directory),
-        ]
+        labels(&self.id, &self.checkout, &self.target, &self.directory)
     }
 
     /// Writes a line to the journal, synced, before a resource is made.
@@ -172,6 +167,21 @@ impl Run {
         remove_labelled(engine, &format!("{LABEL_RUN}={}", self.id))?;
         self.note(CLEANED, &json!({}))
     }
+}
+
+/// What [`Run::labels`] gives for a run with these.
+pub(crate) fn labels(
+    id: &str,
+    checkout: &str,
+    target: &TargetName,
+    directory: &Utf8Path,
+) -> Vec<String> {
+    vec![
+        format!("{LABEL_RUN}={id}"),
+        format!("{LABEL_CHECKOUT}={checkout}"),
+        format!("{LABEL_TARGET}={target}"),
+        format!("{LABEL_DIRECTORY}={directory}"),
+    ]
 }
 
 /// The first 16 hex digits of SHA-256 of a workspace root's path.
@@ -328,16 +338,14 @@ pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
     if found.is_empty() {
         return Ok(());
     }
-    let force: &[&str] = match engine.kind {
-        EngineKind::Podman => &["rm", "--force", "--volumes", "--time", "0"],
-        EngineKind::Docker => &["rm", "--force", "--volumes"],
-    };
     // Another command may remove the same at this moment; what counts is what is left.
-    let outcomes = [
-        remove(engine, force, &found.containers),
-        remove(engine, &["volume", "rm", "--force"], &found.volumes),
-        remove(engine, &["network", "rm"], &found.networks),
-    ];
+    let outcomes: Vec<Result<()>> = removals(engine, &found)
+        .iter()
+        .map(|removal| {
+            process::capture(removal, REMOVE_DEADLINE)?;
+            Ok(())
+        })
+        .collect();
     let left = Resources::find(engine, label)?;
     if left.is_empty() {
         return Ok(());
@@ -355,16 +363,26 @@ pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
     )
 }
 
-fn remove(engine: &Engine, command: &[&str], names: &[String]) -> Result<()> {
-    if names.is_empty() {
-        return Ok(());
-    }
-    let invocation = engine
-        .invocation()
-        .args(command.iter().copied())
-        .args(names.iter().map(String::as_str));
-    process::capture(&invocation, REMOVE_DEADLINE)?;
-    Ok(())
+/// How they are removed: containers first, since they use the others.
+pub(crate) fn removals(engine: &Engine, resources: &Resources) -> Vec<Invocation> {
+    let force: &[&str] = match engine.kind {
+        EngineKind::Podman => &["rm", "--force", "--volumes", "--time", "0"],
+        EngineKind::Docker => &["rm", "--force", "--volumes"],
+    };
+    [
+        (force, &resources.containers),
+        (&["volume", "rm", "--force"], &resources.volumes),
+        (&["network", "rm"], &resources.networks),
+    ]
+    .into_iter()
+    .filter(|(_, names)| !names.is_empty())
+    .map(|(command, names)| {
+        engine
+            .invocation()
+            .args(command.iter().copied())
+            .args(names.iter().map(String::as_str))
+    })
+    .collect()
 }
 
 /// The runs that own something with this label: ID and folder, as the labels tell them.

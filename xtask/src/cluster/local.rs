@@ -17,7 +17,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use crate::engine::{ContainerFacts, Engine};
 use crate::exit::{Exit, Failure};
 use crate::manifest::{Manifests, References};
-use crate::process;
+use crate::process::{self, Invocation};
 use crate::run::{Resource, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
@@ -239,31 +239,96 @@ fn open_to_read(path: &Utf8Path, mode: u32) -> Result<()> {
 
 fn make_network(run: &Run, engine: &Engine, network: &str) -> Result<()> {
     run.journal(&Resource::Network(network.to_owned()))?;
-    let create = engine
-        .invocation()
-        .args(["network", "create"])
-        .args(run.labels().iter().map(|label| format!("--label={label}")))
-        .arg(network);
+    let create = creation(engine, "network", &run.labels(), network);
     process::capture(&create, MAKE_DEADLINE).map_err(|error| {
         Failure::new(Exit::Host, "the engine makes no network").caused_by(error)
     })?;
     Ok(())
 }
 
+fn creation(engine: &Engine, what: &str, labels: &[String], name: &str) -> Invocation {
+    engine
+        .invocation()
+        .args([what, "create"])
+        .args(labels.iter().map(|label| format!("--label={label}")))
+        .arg(name)
+}
+
+impl Planned {
+    fn to_its_end(&self, engine: &Engine) -> Invocation {
+        engine.invocation().arg("run").args(&self.arguments)
+    }
+
+    fn detached(&self, engine: &Engine) -> Invocation {
+        engine
+            .invocation()
+            .args(["run", "--detach"])
+            .args(&self.arguments)
+    }
+}
+
+/// A run that is only looked at.
+pub(crate) struct Preview<'a> {
+    /// The engine that would run it.
+    pub(crate) engine: &'a Engine,
+    /// What stands for its ID.
+    pub(crate) id: &'a str,
+    /// What stands for its folder.
+    pub(crate) directory: &'a Utf8Path,
+    /// The labels that follow.
+    pub(crate) labels: &'a [String],
+}
+
+impl Preview<'_> {
+    /// How the network would be made.
+    pub(crate) fn network(&self) -> Invocation {
+        creation(self.engine, "network", self.labels, self.id)
+    }
+
+    /// How everything would be started, and what there would be to remove.
+    pub(crate) fn roll_out(
+        &self,
+        secrets: &Secrets,
+        manifests: &Manifests,
+        references: &References,
+    ) -> Result<(Vec<Invocation>, Resources)> {
+        let around = plan::Surroundings {
+            engine: self.engine,
+            run: self.id,
+            network: self.id,
+            labels: self.labels,
+            secrets,
+            config: &self.directory.join("config"),
+        };
+        let mut invocations = Vec::new();
+        let mut resources = Resources::default();
+        for pod in plan::pods(&around, manifests, references)? {
+            for volume in &pod.volumes {
+                invocations.push(creation(self.engine, "volume", self.labels, volume));
+            }
+            invocations.extend(pod.init.iter().map(|init| init.to_its_end(self.engine)));
+            invocations.push(pod.main.detached(self.engine));
+            let containers = pod.init.iter().chain([&pod.main]);
+            resources
+                .containers
+                .extend(containers.map(|one| one.name.clone()));
+            resources.volumes.extend(pod.volumes);
+        }
+        resources.networks.push(self.id.to_owned());
+        Ok((invocations, resources))
+    }
+}
+
 /// Volumes, then init containers one after the other, then the container.
 fn start(run: &Run, engine: &Engine, pod: &Pod) -> Result<()> {
     for volume in &pod.volumes {
         run.journal(&Resource::Volume(volume.clone()))?;
-        let create = engine
-            .invocation()
-            .args(["volume", "create"])
-            .args(run.labels().iter().map(|label| format!("--label={label}")))
-            .arg(volume);
+        let create = creation(engine, "volume", &run.labels(), volume);
         process::capture(&create, MAKE_DEADLINE)?;
     }
     for init in &pod.init {
         run.journal(&Resource::Container(init.name.clone()))?;
-        let to_its_end = engine.invocation().arg("run").args(&init.arguments);
+        let to_its_end = init.to_its_end(engine);
         let output = process::output(&to_its_end, MAKE_DEADLINE)?;
         if output.code != 0 {
             let said = format!("{}{}", output.stdout, output.stderr);
@@ -280,10 +345,7 @@ fn start(run: &Run, engine: &Engine, pod: &Pod) -> Result<()> {
     }
     let container = &pod.main;
     run.journal(&Resource::Container(container.name.clone()))?;
-    let detached = engine
-        .invocation()
-        .args(["run", "--detach"])
-        .args(&container.arguments);
+    let detached = container.detached(engine);
     process::capture(&detached, MAKE_DEADLINE).map_err(|error| {
         Failure::new(
             Exit::Deploy,

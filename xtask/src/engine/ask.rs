@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Engine, EngineKind};
-use crate::process::{self, Echo};
+use crate::process::{self, Echo, Invocation};
 
 /// An answer that changes nothing.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
@@ -176,12 +176,15 @@ impl Engine {
     /// # Errors
     /// With the engine's own words.
     pub fn load(&self, archive: &Utf8Path) -> Result<()> {
-        let load = self
-            .invocation()
-            .args(["load", "--quiet", "--input"])
-            .arg(archive.as_str());
-        process::capture(&load, LOAD_DEADLINE)?;
+        process::capture(&self.load_invocation(archive), LOAD_DEADLINE)?;
         Ok(())
+    }
+
+    /// How an archive is loaded.
+    pub(crate) fn load_invocation(&self, archive: &Utf8Path) -> Invocation {
+        self.invocation()
+            .args(["load", "--quiet", "--input"])
+            .arg(archive.as_str())
     }
 
     /// Writes what a container has said to a file.

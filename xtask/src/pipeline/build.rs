@@ -16,6 +16,7 @@ use super::{Frozen, Images};
 use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
 use crate::image::{self, Contents};
+use crate::process::Invocation;
 use crate::report;
 use crate::source::snapshot::PackageSnapshot;
 use crate::source::workspace::{PackageName, Workspace};
@@ -183,6 +184,27 @@ pub fn build_images(
     options: &Options<'_>,
 ) -> Result<Images<Built>> {
     Ok(build_with(workspace, images, options, None)?.0)
+}
+
+/// What [`build`] would call for each package and for the tests, and whether the result is there
+/// already, so that it would not.
+///
+/// # Errors
+/// When what is kept cannot be read.
+pub fn plan(workspace: &Workspace, images: &Images<Tagged>) -> Result<Vec<(Invocation, Origin)>> {
+    let frozen = images.frozen();
+    let state = workspace.state_directory();
+    let store = Store::of(&state);
+    let tests = Product::Tests(&workspace.tests, frozen.target());
+    let products = images.iter().map(|(package, _)| Product::Binary(package));
+    products
+        .chain([tests])
+        .map(|product| {
+            let kept = store.find(&product.kept_name(), sources(frozen, &product).1)?;
+            let origin = kept.map_or(Origin::Built, |_| Origin::Kept);
+            Ok((workshop::planned(&state, frozen.recipe(), &product), origin))
+        })
+        .collect()
 }
 
 /// A binary, and whether it was there.

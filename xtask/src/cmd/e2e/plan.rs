@@ -1,11 +1,175 @@
-//! `--plan`
+//! `--plan`: phases, references and commands of a run, from the functions that a run calls. It
+//! compiles, makes and starts nothing. What is only known in a run stands in angle brackets.
+
+use std::fmt::Write as _;
+
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+
 use crate::cli;
+use crate::cluster::local::Preview;
+use crate::cmd::{print_data, tag};
+use crate::engine::Engine;
+use crate::manifest::{Manifests, References};
+use crate::pipeline::Images;
+use crate::pipeline::build::{self, Origin};
+use crate::pipeline::tag::Tagged;
+use crate::pipeline::test;
+use crate::process::Invocation;
+use crate::run::{self, Resources};
+use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
-use anyhow::Result;
-pub(super) fn print(
-    _workspace: &Workspace,
-    _targets: &[&Target],
-    _options: &cli::E2e,
-) -> Result<()> {
-    todo!()
+use crate::third_party::ThirdPartyImage;
+
+/// What stands for the run's ID.
+const RUN: &str = "<run>";
+
+/// Prints the plan of each target.
+///
+/// # Errors
+/// What would stop the run before anything is built: sources or manifests that are refused, no engine.
+pub(super) fn print(workspace: &Workspace, targets: &[&Target], options: &cli::E2e) -> Result<()> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = Utf8PathBuf::from_path_buf(folder.path().to_owned())
+        .ok()
+        .context("the temporary folder is not UTF-8")?;
+    let engine = Engine::find(&folder)?;
+    let runs = run::runs_directory(workspace);
+    for target in targets {
+        let text = plan(workspace, target, options, &engine, &folder)?;
+        // Files of the run were named in the temporary folder.
+        let text = text.replace(folder.as_str(), runs.join(RUN).as_str());
+        print_data(&text)?;
+    }
+    Ok(())
+}
+
+fn plan(
+    workspace: &Workspace,
+    target: &Target,
+    options: &cli::E2e,
+    engine: &Engine,
+    directory: &Utf8Path,
+) -> Result<String> {
+    let images = tag::compute(workspace, target, options.profile)?;
+    let labels = run::labels(
+        RUN,
+        &run::checkout(&workspace.root),
+        &target.name,
+        directory,
+    );
+    let preview = Preview {
+        engine,
+        id: RUN,
+        directory,
+        labels: &labels,
+    };
+    let (roll_out, resources) = preview_roll_out(workspace, target, &images, &preview)?;
+    let mut text = format!("{}\n", target.name);
+    phase(&mut text, 0, "tag", "the sources are hashed once");
+    for (_, image) in images.iter() {
+        let (source, recipe) = (image.source().short(), image.recipe().short());
+        let reference = image.reference();
+        let _ = writeln!(
+            text,
+            "    {reference}  source {source}... recipe {recipe}..."
+        );
+    }
+    phase(
+        &mut text,
+        1,
+        "build",
+        "exactly those bytes; the tests as well",
+    );
+    for (invocation, origin) in build::plan(workspace, &images)? {
+        let kept = origin == Origin::Kept && !options.no_cache;
+        let there = if kept {
+            "  # kept from before, so not called"
+        } else {
+            ""
+        };
+        let _ = writeln!(text, "    $ {invocation}{there}");
+    }
+    phase(&mut text, 2, "cluster", "beside 0 and 1");
+    commands(&mut text, &[preview.network()]);
+    phase(
+        &mut text,
+        3,
+        "load",
+        "what the engine does not list yet, and seen in its listing",
+    );
+    let archives = workspace.state_directory().join("images");
+    let loads: Vec<Invocation> = images
+        .iter()
+        .map(|(_, image)| {
+            let reference = image.reference();
+            let name = format!("{}_{}.oci.tar", reference.package(), reference.tag());
+            engine.load_invocation(&archives.join(name))
+        })
+        .collect();
+    commands(&mut text, &loads);
+    phase(&mut text, 4, "deploy", "those references, and no other");
+    commands(&mut text, &roll_out);
+    phase(
+        &mut text,
+        5,
+        "attest",
+        "image ID of every container, /version of every process",
+    );
+    phase(&mut text, 6, "test", "from outside");
+    let program = Utf8Path::new("<test program>");
+    commands(
+        &mut text,
+        &[test::invocation(directory, program, &options.filters)],
+    );
+    finish(&mut text, engine, &resources);
+    Ok(text)
+}
+
+fn preview_roll_out(
+    workspace: &Workspace,
+    target: &Target,
+    images: &Images<Tagged>,
+    preview: &Preview<'_>,
+) -> Result<(Vec<Invocation>, Resources)> {
+    // They open nothing, and go with the folder.
+    let secrets = Secrets::make(workspace, target, preview.directory)?;
+    let third_party: Vec<ThirdPartyImage> = target
+        .third_party
+        .iter()
+        .map(|name| ThirdPartyImage {
+            name: name.clone(),
+            reference: format!("<{name}>"),
+            image_id: String::new(),
+            origin: String::new(),
+        })
+        .collect();
+    let names = target.packages.iter().map(|package| package.as_str());
+    let names = names.chain(target.third_party.iter().map(String::as_str));
+    let manifests = Manifests::read(workspace, names)?;
+    let references = References::planned(images, &third_party);
+    let planned = preview.roll_out(&secrets, &manifests, &references)?;
+    let directory = &secrets.directory;
+    std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {directory}"))?;
+    Ok(planned)
+}
+
+fn finish(text: &mut String, engine: &Engine, resources: &Resources) {
+    phase(
+        text,
+        7,
+        "clean up",
+        "always; whatever carries the run's label",
+    );
+    commands(text, &run::removals(engine, resources));
+}
+
+fn phase(text: &mut String, number: u8, name: &str, what: &str) {
+    let _ = writeln!(text, "  {number} {name}: {what}");
+}
+
+fn commands(text: &mut String, invocations: &[Invocation]) {
+    for invocation in invocations {
+        let _ = writeln!(text, "    $ {invocation}");
+    }
 }

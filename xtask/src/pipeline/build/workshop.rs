@@ -276,6 +276,33 @@ fn remove_folder(folder: &Utf8Path) -> Result<()> {
     }
 }
 
+/// How a product is built, but for the environment, which the lock is needed for.
+pub(super) fn planned(state: &Utf8Path, recipe: &Recipe, product: &Product<'_>) -> Invocation {
+    let mirror = state.join("src").join(product.package().as_str());
+    on_manifest(recipe, &mirror.join("Cargo.toml"), "build")
+        .args(build_arguments(recipe, product))
+        .current_dir("/")
+}
+
+fn on_manifest(recipe: &Recipe, manifest: &Utf8Path, command: &str) -> Invocation {
+    let tools = recipe.tools();
+    Invocation::new(tools.cargo.as_str())
+        .arg(command)
+        .args(["--manifest-path", manifest.as_str()])
+        .args(["--target", &tools.triple])
+}
+
+fn build_arguments(recipe: &Recipe, product: &Product<'_>) -> Vec<String> {
+    let (name, kind) = product.cargo_target();
+    vec![
+        "--locked".to_owned(),
+        "--offline".to_owned(),
+        format!("--profile={}", recipe.profile().as_str()),
+        format!("--package={}", product.package()),
+        format!("--{kind}={name}"),
+    ]
+}
+
 /// cargo for one mirror.
 struct Cargo<'a> {
     workshop: &'a Workshop<'a>,
@@ -287,10 +314,7 @@ impl Cargo<'_> {
     /// In `/`, so that cargo reads no configuration on the way to the working tree.
     fn invocation(&self, command: &str) -> Result<Invocation> {
         let tools = self.workshop.recipe.tools();
-        let mut invocation = Invocation::new(tools.cargo.as_str())
-            .arg(command)
-            .args(["--manifest-path", self.manifest.as_str()])
-            .args(["--target", &tools.triple])
+        let mut invocation = on_manifest(self.workshop.recipe, self.manifest, command)
             .environment_exactly(self.variables.clone())
             .current_dir("/")
             .inherit_fd(Arc::clone(&self.workshop.lock));
@@ -350,14 +374,9 @@ impl Cargo<'_> {
     }
 
     fn build(&self, product: &Product<'_>) -> Result<Captured> {
-        let (name, kind) = product.cargo_target();
         let invocation = self
             .invocation("build")?
-            .args(["--locked", "--offline", "--profile"])
-            .arg(self.workshop.recipe.profile().as_str())
-            .args(["--package", product.package().as_str()])
-            .arg(format!("--{kind}"))
-            .arg(name)
+            .args(build_arguments(self.workshop.recipe, product))
             .arg("--message-format=json-render-diagnostics");
         let log = Some(self.workshop.log);
         let built = process::stream_stderr(&invocation, log, Echo::Terminal, DEADLINE_BUILD)?;
