@@ -292,95 +292,40 @@ async fn filters_choose() {
     let service = Service::start().await;
     let client = service.client("gateway");
     let base = event("filter");
-    let old = NewAuditEvent {
-        event_id: Uuid::now_v7(),
-        event_timestamp: base.event_timestamp - Duration::hours(2),
-        ..base.clone()
-    };
-    let failed = NewAuditEvent {
-        event_id: Uuid::now_v7(),
-        event_outcome: EventOutcome::Failure,
-        ..base.clone()
-    };
-    let typed = NewAuditEvent {
-        event_id: Uuid::now_v7(),
-        event_type: "gateway.signal.rejected".to_owned(),
-        ..base.clone()
-    };
-    let category = NewAuditEvent {
-        event_id: Uuid::now_v7(),
-        event_category: "other".to_owned(),
-        ..base.clone()
-    };
+    let since = base.event_timestamp - Duration::hours(1);
+    let mut sent = vec![base; 5];
+    for event in &mut sent {
+        event.event_id = Uuid::now_v7();
+    }
+    sent[1].event_timestamp -= Duration::hours(2);
+    sent[2].event_outcome = EventOutcome::Failure;
+    sent[3].event_type = "gateway.signal.rejected".to_owned();
+    sent[4].event_category = "other".to_owned();
     client
-        .record_batch(&batch(vec![
-            base.clone(),
-            old.clone(),
-            failed.clone(),
-            typed.clone(),
-            category.clone(),
-        ]))
+        .record_batch(&batch(sent.clone()))
         .await
         .expect("stored");
-    let since = base.event_timestamp - Duration::hours(1);
-    let cases = [
+
+    let since = since
+        .format(&time::format_description::well_known::Rfc3339)
+        .expect("time");
+    let cases: [(Value, &[usize]); 6] = [
+        (json!({"event_outcome": "failure"}), &[2]),
+        (json!({"event_type": "gateway.signal.rejected"}), &[3]),
+        (json!({"event_category": "other"}), &[4]),
+        (json!({"until": since}), &[1]),
+        (json!({"correlation_id": "none"}), &[]),
         (
-            AuditQuery {
-                event_outcome: Some(EventOutcome::Failure),
-                ..Default::default()
-            },
-            vec![failed.event_id],
-        ),
-        (
-            AuditQuery {
-                event_type: Some("gateway.signal.rejected".to_owned()),
-                ..Default::default()
-            },
-            vec![typed.event_id],
-        ),
-        (
-            AuditQuery {
-                event_category: Some("other".to_owned()),
-                ..Default::default()
-            },
-            vec![category.event_id],
-        ),
-        (
-            AuditQuery {
-                until: Some(since),
-                ..Default::default()
-            },
-            vec![old.event_id],
-        ),
-        (
-            AuditQuery {
-                correlation_id: Some("none".to_owned()),
-                ..Default::default()
-            },
-            vec![],
-        ),
-        (
-            AuditQuery {
-                since: Some(since),
-                correlation_id: Some("filter".to_owned()),
-                ..Default::default()
-            },
-            vec![
-                base.event_id,
-                failed.event_id,
-                typed.event_id,
-                category.event_id,
-            ],
+            json!({"since": since, "correlation_id": "filter"}),
+            &[0, 2, 3, 4],
         ),
     ];
     for (query, expected) in cases {
-        let listed = client.audit_events(&query).await.expect("list");
-        let ids: Vec<Uuid> = listed
-            .events
-            .iter()
-            .map(|event| event.event.event_id)
-            .collect();
-        assert_eq!(ids, expected, "{query:?}");
+        let parsed: AuditQuery = serde_json::from_value(query.clone()).expect("query");
+        let listed = client.audit_events(&parsed).await.expect("list").events;
+        let ids: Vec<Uuid> = listed.iter().map(|event| event.event.event_id).collect();
+        let expected: Vec<Uuid> = expected.iter().map(|index| sent[*index].event_id).collect();
+        assert_eq!(ids, expected, "{query}");
     }
     service.stop().await;
 }

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use common::api::{
-    AuditQuery, Execution, ExecutionFailure, ExecutionQuery, NewExecution, NewWorkflow,
-    PatchExecution, PatchWorkflow, RemediationRequest,
+    Execution, ExecutionFailure, ExecutionQuery, NewExecution, NewWorkflow, PatchExecution,
+    PatchWorkflow, RemediationRequest,
 };
 use common::client::ClientError;
 use common::transitions::{ExecutionPhase, RequestPhase};
@@ -13,7 +13,7 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::helpers::{Service, assert_refused, new_request, new_workflow};
+use crate::helpers::{Service, assert_refused, new_workflow};
 
 const ORCHESTRATOR: &str = "remediationorchestrator";
 const EXECUTION: &str = "workflowexecution";
@@ -97,66 +97,44 @@ async fn an_execution_and_its_request_move_together() {
     );
     assert_eq!((after.execution_id, after.attempt), (Some(execution.id), 1));
 
+    let told = service.told(&request.id.to_string()).await;
+    let last = [
+        [
+            "datastorage.workflow_execution.created",
+            ORCHESTRATOR,
+            "Pending",
+        ],
+        [
+            "datastorage.remediation_request.transitioned",
+            ORCHESTRATOR,
+            "Executing",
+        ],
+    ];
+    assert_eq!(told[told.len() - 2..], last);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_resent_wish_gets_the_execution_and_another_one_is_refused() {
+    let (service, workflow) = with_workflow().await;
+    let (request, execution) = started(&service, "web", &workflow).await;
+    let version = request.resource_version;
+    let (client, new) = (service.client(ORCHESTRATOR), new_execution(&request));
     let again = client
-        .create_execution(request.resource_version, &new)
+        .create_execution(version, &new)
         .await
         .expect("resent");
-    assert_eq!((again.is_new, again.value), (false, execution.clone()));
+    assert_eq!((again.is_new, again.value), (false, execution));
     let other = NewExecution {
         parameters: BTreeMap::from([("why".to_owned(), "else".to_owned())]),
         ..new.clone()
     };
-    assert_refused(
-        client
-            .create_execution(request.resource_version, &other)
-            .await,
-        409,
-        "other parameters",
-    );
-    assert_refused(
-        client.create_execution(after.resource_version, &new).await,
-        409,
-        "Executing",
-    );
-    assert_refused(
-        client.create_execution(1, &new).await,
-        412,
-        "resource_version",
-    );
-
-    let query = AuditQuery {
-        correlation_id: Some(request.id.to_string()),
-        ..Default::default()
-    };
-    let events = client.audit_events(&query).await.expect("events").events;
-    let last: Vec<_> = events
-        .iter()
-        .rev()
-        .take(2)
-        .map(|e| {
-            (
-                e.event.event_type.as_str(),
-                e.event.event_data["to"].clone(),
-            )
-        })
-        .collect();
-    assert_eq!(
-        last,
-        [
-            (
-                "datastorage.remediation_request.transitioned",
-                json!("Executing")
-            ),
-            ("datastorage.workflow_execution.created", json!("Pending")),
-        ]
-    );
-    assert!(
-        client
-            .chain(&request.id.to_string())
-            .await
-            .expect("chain")
-            .intact
-    );
+    let other = client.create_execution(version, &other).await;
+    assert_refused(other, 409, "other parameters");
+    let second = client.create_execution(version + 1, &new).await;
+    assert_refused(second, 409, "Executing");
+    let stale = client.create_execution(1, &new).await;
+    assert_refused(stale, 412, "resource_version");
     service.stop().await;
 }
 
@@ -164,84 +142,56 @@ async fn an_execution_and_its_request_move_together() {
 async fn what_may_not_start_changes_nothing() {
     let (service, workflow) = with_workflow().await;
     let client = service.client(ORCHESTRATOR);
-    let pending = service
-        .client("gateway")
-        .create_request(&new_request("pending"))
-        .await
-        .expect("created")
-        .value;
-    assert_refused(
-        client.create_execution(1, &new_execution(&pending)).await,
-        409,
-        "Pending",
-    );
+    let pending = service.pending("pending").await;
+    let early = client.create_execution(1, &new_execution(&pending)).await;
+    assert_refused(early, 409, "Pending");
     let ready = service.ready_to_execute("web", &workflow).await;
-    let version = ready.resource_version;
-    assert_refused(
-        service
-            .client(EXECUTION)
-            .create_execution(version, &new_execution(&ready))
-            .await,
-        403,
-        "alone",
-    );
+    let (version, new) = (ready.resource_version, new_execution(&ready));
+    let worker = service.client(EXECUTION);
+    let foreign = worker.create_execution(version, &new).await;
+    assert_refused(foreign, 403, "alone");
+    let disable = PatchWorkflow { disabled: true };
+    let admin = service.client("admin");
+    let disabled = admin.patch_workflow("restart", "1.0.0", &disable).await;
+    assert!(disabled.expect("disabled").disabled);
+    let disabled = client.create_execution(version, &new).await;
+    assert_refused(disabled, 409, "disabled");
+    let unknown = new_workflow("unknown");
+    let unknown = service.ready_to_execute("unknown", &unknown).await;
+    let absent = client
+        .create_execution(unknown.resource_version, &new_execution(&unknown))
+        .await;
+    assert_refused(absent, 409, "not in the catalog");
+    assert_eq!(client.request(ready.id).await.expect("get"), ready);
+    let all = client.executions(&ExecutionQuery::default()).await;
+    assert!(all.expect("list").items.is_empty());
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn parameters_are_exactly_the_declared_ones() {
+    let (service, workflow) = with_workflow().await;
+    let client = service.client(ORCHESTRATOR);
+    let ready = service.ready_to_execute("web", &workflow).await;
     let none = NewExecution {
         request_id: ready.id,
         parameters: BTreeMap::new(),
     };
-    assert_refused(
-        client.create_execution(version, &none).await,
-        400,
-        "`why` is missing",
-    );
+    let missing = client.create_execution(ready.resource_version, &none).await;
+    assert_refused(missing, 400, "`why` is missing");
     let mut more = new_execution(&ready);
     more.parameters
         .insert("colour".to_owned(), "red".to_owned());
-    assert_refused(
-        client.create_execution(version, &more).await,
-        400,
-        "`colour` is not declared",
-    );
+    let more = client.create_execution(ready.resource_version, &more).await;
+    assert_refused(more, 400, "`colour` is not declared");
     let nobody = NewExecution {
         request_id: Uuid::now_v7(),
         parameters: BTreeMap::new(),
     };
-    assert_refused(
-        client.create_execution(version, &nobody).await,
-        404,
-        "no such",
-    );
-    service
-        .client("admin")
-        .patch_workflow("restart", "1.0.0", &PatchWorkflow { disabled: true })
-        .await
-        .expect("disabled");
-    assert_refused(
-        client
-            .create_execution(version, &new_execution(&ready))
-            .await,
-        409,
-        "disabled",
-    );
-    let unknown = service
-        .ready_to_execute("unknown", &new_workflow("unknown"))
+    let nobody = client
+        .create_execution(ready.resource_version, &nobody)
         .await;
-    assert_refused(
-        client
-            .create_execution(unknown.resource_version, &new_execution(&unknown))
-            .await,
-        409,
-        "not in the catalog",
-    );
-    assert_eq!(client.request(ready.id).await.expect("get"), ready);
-    assert!(
-        client
-            .executions(&ExecutionQuery::default())
-            .await
-            .expect("list")
-            .items
-            .is_empty()
-    );
+    assert_refused(nobody, 404, "no such");
     service.stop().await;
 }
 

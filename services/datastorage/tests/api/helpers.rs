@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use common::api::{
-    EventOutcome, NewAuditEvent, NewRemediationRequest, NewWorkflow, PatchRemediationRequest,
-    RemediationRequest, WorkflowChoice,
+    AuditEvent, AuditQuery, EventOutcome, NewAuditEvent, NewRemediationRequest, NewWorkflow,
+    PatchRemediationRequest, RemediationRequest, WorkflowChoice,
 };
 use common::auth::Tokens;
 use common::client::{ClientError, DataStorage, Patience};
@@ -237,11 +237,7 @@ impl Service {
         name: &str,
         workflow: &NewWorkflow,
     ) -> RemediationRequest {
-        let created = self
-            .client("gateway")
-            .create_request(&new_request(name))
-            .await;
-        let request = created.expect("created").value;
+        let request = self.pending(name).await;
         let request = self
             .moved(&request, "signalprocessing", RequestPhase::Processing)
             .await;
@@ -260,6 +256,33 @@ impl Service {
         let orchestrator = self.client("remediationorchestrator");
         let patched = orchestrator.patch_request(request.id, request.resource_version, &choice);
         patched.await.expect("chosen")
+    }
+
+    /// A request that gateway made just now.
+    pub(crate) async fn pending(&self, name: &str) -> RemediationRequest {
+        let created = self
+            .client("gateway")
+            .create_request(&new_request(name))
+            .await;
+        created.expect("created").value
+    }
+
+    /// Type, actor and `to` of the events of an intact chain.
+    pub(crate) async fn told(&self, correlation_id: &str) -> Vec<[String; 3]> {
+        let client = self.client("reader");
+        let verdict = client.chain(correlation_id).await.expect("chain");
+        assert!(verdict.intact, "{verdict:?}");
+        let query = AuditQuery {
+            correlation_id: Some(correlation_id.to_owned()),
+            ..Default::default()
+        };
+        let events = client.audit_events(&query).await.expect("events").events;
+        let tell = |event: AuditEvent| {
+            let to = event.event.event_data["to"].as_str().unwrap_or_default();
+            let to = to.to_owned();
+            [event.event.event_type, event.actor, to]
+        };
+        events.into_iter().map(tell).collect()
     }
 
     /// The request in its next phase.
