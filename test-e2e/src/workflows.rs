@@ -11,7 +11,7 @@ use common::transitions::RequestPhase;
 use serde_json::Map;
 use uuid::Uuid;
 
-use crate::http::Api;
+use crate::http::{Answer, Api};
 use crate::requests;
 use crate::scenario::Scenario;
 use crate::unique;
@@ -214,6 +214,20 @@ pub fn begin_with(
     request: &RemediationRequest,
     parameters: &[(&str, &str)],
 ) -> Execution {
+    let answer = try_begin_with(scenario, request, parameters);
+    answer.expect(201).json()
+}
+
+/// Asks for the execution of a request, whatever the answer.
+///
+/// # Panics
+/// When there is no answer.
+#[track_caller]
+pub fn try_begin_with(
+    scenario: &Scenario,
+    request: &RemediationRequest,
+    parameters: &[(&str, &str)],
+) -> Answer {
     let orchestrator = scenario.api("datastorage", "remediationorchestrator");
     let new = NewExecution {
         request_id: request.id,
@@ -222,8 +236,7 @@ pub fn begin_with(
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
     };
-    let answer = orchestrator.post_if_match(EXECUTIONS, request.resource_version, &new);
-    answer.expect(201).json()
+    orchestrator.post_if_match(EXECUTIONS, request.resource_version, &new)
 }
 
 /// An execution as it is stored now.

@@ -1,6 +1,7 @@
 //! Signalprocessing, end to end: a pending request is enriched from the inventory, classified by
 //! the policy, and handed on once. The tests make requests as gateway would.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::api::{Classification, NewRemediationRequest, RemediationRequest, Severity, Target};
@@ -244,16 +245,22 @@ fn a_changed_policy_decides_what_comes_after_and_is_written_down() {
     let mark = unique();
     let policy = with_reason(&file.read(), &mark);
     // The load goes on while the policy changes: each result is of one policy, never of both.
+    let made_before = AtomicUsize::new(0);
     let (after, made) = under_load(
         3,
         |_, _| {
-            classified(
-                &scenario,
-                &create(&scenario, &target("shop"), Severity::Warning),
-            )
-            .1
+            let request = create(&scenario, &target("shop"), Severity::Warning);
+            let (_, found) = classified(&scenario, &request);
+            made_before.fetch_add(1, Ordering::SeqCst);
+            found
         },
         || {
+            eventually("decisions by the old policy", WITHIN, || match made_before
+                .load(Ordering::SeqCst)
+            {
+                count @ 0..3 => Look::NotYet(format!("{count} decisions")),
+                _ => Look::Seen(()),
+            });
             let _replaced = file.replace(&policy);
             eventually("a decision by the new policy", WITHIN, || {
                 let request = create(&scenario, &target("shop"), Severity::Critical);
@@ -278,7 +285,7 @@ fn a_changed_policy_decides_what_comes_after_and_is_written_down() {
         assert_eq!(&found.policy_hash, hash, "{found:#?}");
         both[usize::from(is_new)] += 1;
     }
-    assert!(both[0] > 0, "{both:?}");
+    assert!(both[0] >= 3, "{both:?}");
     let events = audit::list(&api, "event_type=policy.reloaded&limit=500");
     let reloaded = |event: &&common::api::AuditEvent| {
         event.event.event_data["policy_hash"] == after.policy_hash
