@@ -66,6 +66,7 @@ struct Service<'a> {
 }
 
 /// Deploys third parties and every image, and waits until each is ready. Writes `run.json`.
+/// The manifests were read when the run began: what is edited later belongs to the next one.
 ///
 /// # Errors
 /// [`crate::exit::Exit::Manifest`] for a manifest that is refused; [`crate::exit::Exit::Deploy`]
@@ -74,23 +75,21 @@ pub fn deploy(
     workspace: &Workspace,
     run: &Run,
     secrets: &Secrets,
+    manifests: &Manifests,
     images: Images<Loaded>,
     cluster: &mut Cluster,
     deadline: Duration,
 ) -> Result<Deployment> {
     let Cluster::Local(local) = cluster;
     let third_party = local.third_party();
-    let ours = images.iter().map(|(package, _)| package.as_str());
-    let theirs = third_party.iter().map(|image| image.name.as_str());
-    let manifests = Manifests::read(workspace, ours.chain(theirs))?;
     let void: Vec<&str> = manifests.void().collect();
     if !void.is_empty() {
         let list = void.join(", ");
         report::note(&format!("void without Kubernetes: {list}"));
     }
     let references = References::of(&images, third_party);
-    let pods = local.plan(run, secrets, &manifests, &references)?;
-    write_config(run, &manifests)?;
+    let pods = local.plan(run, secrets, manifests, &references)?;
+    write_config(run, manifests)?;
     local.roll_out(run, pods, |service| {
         ready_deadline(workspace, service).map_or(deadline, |own| own.min(deadline))
     })?;

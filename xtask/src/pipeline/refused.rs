@@ -17,17 +17,17 @@
 //!
 //! ```
 //! # use xtask::{cluster::Cluster, pipeline::{Images, build::Built, deploy::deploy, load::Loaded}};
-//! # use xtask::{run::Run, secrets::Secrets, source::workspace::Workspace};
-//! fn phase_4(workspace: &Workspace, run: &Run, secrets: &Secrets, images: Images<Loaded>, cluster: &mut Cluster) {
-//!     let _ = deploy(workspace, run, secrets, images, cluster, std::time::Duration::from_secs(60));
+//! # use xtask::{manifest::Manifests, run::Run, secrets::Secrets, source::workspace::Workspace};
+//! fn phase_4(workspace: &Workspace, run: &Run, secrets: &Secrets, manifests: &Manifests, images: Images<Loaded>, cluster: &mut Cluster) {
+//!     let _ = deploy(workspace, run, secrets, manifests, images, cluster, std::time::Duration::from_secs(60));
 //! }
 //! ```
 //!
 //! ```compile_fail,E0308
 //! # use xtask::{cluster::Cluster, pipeline::{Images, build::Built, deploy::deploy, load::Loaded}};
-//! # use xtask::{run::Run, secrets::Secrets, source::workspace::Workspace};
-//! fn phase_4(workspace: &Workspace, run: &Run, secrets: &Secrets, images: Images<Built>, cluster: &mut Cluster) {
-//!     let _ = deploy(workspace, run, secrets, images, cluster, std::time::Duration::from_secs(60));
+//! # use xtask::{manifest::Manifests, run::Run, secrets::Secrets, source::workspace::Workspace};
+//! fn phase_4(workspace: &Workspace, run: &Run, secrets: &Secrets, manifests: &Manifests, images: Images<Built>, cluster: &mut Cluster) {
+//!     let _ = deploy(workspace, run, secrets, manifests, images, cluster, std::time::Duration::from_secs(60));
 //! }
 //! ```
 //!

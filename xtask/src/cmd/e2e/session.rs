@@ -14,6 +14,7 @@ use crate::cli::{self, Phase};
 use crate::cluster::Cluster;
 use crate::engine::{Engine, Platform};
 use crate::exit::{Exit, Failure};
+use crate::manifest::Manifests;
 use crate::pipeline::attest::{Attested, attest};
 use crate::pipeline::build::{Built, Options, Origin, TestProgram, build};
 use crate::pipeline::deploy::deploy;
@@ -25,7 +26,7 @@ use crate::report;
 use crate::report::receipt::Receipt;
 use crate::run::{self, Resources, Run};
 use crate::secrets::Secrets;
-use crate::source::workspace::{Target, Workspace};
+use crate::source::workspace::{PackageName, Target, Workspace};
 
 /// How long everything of a run may take to become ready.
 const DEPLOY_DEADLINE: Duration = Duration::from_secs(120);
@@ -44,6 +45,7 @@ pub(super) struct Session<'a> {
     pub(super) engine: Option<Engine>,
     pub(super) cluster: Option<Cluster>,
     pub(super) frozen: Option<Arc<Frozen>>,
+    manifests: Option<Manifests>,
     references: Vec<String>,
     tag: Option<String>,
     begun: Instant,
@@ -99,6 +101,7 @@ impl<'a> Session<'a> {
             engine: None,
             cluster: None,
             frozen: None,
+            manifests: None,
             references: Vec::new(),
             tag: None,
             begun: Instant::now(),
@@ -126,7 +129,7 @@ impl<'a> Session<'a> {
         thread::scope(|scope| {
             let (found, finding) = mpsc::channel();
             let starting = scope.spawn(move || start_cluster(workspace, target, &run, found));
-            let tagged = self.tag();
+            let tagged = self.tag_and_read_manifests();
             // Nothing is compiled for a host that cannot run it: the thread ends without an engine.
             let built = match finding.recv() {
                 Ok(engine) => Some(tagged.and_then(|images| self.build(engine, images))),
@@ -144,6 +147,20 @@ impl<'a> Session<'a> {
             self.cluster = Some(cluster);
             built.context("there is a cluster and no build")
         })
+    }
+
+    /// Everything that is read of the tree is read here, before a compiler is started, so that
+    /// what is refused is refused at once, and what is edited later belongs to the next run.
+    fn tag_and_read_manifests(&mut self) -> Result<Images<Tagged>> {
+        let images = self.tag()?;
+        let (workspace, target) = (self.workspace, self.target);
+        let ours = target.packages.iter().map(PackageName::as_str);
+        let names = ours.chain(target.third_party.iter().map(String::as_str));
+        let read = self
+            .receipt
+            .phase("manifests", || Manifests::read(workspace, names))?;
+        self.manifests = Some(read);
+        Ok(images)
     }
 
     fn tag(&mut self) -> Result<Images<Tagged>> {
@@ -222,8 +239,17 @@ impl<'a> Session<'a> {
         let begun = Instant::now();
         let (workspace, run) = (self.workspace, Arc::clone(&self.run));
         let secrets = Secrets::make(workspace, self.target, run.directory())?;
+        let manifests = self.manifests.take().context("no manifests were read")?;
         let deployment = self.receipt.phase("deploy", || {
-            deploy(workspace, &run, &secrets, loaded, cluster, DEPLOY_DEADLINE)
+            deploy(
+                workspace,
+                &run,
+                &secrets,
+                &manifests,
+                loaded,
+                cluster,
+                DEPLOY_DEADLINE,
+            )
         })?;
         report::line("deployed", cluster.name(), begun.elapsed());
 
