@@ -319,13 +319,21 @@ impl Preview<'_> {
     }
 }
 
+fn make_volume(run: &Run, engine: &Engine, volume: &str) -> Result<()> {
+    run.journal(&Resource::Volume(volume.to_owned()))?;
+    let create = creation(engine, "volume", &run.labels(), volume);
+    process::capture(&create, MAKE_DEADLINE)?;
+    Ok(())
+}
+
 /// Volumes, then init containers one after the other, then the container.
 fn start(run: &Run, engine: &Engine, pod: &Pod) -> Result<()> {
-    for volume in &pod.volumes {
-        run.journal(&Resource::Volume(volume.clone()))?;
-        let create = creation(engine, "volume", &run.labels(), volume);
-        process::capture(&create, MAKE_DEADLINE)?;
-    }
+    thread::scope(|scope| {
+        let volumes = pod.volumes.iter();
+        all(volumes
+            .map(|volume| scope.spawn(move || make_volume(run, engine, volume)))
+            .collect())
+    })?;
     for init in &pod.init {
         run.journal(&Resource::Container(init.name.clone()))?;
         let to_its_end = init.to_its_end(engine);

@@ -1,7 +1,7 @@
 //! An image from Debian packages: mmdebstrap makes the root file system, we put it under a config
 //! of ours. It is made again when apt knows other versions, and looked up otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{Read, Seek as _, SeekFrom, Write as _};
 use std::time::{Duration, SystemTime};
@@ -29,6 +29,8 @@ const MAKE_DEADLINE: Duration = Duration::from_secs(1200);
 const PLAN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long an image is used where the host's apt cannot tell the versions of that suite.
 const UNTOLD_HOLDS: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long the archive of another checkout's list of packages is kept.
+const RECORD_HOLDS: Duration = Duration::from_secs(30 * 24 * 3600);
 const LABEL_VERSIONS: &str = "phase-zero.package-versions";
 /// What nobody reads in a container.
 const LEFT_OUT: [&str; 4] = [
@@ -84,7 +86,7 @@ pub(super) fn recorded(engine: &Engine, name: &str, recipe: &Recipe) -> Option<R
 /// Whether apt would still install the same versions. Cheap as long as its lists are the same.
 pub(super) fn is_current(engine: &Engine, name: &str, recipe: &Recipe, record: &Record) -> bool {
     let lists = lists();
-    let age = record.made_at.elapsed().unwrap_or_default();
+    let age = age(record);
     if record.lists == lists {
         return record.plan.is_some() || age < UNTOLD_HOLDS;
     }
@@ -99,6 +101,11 @@ pub(super) fn is_current(engine: &Engine, name: &str, recipe: &Recipe, record: &
     // Only the shortcut of the next run is at stake.
     drop(record_path(engine, name, recipe).and_then(|path| host::write_cached(&path, &renewed)));
     true
+}
+
+/// A clock that was set back makes nothing old.
+fn age(record: &Record) -> Duration {
+    record.made_at.elapsed().unwrap_or_default()
 }
 
 /// Makes the image and loads it, unless another run has done so meanwhile.
@@ -246,13 +253,40 @@ fn make(engine: &Engine, name: &str, recipe: &Recipe) -> Result<Record> {
         archive: kept,
         made_at: SystemTime::now(),
     };
-    let path = record_path(engine, name, recipe)?;
-    let before: Option<Record> = host::read_cached(&path);
-    host::write_cached(&path, &record)?;
-    if let Some(before) = before.filter(|before| before.archive != record.archive) {
-        drop(fs::remove_file(before.archive));
-    }
+    host::write_cached(&record_path(engine, name, recipe)?, &record)?;
+    collect(&folder, name)?;
     Ok(record)
+}
+
+/// Removes what no record of this image names any more, and records that are old: each archive is
+/// as big as the image. The caller holds the lock.
+fn collect(folder: &Utf8Path, name: &str) -> Result<()> {
+    let prefix = format!("{name}-");
+    let mut kept = BTreeSet::new();
+    let mut archives = Vec::new();
+    for entry in folder.read_dir_utf8()? {
+        let path = entry?.into_path();
+        if !path
+            .file_name()
+            .is_some_and(|file| file.starts_with(&prefix))
+        {
+            continue;
+        }
+        match path.extension() {
+            Some("tar") => archives.push(path),
+            Some("json") => match host::read_cached::<Record>(&path) {
+                Some(record) if age(&record) < RECORD_HOLDS => {
+                    kept.insert(record.archive);
+                }
+                _ => fs::remove_file(&path)?,
+            },
+            _ => {}
+        }
+    }
+    for archive in archives.iter().filter(|archive| !kept.contains(*archive)) {
+        fs::remove_file(archive).with_context(|| format!("cannot remove {archive}"))?;
+    }
+    Ok(())
 }
 
 fn mmdebstrap(recipe: &Recipe, rootfs: &Utf8Path) -> Result<()> {
