@@ -66,6 +66,20 @@ pub struct Answer {
     call: String,
 }
 
+/// JSON made longer by spaces at its end, to exactly so many bytes.
+///
+/// # Panics
+/// When it is longer already.
+#[must_use]
+#[track_caller]
+pub fn padded(json: &impl Serialize, bytes: usize) -> String {
+    let mut text = serde_json::to_string(json).expect("JSON");
+    assert!(text.len() <= bytes, "{} bytes already", text.len());
+    let missing = bytes - text.len();
+    text.extend(std::iter::repeat_n(' ', missing));
+    text
+}
+
 impl Api {
     /// A named port of the first replica of a service.
     ///

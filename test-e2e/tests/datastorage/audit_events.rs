@@ -4,7 +4,7 @@ use common::api::{AuditBatch, AuditEvent, AuditEvents, EventOutcome};
 use serde_json::json;
 use test_e2e::crowd::together;
 use test_e2e::database::{Database, Login};
-use test_e2e::{audit, scenario, unique};
+use test_e2e::{audit, http, scenario, unique};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
@@ -338,9 +338,21 @@ fn what_cannot_be_stored_is_refused_with_the_reason() {
         &["note"],
     );
     assert_eq!(audit::chain_events(&api, &chain), []);
-    let endless = with("event_data", json!({"text": "x".repeat(9 * 1024 * 1024)}));
-    api.post_text(audit::EVENTS, &endless)
-        .expect_problem(413, &[]);
+}
+
+#[test]
+fn bodies_are_bounded() {
+    let scenario = scenario!(Shared);
+    let api = scenario.api("datastorage", "e2e-writer");
+    let chain = chain();
+    let (one, many) = (1024 * 1024, 8 * 1024 * 1024);
+    let event = |bytes| api.post_text(audit::EVENTS, &http::padded(&audit::event(&chain), bytes));
+    let batch = |bytes| api.post_text(audit::BATCH, &http::padded(&audit::batch(&chain, 2), bytes));
+    event(one).expect(201);
+    event(one + 1).expect_problem(413, &[]);
+    batch(many).expect(201);
+    batch(many + 1).expect_problem(413, &[]);
+    audit::expect_intact(&api, &chain, 3);
 }
 
 #[test]

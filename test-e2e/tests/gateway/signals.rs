@@ -5,7 +5,7 @@ use common::transitions::RequestPhase;
 use serde_json::{Value, json};
 use test_e2e::config_map::ConfigFile;
 use test_e2e::crowd::together;
-use test_e2e::{Look, Scenario, audit, eventually, requests, scenario, signals, unique};
+use test_e2e::{Look, Scenario, audit, eventually, http, requests, scenario, signals, unique};
 use time::{Duration, OffsetDateTime};
 
 fn deployment() -> String {
@@ -294,12 +294,16 @@ fn what_is_no_webhook_is_refused() {
 }
 
 #[test]
-fn a_body_without_bounds_is_refused() {
+fn a_body_of_more_than_a_mebibyte_is_refused() {
     let scenario = scenario!(Shared);
     let gateway = scenario.api("gateway", "alertmanager");
-    let mut alert = signals::deployment_alert(&deployment(), "critical");
-    alert["annotations"]["summary"] = json!("x".repeat(16 * 1024 * 1024));
-    signals::send(&gateway, &alert).expect_problem(413, &[]);
+    let post = |bytes: usize| {
+        let alert = signals::deployment_alert(&deployment(), "critical");
+        let text = http::padded(&signals::webhook(&[alert]), bytes);
+        gateway.post_text(signals::ALERTMANAGER, &text)
+    };
+    post(1024 * 1024).expect(201);
+    post(1024 * 1024 + 1).expect_problem(413, &[]);
 }
 
 #[test]
