@@ -29,10 +29,11 @@ const TEST_FOLDERS: [&str; 3] = ["tests", "benches", "examples"];
 /// Every name in the folders of the local packages.
 #[derive(Debug)]
 pub(crate) struct Listing {
-    /// Relative to the root. Some may be gone by now.
-    paths: BTreeSet<Utf8PathBuf>,
+    /// Relative to the root. Some may be gone by now. Texts, since paths are compared part by part,
+    /// which takes far longer than reading them.
+    paths: BTreeSet<String>,
     /// Folders that are repositories of their own.
-    nested: BTreeSet<Utf8PathBuf>,
+    nested: BTreeSet<String>,
     has_git: bool,
 }
 
@@ -50,8 +51,8 @@ pub(crate) fn list(root: &Utf8Path, directories: &BTreeSet<Utf8PathBuf>) -> Resu
         let names = git(root, "ls-files", &listed(directories), &Input::Empty)?;
         for name in names.split('\0').filter(|name| !name.is_empty()) {
             match name.strip_suffix('/') {
-                Some(folder) => listing.nested.insert(folder.into()),
-                None => listing.paths.insert(name.into()),
+                Some(folder) => listing.nested.insert(folder.to_owned()),
+                None => listing.paths.insert(name.to_owned()),
             };
         }
         return Ok(listing);
@@ -118,7 +119,7 @@ fn git(
 }
 
 /// Without git: every file but the root's `target/`.
-fn walk(root: &Utf8Path, directory: &Utf8Path, paths: &mut BTreeSet<Utf8PathBuf>) -> Result<()> {
+fn walk(root: &Utf8Path, directory: &Utf8Path, paths: &mut BTreeSet<String>) -> Result<()> {
     let mut pending = vec![directory.to_owned()];
     while let Some(folder) = pending.pop() {
         for (path, kind) in entries(root, &folder)? {
@@ -128,7 +129,7 @@ fn walk(root: &Utf8Path, directory: &Utf8Path, paths: &mut BTreeSet<Utf8PathBuf>
             if kind.is_dir() {
                 pending.push(path);
             } else {
-                paths.insert(path);
+                paths.insert(path.into_string());
             }
         }
     }
@@ -156,12 +157,12 @@ pub(crate) struct Sources<'a> {
     manifests: &'a Manifests,
     has_git: bool,
     by_package: BTreeMap<&'a str, Vec<Source>>,
-    nested: BTreeSet<Utf8PathBuf>,
+    nested: BTreeSet<String>,
 }
 
 #[derive(Debug)]
 struct Source {
-    path: Utf8PathBuf,
+    path: String,
     only_tests: bool,
 }
 
@@ -169,7 +170,7 @@ impl<'a> Sources<'a> {
     /// Gives every path to its package.
     pub(crate) fn new(root: &'a Utf8Path, manifests: &'a Manifests, listing: Listing) -> Self {
         let packages = manifests.packages.iter();
-        let by_directory: BTreeMap<&str, (&'a str, BTreeSet<Utf8PathBuf>)> = packages
+        let by_directory: BTreeMap<&str, (&'a str, BTreeSet<String>)> = packages
             .map(|(name, manifest)| {
                 let owner = (name.as_str(), explicit_tests(&manifest.table));
                 (manifest.directory.as_str(), owner)
@@ -183,8 +184,8 @@ impl<'a> Sources<'a> {
             nested: listing.nested,
         };
         for path in listing.paths {
-            let owner = folders_above(path.as_str())
-                .find_map(|folder| Some((folder, by_directory.get(folder)?)));
+            let owner =
+                folders_above(&path).find_map(|folder| Some((folder, by_directory.get(folder)?)));
             let Some((folder, (name, explicit_tests))) = owner else {
                 // A package that is itself a link to another repository is listed as a name.
                 sources
@@ -192,14 +193,13 @@ impl<'a> Sources<'a> {
                     .extend(by_directory.contains_key(path.as_str()).then_some(path));
                 continue;
             };
-            let generated = path == "Cargo.lock" || path.as_str().starts_with(".cargo/");
+            let generated = path == "Cargo.lock" || path.starts_with(".cargo/");
             if folder.is_empty() && generated {
                 continue;
             }
-            let within = path.as_str()[folder.len()..].trim_start_matches('/');
+            let within = path[folder.len()..].trim_start_matches('/');
             let first = within.split('/').next().unwrap_or_default();
-            let only_tests =
-                TEST_FOLDERS.contains(&first) || explicit_tests.contains(Utf8Path::new(within));
+            let only_tests = TEST_FOLDERS.contains(&first) || explicit_tests.contains(within);
             let source = Source { path, only_tests };
             sources.by_package.entry(name).or_default().push(source);
         }
@@ -207,32 +207,32 @@ impl<'a> Sources<'a> {
     }
 
     /// The paths that count of a package.
-    pub(crate) fn paths(&self, package: &str, scope: Scope) -> impl Iterator<Item = &Utf8Path> {
+    pub(crate) fn paths(&self, package: &str, scope: Scope) -> impl Iterator<Item = &str> {
         let sources = self.by_package.get(package).into_iter().flatten();
         let counted = sources.filter(move |source| scope == Scope::Tests || !source.only_tests);
-        counted.map(|source| source.path.as_path())
+        counted.map(|source| source.path.as_str())
     }
 
     /// What names alone tell to be wrong in a package.
     pub(crate) fn problems(&self, package: &str, scope: Scope) -> Result<Vec<Problem>> {
         let directory = &self.manifests.packages[package].directory;
         let around = folders_above(directory.as_str()).chain([directory.as_str()]);
-        for folder in around.map(Utf8Path::new) {
+        for folder in around {
             if self.nested.contains(folder) {
-                return Ok(vec![nested(folder)]);
+                return Ok(vec![nested(Utf8Path::new(folder))]);
             }
         }
         let mut problems = Vec::new();
         let mut folders = BTreeSet::new();
         for path in self.paths(package, scope) {
-            if path.as_str().contains(REPLACEMENT) {
+            if path.contains(REPLACEMENT) {
                 problems.push(Problem::new(
-                    path,
+                    Utf8Path::new(path),
                     "has a name that is not UTF-8",
                     "rename it, or name it in .gitignore",
                 ));
             }
-            for folder in folders_above(path.as_str()) {
+            for folder in folders_above(path) {
                 if !folders.insert(folder) || folder == directory {
                     break;
                 }
@@ -241,10 +241,13 @@ impl<'a> Sources<'a> {
         let below = self
             .nested
             .iter()
-            .filter(|folder| folders_above(folder.as_str()).any(|folder| folders.contains(folder)));
-        problems.extend(below.map(|folder| nested(folder)));
+            .filter(|folder| folders_above(folder).any(|folder| folders.contains(folder)));
+        problems.extend(below.map(|folder| nested(Utf8Path::new(folder))));
         let manifest = directory.join("Cargo.toml");
-        if !self.paths(package, scope).any(|path| path == manifest) {
+        if !self
+            .paths(package, scope)
+            .any(|path| path == manifest.as_str())
+        {
             problems.push(Problem::new(
                 &manifest,
                 "belongs to the build and is ignored by git",
@@ -302,13 +305,15 @@ fn folder_above(path: &str) -> Option<&str> {
 }
 
 /// Files of explicit `[[test]]`, `[[bench]]` and `[[example]]`, relative to the package.
-fn explicit_tests(table: &toml::Table) -> BTreeSet<Utf8PathBuf> {
+fn explicit_tests(table: &toml::Table) -> BTreeSet<String> {
     let targets = ["test", "bench", "example"]
         .into_iter()
         .filter_map(|key| table.get(key));
     let targets = targets.filter_map(toml::Value::as_array).flatten();
     let paths = targets.filter_map(|target| target.get("path")?.as_str());
-    paths.map(Utf8PathBuf::from).collect()
+    paths
+        .map(|path| path.trim_start_matches("./").to_owned())
+        .collect()
 }
 
 pub(crate) fn nested(folder: &Utf8Path) -> Problem {

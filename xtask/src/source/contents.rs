@@ -1,7 +1,7 @@
 //! From what was seen at the paths of a closure to its entries: what is gone is left out, links are
 //! followed. Refuses a link whose end is not in the closure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -22,23 +22,25 @@ impl<'a> Contents<'a> {
     pub(crate) fn new(
         sources: &'a Sources<'_>,
         scopes: &BTreeMap<&'a str, Scope>,
-        seen: &'a BTreeMap<Utf8PathBuf, Seen>,
+        seen: &'a BTreeMap<String, Seen>,
         generated: &'a BTreeMap<Utf8PathBuf, Vec<u8>>,
     ) -> Self {
         let mut owned = BTreeMap::new();
         for (package, scope) in scopes {
             let paths = sources.paths(package, *scope);
-            let paths = paths.filter(|path| !generated.contains_key(*path));
-            owned.extend(
-                paths.filter_map(|path| Some((path.as_str(), (*package, seen.get(path)?)))),
-            );
+            let is_generated = |path: &&str| {
+                path.ends_with("Cargo.toml") && generated.contains_key(Utf8Path::new(path))
+            };
+            let paths = paths.filter(|path| !is_generated(path));
+            owned.extend(paths.filter_map(|path| Some((path, (*package, seen.get(path)?)))));
         }
-        let is_link = |path: &&str| matches!(owned.get(path), Some((_, Seen::Link { .. })));
-        // A folder that became a link: git still lists what was in it, and that is gone.
-        let gone = |path: &&str| folders_above(path).any(|folder| is_link(&folder));
-        let gone: Vec<&str> = owned.keys().copied().filter(gone).collect();
-        for path in gone {
-            owned.remove(path);
+        let links = owned
+            .iter()
+            .filter(|(_, (_, seen))| matches!(seen, Seen::Link { .. }));
+        let links: BTreeSet<&str> = links.map(|(path, _)| *path).collect();
+        if !links.is_empty() {
+            // A folder that became a link: git still lists what was in it, and that is gone.
+            owned.retain(|path, _| !folders_above(path).any(|folder| links.contains(folder)));
         }
         Self {
             seen: owned,

@@ -39,6 +39,8 @@ pub(crate) struct Lock {
 #[derive(Debug)]
 struct Entry {
     id: LockId,
+    /// The ID as an edge to it is written.
+    written: String,
     checksum: Option<String>,
     /// Places in the list of entries.
     dependencies: BTreeSet<usize>,
@@ -83,6 +85,7 @@ impl Lock {
             return Err(refused("Cargo.lock is of a format that is not supported").into());
         }
         let mut packages = file.package;
+        packages.iter().try_for_each(Package::check)?;
         packages.sort_by_cached_key(Package::id);
         let ids: Vec<LockId> = packages.iter().map(Package::id).collect();
         let mut by_name: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
@@ -94,6 +97,7 @@ impl Lock {
         for (package, id) in packages.into_iter().zip(&ids) {
             entries.push(Entry {
                 id: id.clone(),
+                written: id.to_string(),
                 dependencies: package
                     .dependencies
                     .iter()
@@ -192,6 +196,20 @@ impl Lock {
 }
 
 impl Package {
+    /// No name, version, source or checksum has quotes, and none is written anew with escapes.
+    fn check(&self) -> Result<()> {
+        let texts = [Some(&self.name), Some(&self.version)].into_iter();
+        let mut texts = texts
+            .chain([self.source.as_ref(), self.checksum.as_ref()])
+            .flatten();
+        let odd = |byte: u8| byte == b'"' || byte == b'\\' || byte.is_ascii_control();
+        if texts.any(|text| text.bytes().any(odd)) {
+            let message = format!("Cargo.lock: `{}` has quotes or controls in it", self.name);
+            return Err(refused(&message).into());
+        }
+        Ok(())
+    }
+
     fn id(&self) -> LockId {
         LockId {
             name: self.name.clone(),
@@ -284,7 +302,7 @@ impl Reached {
         let digest = |(entry, edges): (&Entry, &BTreeSet<usize>)| {
             let mut encoder = Encoder::new("phase-zero lock entry 1");
             self.encode_entry(entry, edges, &mut encoder);
-            (entry.id.to_string(), encoder.finish())
+            (entry.written.clone(), encoder.finish())
         };
         self.entries().map(digest).collect()
     }
@@ -305,13 +323,14 @@ impl Reached {
                 text.push_str("dependencies = [\n");
                 for place in edges {
                     text.push(' ');
-                    push_quoted(&mut text, &self.id(*place).to_string());
+                    push_quoted(&mut text, &self.lock.entries[*place].written);
                     text.push_str(",\n");
                 }
                 text.push_str("]\n");
             }
-            let replaced_by = entry.replaced_by.map(|place| self.id(place).to_string());
-            push_field(&mut text, "replace", replaced_by.as_deref());
+            let replaced_by = entry.replaced_by.map(|place| &self.lock.entries[place]);
+            let replaced_by = replaced_by.map(|entry| entry.written.as_str());
+            push_field(&mut text, "replace", replaced_by);
         }
         text
     }
@@ -353,15 +372,10 @@ fn push_field(text: &mut String, key: &str, value: Option<&str>) {
     }
 }
 
-/// What a lock holds needs no escape, and cargo refuses one in which it would.
+/// Nothing that would need an escape gets through [`Package::check`].
 fn push_quoted(text: &mut String, value: &str) {
     text.push('"');
-    for character in value.chars() {
-        if character == '"' || character == '\\' {
-            text.push('\\');
-        }
-        text.push(character);
-    }
+    text.push_str(value);
     text.push('"');
 }
 
@@ -420,6 +434,7 @@ impl Reached {
             let (checksum, edges, replaced_by) = parts.get(*id).cloned().unwrap_or_default();
             Entry {
                 id: (*id).clone(),
+                written: id.to_string(),
                 checksum,
                 dependencies: edges.iter().map(place).collect(),
                 replaced_by: replaced_by.as_ref().map(place),

@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
+use super::closure::folders_above;
 use super::objects::{Objects, write_whole};
 use super::reading::Stamp;
 use super::snapshot::{EntryKind, PackageSnapshot};
@@ -37,7 +38,7 @@ const MODIFIED: Duration = Duration::from_secs(1_153_704_088);
 #[serde(deny_unknown_fields)]
 struct Index {
     boot: String,
-    files: BTreeMap<Utf8PathBuf, Indexed>,
+    files: BTreeMap<String, Indexed>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -89,7 +90,7 @@ impl Mirror {
             let digest = file.digest;
             index
                 .files
-                .insert(path.to_path_buf(), Indexed { stamp, digest });
+                .insert((*path).to_owned(), Indexed { stamp, digest });
         }
         if let Some(boot) = boot {
             index.boot = boot;
@@ -128,7 +129,7 @@ fn read_index(path: &Utf8Path, boot: Option<&str>) -> Index {
     }
 }
 
-fn wanted(package: &PackageSnapshot) -> BTreeMap<&Utf8Path, Wanted<'_>> {
+fn wanted(package: &PackageSnapshot) -> BTreeMap<&str, Wanted<'_>> {
     let entries = package.entries().iter().map(|entry| {
         let (EntryKind::File {
             digest, executable, ..
@@ -141,7 +142,7 @@ fn wanted(package: &PackageSnapshot) -> BTreeMap<&Utf8Path, Wanted<'_>> {
             mode: if *executable { 0o555 } else { 0o444 },
             bytes: None,
         };
-        (entry.path.as_path(), file)
+        (entry.path.as_str(), file)
     });
     let generated = package.generated().iter().map(|(path, text)| {
         let file = Wanted {
@@ -150,20 +151,20 @@ fn wanted(package: &PackageSnapshot) -> BTreeMap<&Utf8Path, Wanted<'_>> {
             mode: if path == LOCK { 0o644 } else { 0o444 },
             bytes: Some(text),
         };
-        (path.as_path(), file)
+        (path.as_str(), file)
     });
     entries.chain(generated).collect()
 }
 
 /// Removes everything that is not wanted.
-fn clear(root: &Utf8Path, wanted: &BTreeMap<&Utf8Path, Wanted<'_>>) -> io::Result<()> {
+fn clear(root: &Utf8Path, wanted: &BTreeMap<&str, Wanted<'_>>) -> io::Result<()> {
     if !root.symlink_metadata().is_ok_and(|found| found.is_dir()) {
         remove(root)?;
         fs::create_dir_all(root)?;
     }
     let mut folders = BTreeSet::new();
     for path in wanted.keys() {
-        folders.extend(path.ancestors().skip(1));
+        folders.extend(folders_above(path));
     }
     let mut pending = vec![Utf8PathBuf::new()];
     while let Some(folder) = pending.pop() {
@@ -173,10 +174,10 @@ fn clear(root: &Utf8Path, wanted: &BTreeMap<&Utf8Path, Wanted<'_>>) -> io::Resul
             let kind = entry.file_type()?;
             let path = name.to_str().map(|name| folder.join(name));
             match path {
-                Some(path) if kind.is_dir() && folders.contains(path.as_path()) => {
+                Some(path) if kind.is_dir() && folders.contains(path.as_str()) => {
                     pending.push(path);
                 }
-                Some(path) if kind.is_file() && wanted.contains_key(path.as_path()) => {}
+                Some(path) if kind.is_file() && wanted.contains_key(path.as_str()) => {}
                 _ if kind.is_dir() => fs::remove_dir_all(entry.path())?,
                 _ => fs::remove_file(entry.path())?,
             }

@@ -45,20 +45,24 @@ pub(crate) enum LeadsTo {
 /// Reads every wanted path once; what has the stamp that is known already is not read again.
 pub(crate) fn read_all(
     root: &Utf8Path,
-    wanted: BTreeSet<&Utf8Path>,
-    known: &BTreeMap<Utf8PathBuf, Seen>,
+    wanted: BTreeSet<&str>,
+    known: &BTreeMap<String, Seen>,
     keep: &Keep,
-) -> Result<(BTreeMap<Utf8PathBuf, Seen>, Vec<Problem>)> {
+) -> Result<(BTreeMap<String, Seen>, Vec<Problem>)> {
     let objects = match keep {
         Keep::Objects(state_directory) => Some(Objects::open(state_directory)?),
         Keep::Nothing => None,
     };
-    let wanted: Vec<&Utf8Path> = wanted.into_iter().collect();
+    let wanted: Vec<&str> = wanted.into_iter().collect();
     let next = AtomicUsize::new(0);
     let work = || {
         let mut found = Vec::new();
         while let Some(path) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
-            found.push((path, see(root, path, known.get(*path), objects.as_ref())));
+            let before = known.get(*path);
+            found.push((
+                path,
+                see(root, Utf8Path::new(path), before, objects.as_ref()),
+            ));
         }
         found
     };
@@ -74,7 +78,7 @@ pub(crate) fn read_all(
     let mut problems = Vec::new();
     for (path, result) in found {
         match result? {
-            Ok(one) => drop(seen.insert(path.to_path_buf(), one)),
+            Ok(one) => drop(seen.insert((*path).to_owned(), one)),
             Err(problem) => problems.push(problem),
         }
     }

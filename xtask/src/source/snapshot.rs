@@ -46,7 +46,7 @@ pub enum Scope {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     packages: BTreeMap<PackageName, PackageSnapshot>,
-    seen: BTreeMap<Utf8PathBuf, Seen>,
+    seen: BTreeMap<String, Seen>,
 }
 
 /// One package, frozen: everything that makes its binary, as it will stand in the mirror.
@@ -203,7 +203,7 @@ fn freeze(
     root: &Utf8Path,
     scopes: &BTreeMap<PackageName, Scope>,
     keep: &Keep,
-    known: &BTreeMap<Utf8PathBuf, Seen>,
+    known: &BTreeMap<String, Seen>,
 ) -> Result<Snapshot> {
     let manifests = Manifests::read(root)?;
     let directories = closure::directories(&manifests)?;
@@ -331,7 +331,7 @@ impl<'a> Plan<'a> {
 struct Parts<'a> {
     manifests: &'a Manifests,
     sources: &'a Sources<'a>,
-    seen: &'a BTreeMap<Utf8PathBuf, Seen>,
+    seen: &'a BTreeMap<String, Seen>,
     cut: &'a BTreeMap<(&'a str, Scope), CutPackage>,
     configuration: Option<&'a [u8]>,
 }
