@@ -78,11 +78,19 @@ pub fn names(folder: proc_macro::TokenStream) -> proc_macro::TokenStream {
 }
 "#;
 
+/// A function that is compiled where it is used tells its place, as every panic does.
+const COMMON: &str = r#"
+pub const WORD: &str = "one";
+pub fn place<T>(_: T) -> &'static str {
+    std::panic::Location::caller().file()
+}
+"#;
+
 const STORE: &str = r#"
 const SOURCE_DIGEST: Option<&str> = option_env!("E2E_SOURCE_DIGEST");
 fn main() {
-    println!("digest={} main=1 common={} migrations={} generated={}",
-        SOURCE_DIGEST.unwrap_or("unknown"), common::WORD, folder::names!("migrations"), env!("GENERATED"));
+    println!("digest={} main=1 common={} migrations={} generated={} place={}",
+        SOURCE_DIGEST.unwrap_or("unknown"), common::WORD, folder::names!("migrations"), env!("GENERATED"), common::place(1));
 }
 "#;
 
@@ -106,10 +114,7 @@ fn tree() -> Tree {
         ("Cargo.toml", ROOT.to_owned()),
         ("Cargo.lock", LOCK.to_owned()),
         ("services/common/Cargo.toml", manifest("common", "")),
-        (
-            "services/common/src/lib.rs",
-            "pub const WORD: &str = \"one\";\n".to_owned(),
-        ),
+        ("services/common/src/lib.rs", COMMON.to_owned()),
         (
             "services/folder/Cargo.toml",
             manifest("folder", "[lib]\nproc-macro = true\n"),
@@ -136,7 +141,8 @@ fn tree() -> Tree {
         ),
         (
             "services/gate/src/main.rs",
-            "fn main() { println!(\"gate {}\", common::WORD); }\n".to_owned(),
+            "fn main() { println!(\"gate {} {}\", common::WORD, common::place(2_u8)); }\n"
+                .to_owned(),
         ),
         (
             "test-e2e/Cargo.toml",
@@ -280,8 +286,14 @@ fn what_packages_share_is_that_of_the_one_that_is_built() {
     // The newer one first: cargo then has a newer `common` than the older one needs.
     let second = try_build(&tree, second, false).unwrap();
     let first = try_build(&tree, first, false).unwrap();
-    assert_eq!(said(&tree, image(&second, "gate")), "gate two\n");
-    assert_eq!(said(&tree, image(&first, "gate")), "gate one\n");
+    assert_eq!(
+        said(&tree, image(&second, "gate")),
+        "gate two services/common/src/lib.rs\n"
+    );
+    assert_eq!(
+        said(&tree, image(&first, "gate")),
+        "gate one services/common/src/lib.rs\n"
+    );
     assert!(said(&tree, image(&first, "store")).contains("common=one"));
     assert_ne!(
         image(&first, "gate").image_id(),
@@ -295,7 +307,7 @@ fn builds_side_by_side_get_their_own_bytes() {
     let workspace = workspace(&tree);
     let frozen: Vec<_> = ["one", "two", "three"]
         .map(|word| {
-            let text = format!("pub const WORD: &str = \"{word}\";\n");
+            let text = COMMON.replace("one", word);
             tree.write("services/common/src/lib.rs", &text);
             (word, freeze(&workspace, "gate"))
         })
@@ -316,7 +328,7 @@ fn builds_side_by_side_get_their_own_bytes() {
                 let output = Command::new(binary).output().unwrap();
                 assert_eq!(
                     String::from_utf8(output.stdout).unwrap(),
-                    format!("gate {word}\n")
+                    format!("gate {word} services/common/src/lib.rs\n")
                 );
             });
         }
