@@ -191,14 +191,20 @@ impl Session<'_> {
     }
 }
 
-/// What `--timeout` ended was ended by a signal to ourselves; it is told as what it is.
+/// A signal is told as what it is, without the command that it happened to end; `--timeout` is a
+/// signal to ourselves.
 fn in_time(error: Error) -> Error {
+    let exit = report::exit_of(&error);
     if Deadline::passed() && is_signal(&error) {
         return Failure::new(Exit::Timeout, "the time of --timeout is over")
             .hint("give it more seconds, or look at the phase times in receipt.json")
             .into();
     }
-    error
+    match exit {
+        Exit::Interrupted => Failure::new(exit, "ended by Ctrl-C").into(),
+        Exit::Terminated => Failure::new(exit, "ended by SIGTERM").into(),
+        _ => error,
+    }
 }
 
 /// Receipt, JUnit report and every log: what explains a run to somebody elsewhere. No secrets.
