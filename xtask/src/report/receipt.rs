@@ -260,6 +260,12 @@ impl Receipt {
     /// What phase 0 froze, and the references that follow from it.
     pub fn tagged(&mut self, images: &Images<Tagged>) {
         let frozen = images.frozen();
+        for tool in ["rustc", "cargo", "cc", "ld"] {
+            let told = frozen.recipe().fields().get(tool);
+            if let Some(version) = told.and_then(|text| text.lines().next()) {
+                self.tools.insert(tool.to_owned(), version.to_owned());
+            }
+        }
         self.inputs = Inputs {
             platform: Some(frozen.platform().clone()),
             packages: frozen
