@@ -171,6 +171,15 @@ impl References {
         Self(theirs.collect())
     }
 
+    /// Whether everything that `workload` runs is among them.
+    fn cover(&self, workload: &Workload) -> bool {
+        let spec = &workload.deployment.spec.template.spec;
+        let containers = spec.init_containers.iter().chain(&spec.containers);
+        containers
+            .map(|container| &container.image)
+            .all(|image| self.0.contains_key(image))
+    }
+
     /// References out of nothing, to try what is done with them.
     #[cfg(test)]
     pub(crate) fn for_tests(names: &[&str]) -> Self {
@@ -239,6 +248,21 @@ impl Manifests {
         manifests.add(&file, service, text, images)?;
         manifests.join_services()?;
         Ok(manifests)
+    }
+
+    /// The same, with the workloads alone that run nothing but these images.
+    pub(crate) fn only(&self, references: &References) -> Self {
+        let mut part = self.clone();
+        part.workloads.retain(|workload| references.cover(workload));
+        part
+    }
+
+    /// The same, without the workloads that run nothing but these images.
+    pub(crate) fn without(&self, references: &References) -> Self {
+        let mut part = self.clone();
+        part.workloads
+            .retain(|workload| !references.cover(workload));
+        part
     }
 
     /// What stands in the manifests and means nothing here: `NetworkPolicy gateway`, ...

@@ -5,10 +5,11 @@
 //! It is not Kubernetes: probes are asked until they are answered once and not after that, an
 //! empty folder in memory does not outlive its container, and requests reserve nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::thread::{self, ScopedJoinHandle};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle, ScopedJoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
@@ -18,6 +19,7 @@ use crate::engine::{ContainerFacts, Engine};
 use crate::exit::{Exit, Failure};
 use crate::manifest::{Manifests, References};
 use crate::process::{self, Invocation};
+use crate::report;
 use crate::run::{Resource, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
@@ -38,6 +40,8 @@ pub struct Local {
     network: String,
     run_label: String,
     third_party: Vec<ThirdPartyImage>,
+    started: BTreeSet<String>,
+    starting: Option<JoinHandle<Result<()>>>,
     containers: Vec<Planned>,
 }
 
@@ -68,6 +72,8 @@ impl Local {
             network,
             run_label: format!("{}={}", crate::run::LABEL_RUN, run.id()),
             third_party,
+            started: BTreeSet::new(),
+            starting: None,
             containers: Vec::new(),
         })
     }
@@ -150,6 +156,35 @@ impl Local {
         plan::pods(&around, manifests, references)
     }
 
+    /// Starts what runs third-party images alone, and does not wait for it: it needs nothing of
+    /// phases 0 and 1, and a database takes longer to come up than any service of ours.
+    pub(crate) fn start_third_party(
+        &mut self,
+        run: &Arc<Run>,
+        secrets: &Secrets,
+        manifests: &Manifests,
+    ) -> Result<()> {
+        let references = References::of_third_party(&self.third_party);
+        let manifests = manifests.only(&references);
+        let pods = self.plan(run, secrets, &manifests, &references)?;
+        write_config(run, &manifests)?;
+        let names = pods.iter().map(|pod| pod.main.name.clone());
+        self.started.extend(names);
+        let (run, engine) = (Arc::clone(run), self.engine.clone());
+        self.starting = Some(thread::spawn(move || start_pods(&run, &engine, &pods)));
+        Ok(())
+    }
+
+    /// Waits for what was begun beside other phases. Nothing may be removed before that.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        match self.starting.take() {
+            None => Ok(()),
+            Some(starting) => starting
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("a thread panicked"))),
+        }
+    }
+
     /// Starts everything at the same time: services wait for what they need by themselves. Waits
     /// until each is ready; `deadline_of` tells how long a service may take.
     pub(crate) fn roll_out(
@@ -159,14 +194,11 @@ impl Local {
         deadline_of: impl Fn(&str) -> Duration,
     ) -> Result<()> {
         self.containers = pods.iter().map(|pod| pod.main.clone()).collect();
-        let engine = &self.engine;
-        thread::scope(|scope| {
-            let starting: Vec<_> = pods
-                .iter()
-                .map(|pod| scope.spawn(move || start(run, engine, pod)))
-                .collect();
-            all(starting)
-        })?;
+        let mut pods = pods;
+        pods.retain(|pod| !self.started.contains(&pod.main.name));
+        let ours = start_pods(run, &self.engine, &pods);
+        // What a service waits for in vain is the cause, not the service.
+        self.settle().and(ours)?;
         let facts = self.facts()?;
         let outcomes = thread::scope(|scope| {
             let waiting: Vec<_> = self
@@ -210,6 +242,25 @@ impl Local {
         let name = &container.name;
         Err(ready::explain(name, unready, facts.get(name)))
     }
+}
+
+impl Drop for Local {
+    /// However a run ends, nothing is made behind the back of its clean-up.
+    fn drop(&mut self) {
+        if let Err(error) = self.settle() {
+            report::note(&format!("while starting third-party images: {error:#}"));
+        }
+    }
+}
+
+/// All at the same time.
+fn start_pods(run: &Run, engine: &Engine, pods: &[Pod]) -> Result<()> {
+    thread::scope(|scope| {
+        let starting = pods
+            .iter()
+            .map(|pod| scope.spawn(move || start(run, engine, pod)));
+        all(starting.collect())
+    })
 }
 
 /// Writes the files of every ConfigMap that the run may mount.

@@ -1,9 +1,13 @@
 //! Where a run is deployed. An enum, not a trait: the clusters are few and known.
 
+use std::sync::Arc;
+
 use anyhow::Result;
 
 use crate::engine::Engine;
+use crate::manifest::Manifests;
 use crate::run::Run;
+use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
 use crate::third_party::ThirdPartyImage;
 
@@ -29,6 +33,32 @@ impl Cluster {
         engine: &Engine,
     ) -> Result<Self> {
         local::Local::start(workspace, target, run, engine).map(Self::Local)
+    }
+
+    /// Starts what runs third-party images alone: it needs nothing of phases 0 and 1 either. Phase
+    /// 4 waits for it, and so must [`Self::settle`] before anything is removed.
+    ///
+    /// # Errors
+    /// When a manifest cannot be honoured.
+    pub fn start_third_party(
+        &mut self,
+        run: &Arc<Run>,
+        secrets: &Secrets,
+        manifests: &Manifests,
+    ) -> Result<()> {
+        match self {
+            Self::Local(local) => local.start_third_party(run, secrets, manifests),
+        }
+    }
+
+    /// Waits for what was begun beside other phases.
+    ///
+    /// # Errors
+    /// When it failed.
+    pub fn settle(&mut self) -> Result<()> {
+        match self {
+            Self::Local(local) => local.settle(),
+        }
     }
 
     /// What the summary line calls it.

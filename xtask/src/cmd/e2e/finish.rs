@@ -9,6 +9,7 @@ use camino::Utf8Path;
 use super::deadline::Deadline;
 use super::session::Session;
 use crate::cli::{Keep, Phase};
+use crate::cluster::Cluster;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::clean;
 use crate::process::interrupt::Shield;
@@ -21,8 +22,9 @@ impl Session<'_> {
             Err(error) if is_signal(error) => Ok(()),
             _ => self.stop_before(Phase::Clean),
         };
+        let settled = self.cluster.as_mut().map_or(Ok(()), Cluster::settle);
         let _shield = Shield::raise();
-        let mut result = result.and(paused).map_err(in_time);
+        let mut result = result.and(paused).and(settled).map_err(in_time);
         if let Err(error) = self.collect_logs() {
             report::note(&format!("cannot collect the logs: {error:#}"));
         }

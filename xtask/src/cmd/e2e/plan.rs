@@ -64,7 +64,7 @@ fn plan(
         directory,
         labels: &labels,
     };
-    let (roll_out, resources) = preview_roll_out(workspace, target, &images, &preview)?;
+    let planned = preview_roll_out(workspace, target, &images, &preview)?;
     let mut text = format!("{}\n", target.name);
     phase(&mut text, 0, "tag", "the sources are hashed once");
     for (_, image) in images.iter() {
@@ -92,6 +92,7 @@ fn plan(
     }
     phase(&mut text, 2, "cluster", "beside 0 and 1");
     commands(&mut text, &[preview.network()]);
+    commands(&mut text, &planned.third_party);
     phase(
         &mut text,
         3,
@@ -109,7 +110,7 @@ fn plan(
         .collect();
     commands(&mut text, &loads);
     phase(&mut text, 4, "deploy", "those references, and no other");
-    commands(&mut text, &roll_out);
+    commands(&mut text, &planned.ours);
     phase(
         &mut text,
         5,
@@ -122,8 +123,15 @@ fn plan(
         &mut text,
         &[test::invocation(directory, program, &options.filters)],
     );
-    finish(&mut text, engine, &resources);
+    finish(&mut text, engine, &planned.resources);
     Ok(text)
+}
+
+/// How everything would be started, and what there would be to remove.
+struct Planned {
+    third_party: Vec<Invocation>,
+    ours: Vec<Invocation>,
+    resources: Resources,
 }
 
 fn preview_roll_out(
@@ -131,7 +139,7 @@ fn preview_roll_out(
     target: &Target,
     images: &Images<Tagged>,
     preview: &Preview<'_>,
-) -> Result<(Vec<Invocation>, Resources)> {
+) -> Result<Planned> {
     // They open nothing, and go with the folder.
     let secrets = Secrets::make(workspace, target, preview.directory)?;
     let third_party: Vec<ThirdPartyImage> = target
@@ -148,10 +156,20 @@ fn preview_roll_out(
     let names = names.chain(target.third_party.iter().map(String::as_str));
     let manifests = Manifests::read(workspace, names)?;
     let references = References::planned(images, &third_party);
-    let planned = preview.roll_out(&secrets, &manifests, &references)?;
+    let theirs = References::of_third_party(&third_party);
+    let (third_party, first) = preview.roll_out(&secrets, &manifests.only(&theirs), &theirs)?;
+    let (ours, then) = preview.roll_out(&secrets, &manifests.without(&theirs), &references)?;
     let directory = &secrets.directory;
     std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {directory}"))?;
-    Ok(planned)
+    Ok(Planned {
+        third_party,
+        ours,
+        resources: Resources {
+            containers: [first.containers, then.containers].concat(),
+            volumes: [first.volumes, then.volumes].concat(),
+            networks: first.networks,
+        },
+    })
 }
 
 fn finish(text: &mut String, engine: &Engine, resources: &Resources) {

@@ -46,6 +46,7 @@ pub(super) struct Session<'a> {
     pub(super) cluster: Option<Cluster>,
     pub(super) frozen: Option<Arc<Frozen>>,
     manifests: Option<Manifests>,
+    secrets: Option<Secrets>,
     references: Vec<String>,
     tag: Option<String>,
     begun: Instant,
@@ -102,6 +103,7 @@ impl<'a> Session<'a> {
             cluster: None,
             frozen: None,
             manifests: None,
+            secrets: None,
             references: Vec::new(),
             tag: None,
             begun: Instant::now(),
@@ -125,11 +127,20 @@ impl<'a> Session<'a> {
     /// Phases 0 and 1 here, phase 2 beside them.
     fn tag_build_and_cluster(&mut self) -> Result<(Images<Built>, TestProgram)> {
         let (workspace, target) = (self.workspace, self.target);
+        let manifests = self.read_manifests()?;
+        let secrets = Secrets::make(workspace, target, self.run.directory())?;
         let run = Arc::clone(&self.run);
-        thread::scope(|scope| {
+        let beside = Beside {
+            workspace,
+            target,
+            run: &run,
+            secrets: &secrets,
+            manifests: &manifests,
+        };
+        let result = thread::scope(|scope| {
             let (found, finding) = mpsc::channel();
-            let starting = scope.spawn(move || start_cluster(workspace, target, &run, found));
-            let tagged = self.tag_and_read_manifests();
+            let starting = scope.spawn(move || start_cluster(&beside, found));
+            let tagged = self.tag();
             // Nothing is compiled for a host that cannot run it: the thread ends without an engine.
             let built = match finding.recv() {
                 Ok(engine) => Some(tagged.and_then(|images| self.build(engine, images))),
@@ -146,21 +157,20 @@ impl<'a> Session<'a> {
             self.receipt.third_party = cluster.third_party().to_vec();
             self.cluster = Some(cluster);
             built.context("there is a cluster and no build")
-        })
+        });
+        self.manifests = Some(manifests);
+        self.secrets = Some(secrets);
+        result
     }
 
-    /// Everything that is read of the tree is read here, before a compiler is started, so that
-    /// what is refused is refused at once, and what is edited later belongs to the next run.
-    fn tag_and_read_manifests(&mut self) -> Result<Images<Tagged>> {
-        let images = self.tag()?;
+    /// Read before a compiler is started, as the sources are, so that what is refused is refused at
+    /// once, and what is edited later belongs to the next run.
+    fn read_manifests(&mut self) -> Result<Manifests> {
         let (workspace, target) = (self.workspace, self.target);
         let ours = target.packages.iter().map(PackageName::as_str);
         let names = ours.chain(target.third_party.iter().map(String::as_str));
-        let read = self
-            .receipt
-            .phase("manifests", || Manifests::read(workspace, names))?;
-        self.manifests = Some(read);
-        Ok(images)
+        self.receipt
+            .phase("manifests", || Manifests::read(workspace, names))
     }
 
     fn tag(&mut self) -> Result<Images<Tagged>> {
@@ -238,7 +248,7 @@ impl<'a> Session<'a> {
         self.stop_before(Phase::Deploy)?;
         let begun = Instant::now();
         let (workspace, run) = (self.workspace, Arc::clone(&self.run));
-        let secrets = Secrets::make(workspace, self.target, run.directory())?;
+        let secrets = self.secrets.take().context("no secrets were made")?;
         let manifests = self.manifests.take().context("no manifests were read")?;
         let deployment = self.receipt.phase("deploy", || {
             deploy(
@@ -348,14 +358,26 @@ fn origins(built: &Images<Built>, program: &TestProgram) -> String {
     format!("{total} images and the tests, {compiled} compiled")
 }
 
+/// What phase 2 works with; it goes beside phases 0 and 1 and knows nothing of them.
+#[derive(Clone, Copy)]
+struct Beside<'a> {
+    workspace: &'a Workspace,
+    target: &'a Target,
+    run: &'a Arc<Run>,
+    secrets: &'a Secrets,
+    manifests: &'a Manifests,
+}
+
 /// Phase 2: the engine, told to `found` as soon as it is known; then what dead runs left is
-/// removed, third-party images are provided, and the cluster is made.
-fn start_cluster(
-    workspace: &Workspace,
-    target: &Target,
-    run: &Run,
-    found: Sender<Engine>,
-) -> Result<(Cluster, Duration)> {
+/// removed, the cluster is made, third-party images are provided, and their start is begun.
+fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster, Duration)> {
+    let Beside {
+        workspace,
+        target,
+        run,
+        secrets,
+        manifests,
+    } = *beside;
     let begun = Instant::now();
     let engine = Engine::find(run.directory())?;
     // The receiver lives until this thread is joined.
@@ -364,7 +386,8 @@ fn start_cluster(
     for id in run::sweep(workspace, &engine)? {
         report::note(&format!("removed what {id} had left"));
     }
-    let cluster = Cluster::start_local(workspace, target, run, &engine)?;
+    let mut cluster = Cluster::start_local(workspace, target, run, &engine)?;
+    cluster.start_third_party(run, secrets, manifests)?;
     report::line(
         "made",
         &format!("cluster {}", cluster.name()),
