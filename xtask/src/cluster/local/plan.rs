@@ -16,6 +16,10 @@ use crate::secrets::Secrets;
 const PROCESSES_MAX: u32 = 2048;
 /// What a container may say before the engine forgets the oldest.
 const LOG_MAX: &str = "64m";
+/// A container that comes or goes makes the network's name server read its table anew, and a
+/// question asked in that moment is lost. The resolver's own 5 seconds before it asks again would
+/// use up a caller's whole deadline.
+const DNS_OPTIONS: [&str; 2] = ["--dns-option=timeout:1", "--dns-option=attempts:5"];
 
 /// Where a run's containers get what they need.
 pub(super) struct Surroundings<'a> {
@@ -192,6 +196,7 @@ impl Planner<'_> {
             format!("--env=HOSTNAME={host_name}"),
             format!("--network={}", self.around.network),
         ];
+        arguments.extend(DNS_OPTIONS.map(str::to_owned));
         if role == Role::Main {
             arguments.push("--restart=always".to_owned());
             let aliases = self.workload.aliases.iter();
@@ -512,6 +517,7 @@ spec:
             main,
             &[
                 "--network=net",
+                "--dns-option=timeout:1",
                 "--network-alias=db",
                 "--label=l=1",
                 "--env=A=b c",
