@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle, ScopedJoinHandle};
 use std::time::Duration;
 
@@ -177,12 +178,7 @@ impl Local {
 
     /// Waits for what was begun beside other phases. Nothing may be removed before that.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        match self.starting.take() {
-            None => Ok(()),
-            Some(starting) => starting
-                .join()
-                .unwrap_or_else(|_| Err(anyhow!("a thread panicked"))),
-        }
+        settled(self.starting.take())
     }
 
     /// Starts everything at the same time: services wait for what they need by themselves. Waits
@@ -191,39 +187,36 @@ impl Local {
         &mut self,
         run: &Run,
         pods: Vec<Pod>,
-        deadline_of: impl Fn(&str) -> Duration,
+        deadline_of: impl Fn(&str) -> Duration + Sync,
     ) -> Result<()> {
-        self.containers = pods.iter().map(|pod| pod.main.clone()).collect();
-        let mut pods = pods;
-        pods.retain(|pod| !self.started.contains(&pod.main.name));
-        let ours = start_pods(run, &self.engine, &pods);
-        // What a service waits for in vain is the cause, not the service.
-        self.settle().and(ours)?;
-        let facts = self.facts()?;
-        let outcomes = thread::scope(|scope| {
-            let waiting: Vec<_> = self
-                .containers
-                .iter()
-                .map(|container| {
-                    let deadline = deadline_of(&container.service);
-                    let facts = facts.get(&container.name);
-                    scope.spawn(move || match facts {
-                        Some(facts) => ready::wait(&container.readiness, facts, deadline),
-                        None => Err(ready::Unready::Ended),
-                    })
-                })
-                .collect();
-            let results = waiting.into_iter().map(|handle| match handle.join() {
-                Ok(result) => result,
-                Err(_) => Err(ready::Unready::Late("its wait panicked".to_owned())),
+        let (begun, pods): (Vec<Pod>, Vec<Pod>) = pods
+            .into_iter()
+            .partition(|pod| self.started.contains(&pod.main.name));
+        let mains =
+            |pods: &[Pod]| -> Vec<Planned> { pods.iter().map(|pod| pod.main.clone()).collect() };
+        let (first, then) = (mains(&begun), mains(&pods));
+        self.containers = [first.clone(), then.clone()].concat();
+        let (engine, starting) = (&self.engine, self.starting.take());
+        let given_up = AtomicBool::new(false);
+        // A service that ends at once is not waited for until the database is there, nor a
+        // service until the end of its time when the database cannot be started.
+        let give_up = |_: &anyhow::Error| given_up.store(true, Ordering::Relaxed);
+        let (first, then) = thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                settled(starting)
+                    .and_then(|()| wait_for(engine, &first, &deadline_of, &given_up))
+                    .inspect_err(give_up)
             });
-            results.collect::<Vec<_>>()
+            let then = start_pods(run, engine, &pods)
+                .and_then(|()| wait_for(engine, &then, &deadline_of, &given_up))
+                .inspect_err(give_up);
+            (joined(first), then)
         });
-        self.judge(outcomes)
+        self.judge([first?, then?].into_iter().flatten())
     }
 
     /// A container that ended says more than one that waited for it in vain.
-    fn judge(&self, outcomes: Vec<Result<(), ready::Unready>>) -> Result<()> {
+    fn judge(&self, outcomes: impl Iterator<Item = Result<(), ready::Unready>>) -> Result<()> {
         let mut failed: Vec<(&Planned, ready::Unready)> = self
             .containers
             .iter()
@@ -234,6 +227,7 @@ impl Local {
             ready::Unready::Stopped(_) => 0,
             ready::Unready::Ended => 1,
             ready::Unready::Late(_) => 2,
+            ready::Unready::GivenUp => 3,
         });
         let Some((container, unready)) = failed.into_iter().next() else {
             return Ok(());
@@ -251,6 +245,42 @@ impl Drop for Local {
             report::note(&format!("while starting third-party images: {error:#}"));
         }
     }
+}
+
+fn settled(starting: Option<JoinHandle<Result<()>>>) -> Result<()> {
+    match starting.map(JoinHandle::join) {
+        None => Ok(()),
+        Some(Ok(result)) => result,
+        Some(Err(_)) => Err(anyhow!("a thread panicked")),
+    }
+}
+
+/// Waits for each of these; the first that ends, ends the wait for all.
+fn wait_for(
+    engine: &Engine,
+    containers: &[Planned],
+    deadline_of: &(impl Fn(&str) -> Duration + Sync),
+    given_up: &AtomicBool,
+) -> Result<Vec<Result<(), ready::Unready>>> {
+    let facts = engine.containers(containers.iter().map(|container| container.name.as_str()))?;
+    Ok(thread::scope(|scope| {
+        let waiting: Vec<_> = containers
+            .iter()
+            .map(|container| {
+                let deadline = deadline_of(&container.service);
+                let facts = facts.get(&container.name);
+                scope.spawn(move || match facts {
+                    Some(facts) => ready::wait(&container.readiness, facts, deadline, given_up),
+                    None => Err(ready::Unready::Ended),
+                })
+            })
+            .collect();
+        let results = waiting.into_iter().map(|handle| match handle.join() {
+            Ok(result) => result,
+            Err(_) => Err(ready::Unready::Late("its wait panicked".to_owned())),
+        });
+        results.collect()
+    }))
 }
 
 /// All at the same time.

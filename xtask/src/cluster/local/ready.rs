@@ -4,6 +4,7 @@
 use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -35,20 +36,28 @@ pub(super) enum Unready {
     Ended,
     /// Time is up; how long it was, and the last answer.
     Late(String),
+    /// Another container has ended, so there is nothing to wait for.
+    GivenUp,
     /// A signal came.
     Stopped(anyhow::Error),
 }
 
-/// Waits until the container is ready, its process has ended, or the deadline is over.
+/// Waits until the container is ready, its process has ended, or the deadline is over. An end is
+/// told to the others by `given_up`.
 pub(super) fn wait(
     readiness: &Readiness,
     facts: &ContainerFacts,
     deadline: Duration,
+    given_up: &AtomicBool,
 ) -> Result<(), Unready> {
     let found = poll::until("readiness", deadline, INTERVAL, || {
         // A second process means that the first has ended.
         if facts.status != "running" || facts.restart_count > 0 || has_ended(facts.pid) {
+            given_up.store(true, Ordering::Relaxed);
             return Ok(Look::Found(Err(Unready::Ended)));
+        }
+        if given_up.load(Ordering::Relaxed) {
+            return Ok(Look::Found(Err(Unready::GivenUp)));
         }
         Ok(match ask(readiness, facts) {
             Answer::Ready => Look::Found(Ok(())),
@@ -88,12 +97,15 @@ fn http(published: u16, path: &str, timeout_seconds: u64) -> Answer {
     let url = format!("http://127.0.0.1:{published}{path}");
     match minreq::get(&url).with_timeout(timeout_seconds).send() {
         Ok(response) if (200..400).contains(&response.status_code) => Answer::Ready,
-        Ok(response) => Answer::NotYet(format!(
-            "{path} answers {} {}: {}",
-            response.status_code,
-            response.reason_phrase,
-            first_characters(response.as_str().unwrap_or("not text"))
-        )),
+        Ok(response) => {
+            let body = match response.as_str() {
+                Ok("") => String::new(),
+                Ok(text) => format!(": {}", first_characters(text)),
+                Err(_) => ": a body that is not text".to_owned(),
+            };
+            let (code, reason) = (response.status_code, &response.reason_phrase);
+            Answer::NotYet(format!("{path} answers {code} {reason}{body}"))
+        }
         Err(error) => Answer::NotYet(format!("{path} does not answer: {error}")),
     }
 }
@@ -130,6 +142,11 @@ fn tcp(published: u16) -> Answer {
 pub(super) fn explain(name: &str, unready: Unready, now: Option<&ContainerFacts>) -> anyhow::Error {
     match unready {
         Unready::Stopped(error) => error,
+        Unready::GivenUp => Failure::new(
+            Exit::Deploy,
+            format!("container {name} was not waited for, since another ended"),
+        )
+        .into(),
         Unready::Ended => {
             let how = match now {
                 None => "is gone".to_owned(),
@@ -166,12 +183,22 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use super::{Readiness, Unready, explain, wait};
+    use std::sync::atomic::AtomicBool;
+
+    use super::{Readiness, Unready, explain};
     use crate::engine::ContainerFacts;
     use crate::exit::{Exit, Failure};
 
     const SHORT: Duration = Duration::from_millis(200);
     const AMPLE: Duration = Duration::from_secs(20);
+
+    fn wait(
+        readiness: &Readiness,
+        facts: &ContainerFacts,
+        deadline: Duration,
+    ) -> Result<(), Unready> {
+        super::wait(readiness, facts, deadline, &AtomicBool::new(false))
+    }
 
     /// A container whose process is ours and whose port 80 is this one.
     fn facts(port: u16) -> ContainerFacts {
@@ -263,6 +290,17 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
         wait(&Readiness::Tcp { port: 80 }, &facts(port), AMPLE).unwrap();
+    }
+
+    #[test]
+    fn the_end_of_one_ends_the_wait_for_all() {
+        let given_up = AtomicBool::new(false);
+        let mut gone = facts(server(&[NO]));
+        gone.pid = i32::MAX;
+        let ended = super::wait(&http(), &gone, AMPLE, &given_up);
+        assert!(matches!(ended, Err(Unready::Ended)));
+        let other = super::wait(&http(), &facts(server(&[NO])), AMPLE, &given_up);
+        assert!(matches!(other, Err(Unready::GivenUp)));
     }
 
     #[test]
