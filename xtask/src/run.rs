@@ -91,10 +91,12 @@ impl Run {
             target: target.clone(),
             _lock: lock,
         };
-        run.note(
-            "begin",
-            &json!({"target": target, "pid": std::process::id()}),
-        )?;
+        let details = json!({
+            "target": target,
+            "checkout": run.checkout,
+            "pid": std::process::id(),
+        });
+        run.note("begin", &details)?;
         Ok(run)
     }
 

@@ -52,12 +52,8 @@ fn plan(
     directory: &Utf8Path,
 ) -> Result<String> {
     let images = tag::compute(workspace, target, options.profile)?;
-    let labels = run::labels(
-        RUN,
-        &run::checkout(&workspace.root),
-        &target.name,
-        directory,
-    );
+    let checkout = run::checkout(&workspace.root);
+    let labels = run::labels(RUN, &checkout, &target.name, directory);
     let preview = Preview {
         engine,
         id: RUN,
@@ -66,30 +62,7 @@ fn plan(
     };
     let planned = preview_roll_out(workspace, target, &images, &preview)?;
     let mut text = format!("{}\n", target.name);
-    phase(&mut text, 0, "tag", "the sources are hashed once");
-    for (_, image) in images.iter() {
-        let (source, recipe) = (image.source().short(), image.recipe().short());
-        let reference = image.reference();
-        let _ = writeln!(
-            text,
-            "    {reference}  source {source}... recipe {recipe}..."
-        );
-    }
-    phase(
-        &mut text,
-        1,
-        "build",
-        "exactly those bytes; the tests as well",
-    );
-    for (invocation, origin) in build::plan(workspace, &images)? {
-        let kept = origin == Origin::Kept && !options.no_cache;
-        let there = if kept {
-            "  # kept from before, so not called"
-        } else {
-            ""
-        };
-        let _ = writeln!(text, "    $ {invocation}{there}");
-    }
+    tag_and_build(&mut text, workspace, &images, options)?;
     phase(&mut text, 2, "cluster", "beside 0 and 1");
     commands(&mut text, &[preview.network()]);
     commands(&mut text, &planned.third_party);
@@ -99,32 +72,65 @@ fn plan(
         "load",
         "what the engine does not list yet, and seen in its listing",
     );
-    let archives = workspace.state_directory().join("images");
-    let loads: Vec<Invocation> = images
-        .iter()
-        .map(|(_, image)| {
-            let reference = image.reference();
-            let name = format!("{}_{}.oci.tar", reference.package(), reference.tag());
-            engine.load_invocation(&archives.join(name))
-        })
-        .collect();
-    commands(&mut text, &loads);
+    commands(&mut text, &loads(workspace, &images, engine));
     phase(&mut text, 4, "deploy", "those references, and no other");
     commands(&mut text, &planned.ours);
-    phase(
-        &mut text,
-        5,
-        "attest",
-        "image ID of every container, /version of every process",
-    );
+    let looked_at = "image ID of every container, /version of every process";
+    phase(&mut text, 5, "attest", looked_at);
     phase(&mut text, 6, "test", "from outside");
     let program = Utf8Path::new("<test program>");
     commands(
         &mut text,
         &[test::invocation(directory, program, &options.filters)],
     );
-    finish(&mut text, engine, &planned.resources);
+    phase(
+        &mut text,
+        7,
+        "clean up",
+        "always; whatever carries the run's label",
+    );
+    commands(&mut text, &run::removals(engine, &planned.resources));
     Ok(text)
+}
+
+fn tag_and_build(
+    text: &mut String,
+    workspace: &Workspace,
+    images: &Images<Tagged>,
+    options: &cli::E2e,
+) -> Result<()> {
+    phase(text, 0, "tag", "the sources are hashed once");
+    for (_, image) in images.iter() {
+        let (source, recipe) = (image.source().short(), image.recipe().short());
+        let reference = image.reference();
+        let _ = writeln!(
+            text,
+            "    {reference}  source {source}... recipe {recipe}..."
+        );
+    }
+    phase(text, 1, "build", "exactly those bytes; the tests as well");
+    for (invocation, origin) in build::plan(workspace, images)? {
+        let kept = origin == Origin::Kept && !options.no_cache;
+        let there = if kept {
+            "  # kept from before, so not called"
+        } else {
+            ""
+        };
+        let _ = writeln!(text, "    $ {invocation}{there}");
+    }
+    Ok(())
+}
+
+fn loads(workspace: &Workspace, images: &Images<Tagged>, engine: &Engine) -> Vec<Invocation> {
+    let archives = workspace.state_directory().join("images");
+    images
+        .iter()
+        .map(|(_, image)| {
+            let reference = image.reference();
+            let name = format!("{}_{}.oci.tar", reference.package(), reference.tag());
+            engine.load_invocation(&archives.join(name))
+        })
+        .collect()
 }
 
 /// How everything would be started, and what there would be to remove.
@@ -170,16 +176,6 @@ fn preview_roll_out(
             networks: first.networks,
         },
     })
-}
-
-fn finish(text: &mut String, engine: &Engine, resources: &Resources) {
-    phase(
-        text,
-        7,
-        "clean up",
-        "always; whatever carries the run's label",
-    );
-    commands(text, &run::removals(engine, resources));
 }
 
 fn phase(text: &mut String, number: u8, name: &str, what: &str) {
