@@ -222,7 +222,7 @@ fn a_sweep_takes_the_dead_and_leaves_the_living_and_the_kept() {
     drop((dead, kept));
     assert_eq!(
         run::sweep(&world.workspace, &world.engine).unwrap(),
-        [dead_id.clone()]
+        std::slice::from_ref(&dead_id)
     );
     assert_eq!(world.left().len(), 6);
     assert_eq!(world.state(&dead_id), State::Ended);

@@ -257,15 +257,8 @@ fn links_count_by_where_they_lead_and_what_is_there() {
 }
 
 #[test]
-fn manifests_count_as_builds_get_them() {
+fn manifests_of_packages_count_as_builds_get_them() {
     let store = "services/store/Cargo.toml";
-    let root = "Cargo.toml";
-    let append = |path: &'static str, text: &'static str| {
-        move |tree: &Tree| {
-            let before = fs::read_to_string(tree.path(path)).unwrap();
-            tree.write(path, &format!("{before}\n{text}\n"));
-        }
-    };
     check("a comment", append(store, "# A comment."), &[]);
     check(
         "a dependency of tests",
@@ -303,6 +296,18 @@ fn manifests_count_as_builds_get_them() {
         },
         &[],
     );
+}
+
+fn append(path: &'static str, text: &'static str) -> impl Fn(&Tree) {
+    move |tree| {
+        let before = fs::read_to_string(tree.path(path)).unwrap();
+        tree.write(path, &format!("{before}\n{text}\n"));
+    }
+}
+
+#[test]
+fn the_workspace_manifest_counts_as_builds_get_it() {
+    let root = "Cargo.toml";
     check(
         "a profile in use",
         |tree| tree.edit(root, "debug = 0", "debug = 1"),

@@ -7,7 +7,7 @@ use common::api::{
     Execution, ExecutionFailure, ExecutionQuery, NewExecution, NewWorkflow, PatchExecution,
     PatchWorkflow, RemediationRequest,
 };
-use common::client::ClientError;
+use common::client::{ClientError, DataStorage};
 use common::transitions::{ExecutionPhase, RequestPhase};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -303,14 +303,17 @@ async fn of_many_claims_one_wins_and_only_its_holder_goes_on() {
         409,
         "no transition",
     );
+    assert_eq!(completed_of(&client, request.id).await, [first]);
+    service.stop().await;
+}
+
+async fn completed_of(client: &DataStorage, request_id: Uuid) -> Vec<Execution> {
     let query = ExecutionQuery {
         phase: vec![ExecutionPhase::Completed],
-        request_id: Some(request.id),
+        request_id: Some(request_id),
         ..Default::default()
     };
-    let listed = client.executions(&query).await.expect("list");
-    assert_eq!(listed.items, [first]);
-    service.stop().await;
+    client.executions(&query).await.expect("list").items
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use common::api::{PatchRemediationRequest, RequestQuery, Severity};
+use common::api::{PatchRemediationRequest, RemediationRequest, RequestQuery, Severity};
+use common::client::DataStorage;
 use common::transitions::RequestPhase;
 use reqwest::{Method, StatusCode};
 use tokio::task::JoinSet;
@@ -381,20 +382,22 @@ async fn every_change_has_its_event_and_its_actor() {
     service.stop().await;
 }
 
+async fn seven(client: &DataStorage) -> Vec<RemediationRequest> {
+    let mut requests = Vec::new();
+    for index in 0..7 {
+        let created = client
+            .create_request(&new_request(&format!("web-{index}")))
+            .await;
+        requests.push(created.expect("created").value);
+    }
+    requests
+}
+
 #[tokio::test]
-async fn lists_choose_and_page() {
+async fn lists_choose() {
     let service = Service::start().await;
     let client = service.client("gateway");
-    let mut ids = Vec::new();
-    for index in 0..7 {
-        ids.push(
-            client
-                .create_request(&new_request(&format!("web-{index}")))
-                .await
-                .expect("created")
-                .value,
-        );
-    }
+    let ids = seven(&client).await;
     service
         .moved(&ids[0], "gateway", RequestPhase::Skipped)
         .await;
@@ -456,7 +459,14 @@ async fn lists_choose_and_page() {
         .await,
         [ids[1].id]
     );
+    service.stop().await;
+}
 
+#[tokio::test]
+async fn lists_page_and_refuse_what_they_do_not_understand() {
+    let service = Service::start().await;
+    let client = service.client("gateway");
+    let ids = seven(&client).await;
     let mut query = RequestQuery {
         limit: Some(3),
         ..Default::default()
