@@ -4,11 +4,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use xtask::engine::{Engine, EngineKind, Limits, Platform};
+use xtask::poll::{self, Look};
 use xtask::run::{self, LABEL_CHECKOUT, LABEL_DIRECTORY, LABEL_RUN, Resource, Run, State};
 use xtask::source::workspace::{TargetName, Workspace};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_millis(5);
 
 /// `<kind>/<name>` holds the labels, one line each; `stuck/<name>` cannot be removed.
 const FAKE_ENGINE: &str = r##"#!/bin/sh
@@ -134,6 +139,19 @@ impl World {
             .state
     }
 
+    /// The process of a run dies. A child that another test is just starting holds what it will
+    /// close a moment later, the lock too.
+    fn end(&self, run: Run) -> String {
+        let id = run.id().to_owned();
+        drop(run);
+        poll::until("free lock", DEADLINE, INTERVAL, || match self.state(&id) {
+            State::Running => Ok(Look::NotYet("locked".to_owned())),
+            _ => Ok(Look::Found(())),
+        })
+        .unwrap();
+        id
+    }
+
     fn forget(&self, id: &str) {
         fs::remove_dir_all(run::runs_directory(&self.workspace).join(id)).unwrap();
     }
@@ -155,12 +173,11 @@ impl Drop for World {
 fn a_run_lives_as_long_as_its_lock() {
     let world = World::new();
     let run = world.begin();
-    let id = run.id().to_owned();
     let mode = fs::metadata(run.directory()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700);
-    assert!(id.starts_with(world.target().as_str()), "{id}");
-    assert_eq!(world.state(&id), State::Running);
-    drop(run);
+    assert!(run.id().starts_with(world.target().as_str()));
+    assert_eq!(world.state(run.id()), State::Running);
+    let id = world.end(run);
     assert_eq!(world.state(&id), State::Dead);
 }
 
@@ -190,8 +207,7 @@ fn clean_up_removes_what_the_run_made_and_nothing_else() {
         "{left:?}"
     );
     assert_eq!(left.len(), 4, "{left:?}");
-    let id = first.id().to_owned();
-    drop(first);
+    let id = world.end(first);
     assert_eq!(world.state(&id), State::Ended);
 }
 
@@ -218,8 +234,7 @@ fn a_sweep_takes_the_dead_and_leaves_the_living_and_the_kept() {
         world.make_all(run);
     }
     kept.keep().unwrap();
-    let (dead_id, kept_id) = (dead.id().to_owned(), kept.id().to_owned());
-    drop((dead, kept));
+    let (dead_id, kept_id) = (world.end(dead), world.end(kept));
     assert_eq!(
         run::sweep(&world.workspace, &world.engine).unwrap(),
         std::slice::from_ref(&dead_id)
@@ -235,8 +250,7 @@ fn a_lost_folder_loses_nothing() {
     let world = World::new();
     let run = world.begin();
     world.make_all(&run);
-    let id = run.id().to_owned();
-    drop(run);
+    let id = world.end(run);
     world.forget(&id);
     assert_eq!(run::sweep(&world.workspace, &world.engine).unwrap(), [id]);
     assert_eq!(world.left(), Vec::<String>::new());
@@ -247,7 +261,7 @@ fn another_checkout_is_left_alone() {
     let (world, other) = (World::new(), World::new());
     let run = other.begin();
     other.make_all(&run);
-    drop(run);
+    other.end(run);
     // The same engine, seen from the other checkout.
     let swept = run::sweep(&world.workspace, &other.engine).unwrap();
     assert_eq!(swept, Vec::<String>::new());
@@ -261,8 +275,7 @@ fn clean_takes_the_kept_too() {
     world.make_all(&kept);
     world.make_all(&living);
     kept.keep().unwrap();
-    let id = kept.id().to_owned();
-    drop(kept);
+    let id = world.end(kept);
     let swept = run::sweep_kept(&world.workspace, &world.engine).unwrap();
     assert_eq!(swept, [id]);
     assert_eq!(world.left().len(), 3);

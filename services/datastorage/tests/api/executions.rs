@@ -262,13 +262,9 @@ async fn of_many_claims_one_wins_and_only_its_holder_goes_on() {
     assert!(running.deadline.expect("deadline") > running.updated_at);
 
     let client = service.client(EXECUTION);
-    assert_refused(
-        client
-            .patch_execution(execution.id, 2, &end("other", ExecutionPhase::Completed))
-            .await,
-        409,
-        "holds",
-    );
+    let foreign = end("other", ExecutionPhase::Completed);
+    let refused = client.patch_execution(execution.id, 2, &foreign).await;
+    assert_refused(refused, 409, "holds");
     assert_refused(
         service
             .client("gateway")
