@@ -1,14 +1,11 @@
 //! Audit events: made, stored and read back through DataStorage's API.
 
-use std::time::Duration;
-
 use common::api::{AuditBatch, AuditEvent, AuditEvents, ChainVerdict, EventOutcome, NewAuditEvent};
 use serde_json::json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::http::{Answer, Api};
-use crate::poll::{Look, eventually};
 
 /// Where one event is posted, and where events are listed.
 pub const EVENTS: &str = "/api/v1/audit/events";
@@ -73,19 +70,6 @@ pub fn chain_events(api: &Api, correlation_id: &str) -> Vec<AuditEvent> {
     events
 }
 
-/// Reads what a fault may have put out of reach a moment ago: a 503 says "come back", and what
-/// reads an audit trail does. Every other answer is given as it is.
-#[track_caller]
-fn read(api: &Api, path: &str) -> Answer {
-    eventually("answer from DataStorage", Duration::from_secs(15), || {
-        let answer = api.get(path);
-        match answer.status {
-            503 => Look::NotYet(answer.to_string()),
-            _ => Look::Seen(answer),
-        }
-    })
-}
-
 /// Every event that a query gives, page after page.
 ///
 /// # Panics
@@ -98,7 +82,7 @@ pub fn list(api: &Api, query: &str) -> Vec<AuditEvent> {
     for _ in 0..200 {
         let cursor = next.take().map(|cursor| format!("&cursor={cursor}"));
         let path = format!("{EVENTS}?{query}{}", cursor.unwrap_or_default());
-        let page: AuditEvents = read(api, &path).expect(200).json();
+        let page: AuditEvents = api.get(&path).expect(200).json();
         all.extend(page.events);
         match page.next_cursor {
             Some(cursor) => next = Some(cursor),
@@ -116,7 +100,7 @@ pub fn list(api: &Api, query: &str) -> Vec<AuditEvent> {
 #[track_caller]
 pub fn verdict(api: &Api, correlation_id: &str) -> ChainVerdict {
     let path = format!("/api/v1/audit/chains/{correlation_id}");
-    read(api, &path).expect(200).json()
+    api.get(&path).expect(200).json()
 }
 
 /// Checks that a chain is intact, gapless from 1, and as long as expected.
