@@ -65,6 +65,16 @@ impl EngineCommand {
         })
     }
 
+    /// How often the engine itself has started a container again since it was told to start it.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub fn restarts(&self, container: &str) -> Result<u64, String> {
+        let text = self.run(&["inspect", "--format", "{{.RestartCount}}", container])?;
+        let error = |error| format!("{container} has `{}` restarts: {error}", text.trim());
+        text.trim().parse().map_err(error)
+    }
+
     /// With what code the process of a container ended last.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 use std::thread;
 use std::time::Duration;
 
+use common::health::{DependencyState, Readiness};
 use serde_json::json;
 
 use crate::database::{Database, Login};
@@ -14,8 +15,13 @@ use crate::poll::{Look, try_eventually};
 use crate::run::Run;
 use crate::scenario::{append, now};
 
+/// The port of a service that tells how it is.
+const PROBES: &str = "probes";
+
 /// How long a service may take to be ready again.
 const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long the engine may take to do what it is told.
+const ACTED_WITHIN: Duration = Duration::from_secs(15);
 /// How long a service may drain before the engine ends it by force. PostgreSQL waits for its
 /// clients to leave, which a pool never does, so it gets less.
 const DRAIN_SECONDS: &str = "10";
@@ -65,7 +71,8 @@ fn fault<'run>(run: &'run Run, service: &str, remedy: &'static str) -> Fault<'ru
 }
 
 impl Fault<'_> {
-    /// Brings the service back and waits until it is ready.
+    /// Brings the service back and waits until it is ready, and every service reaches again what
+    /// it depends on.
     ///
     /// # Panics
     /// When it does not come back.
@@ -81,7 +88,11 @@ impl Fault<'_> {
             return Ok(());
         };
         try_act(self.run, &self.service, remedy, &[remedy])?;
-        wait_until_ready(self.run, &self.service, READY_WITHIN)
+        wait_until_ready(self.run, &self.service, READY_WITHIN)?;
+        for service in self.run.services.keys() {
+            wait_until_reaching(self.run, service, READY_WITHIN)?;
+        }
+        Ok(())
     }
 }
 
@@ -104,13 +115,31 @@ fn act(run: &Run, service: &str, action: &str, arguments: &[&str]) {
 
 fn try_act(run: &Run, service: &str, action: &str, arguments: &[&str]) -> Result<(), String> {
     for container in &run.service(service).containers {
+        let restarts = run.engine.restarts(container)?;
         append(
             &run.run_directory.join("faults.jsonl"),
-            &json!({"at": now(), "service": service, "container": container, "action": action}),
+            &json!({"at": now(), "service": service, "container": container, "action": action, "restarts": restarts}),
         );
         let mut command = arguments.to_vec();
         command.push(container);
-        run.engine.run(&command)?;
+        let wanted = match action {
+            "stop" | "kill" => State::Stopped,
+            "pause" => State::Paused,
+            _ => State::Running,
+        };
+        let mut said = run.engine.run(&command);
+        // The engine sees the effect of a signal in its own time, and holds the ports of a process
+        // that has just ended for a moment more.
+        try_eventually(ACTED_WITHIN, || match run.engine.state(container) {
+            Ok(state) if state == wanted => Look::Seen(()),
+            state => {
+                if wanted == State::Running && said.is_err() {
+                    said = run.engine.run(&command);
+                }
+                Look::NotYet(format!("{state:?} after {said:?}"))
+            }
+        })
+        .map_err(|last| format!("{container} cannot be told to {action}: {last}"))?;
     }
     Ok(())
 }
@@ -147,7 +176,7 @@ pub fn wait_until_ready(run: &Run, service: &str, within: Duration) -> Result<()
                 Err(error) => Look::NotYet(error),
             };
         }
-        let port = deployed.ports.get("probes").copied().unwrap_or(8081);
+        let port = deployed.ports.get(PROBES).copied().unwrap_or(8081);
         match Api::of_container(&run.engine, container, port).try_get("/readyz") {
             Ok(answer) if answer.status == 200 => Look::Seen(()),
             Ok(answer) => Look::NotYet(answer.to_string()),
@@ -157,6 +186,37 @@ pub fn wait_until_ready(run: &Run, service: &str, within: Duration) -> Result<()
     for container in &deployed.containers {
         try_eventually(within, || ready(container)).map_err(|last| {
             format!("{container}: not ready within {within:?}; last seen: {last}")
+        })?;
+    }
+    Ok(())
+}
+
+/// Waits until every replica has an answer from everything that it depends on. One that does not
+/// run is not asked: another fault is still open there. Readiness does not tell: it stays when a
+/// dependency blinks.
+fn wait_until_reaching(run: &Run, service: &str, within: Duration) -> Result<(), String> {
+    let deployed = run.service(service);
+    let Some(&port) = deployed.ports.get(PROBES) else {
+        return Ok(());
+    };
+    let reaching = |container: &str| -> Look<()> {
+        match run.engine.state(container) {
+            Ok(State::Running) => {}
+            _ => return Look::Seen(()),
+        }
+        let answer = match Api::of_container(&run.engine, container, port).try_get("/readyz") {
+            Ok(answer) => answer,
+            Err(error) => return Look::NotYet(error.to_string()),
+        };
+        let reached = |state: &DependencyState| *state == DependencyState::Reachable;
+        match serde_json::from_str::<Readiness>(&answer.body) {
+            Ok(readiness) if readiness.dependencies.values().all(reached) => Look::Seen(()),
+            _ => Look::NotYet(answer.to_string()),
+        }
+    };
+    for container in &deployed.containers {
+        try_eventually(within, || reaching(container)).map_err(|last| {
+            format!("{container}: does not reach what it needs within {within:?}: {last}")
         })?;
     }
     Ok(())

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
@@ -100,14 +100,44 @@ pub struct Health(Arc<Mutex<Inner>>);
 struct Inner {
     starting: bool,
     draining: bool,
-    dependencies: BTreeMap<&'static str, DependencyState>,
+    dependencies: BTreeMap<&'static str, Dependency>,
+}
+
+#[derive(Debug)]
+struct Dependency {
+    state: DependencyState,
+    answered_at: Option<Instant>,
+}
+
+impl Dependency {
+    const AWAITED: Self = Self {
+        state: DependencyState::Awaited,
+        answered_at: None,
+    };
+
+    fn turn(&mut self, name: &'static str, state: DependencyState) {
+        let up = state == DependencyState::Reachable;
+        metrics::gauge!("dependency_up", "dependency" => name).set(if up { 1.0 } else { 0.0 });
+        if self.state != state {
+            self.state = state;
+            tracing::info!(dependency = name, ?state, "dependency changed");
+        }
+    }
+}
+
+impl Inner {
+    fn of(&mut self, dependency: &'static str) -> &mut Dependency {
+        self.dependencies
+            .entry(dependency)
+            .or_insert(Dependency::AWAITED)
+    }
 }
 
 impl Health {
     /// Not ready before [`Health::started`] and before each of these has answered once.
     #[must_use]
     pub fn awaiting(dependencies: &[&'static str]) -> Self {
-        let awaited = |name: &&'static str| (*name, DependencyState::Awaited);
+        let awaited = |name: &&'static str| (*name, Dependency::AWAITED);
         Self(Arc::new(Mutex::new(Inner {
             starting: true,
             draining: false,
@@ -125,40 +155,40 @@ impl Health {
         self.lock().draining = true;
     }
 
-    /// The dependency was asked, and answered or not.
-    pub fn asked(&self, dependency: &'static str, answered: bool) {
-        let gauge = metrics::gauge!("dependency_up", "dependency" => dependency);
-        gauge.set(if answered { 1.0 } else { 0.0 });
+    /// The dependency answered, whoever asked.
+    pub fn answered(&self, dependency: &'static str) {
         let mut inner = self.lock();
-        let state = inner
-            .dependencies
-            .entry(dependency)
-            .or_insert(DependencyState::Awaited);
-        let before = *state;
-        *state = match (before, answered) {
-            (_, true) => DependencyState::Reachable,
-            (DependencyState::Awaited, false) => DependencyState::Awaited,
-            (_, false) => DependencyState::Unreachable,
-        };
-        if before != *state {
-            tracing::info!(dependency, state = ?*state, "dependency changed");
+        let entry = inner.of(dependency);
+        entry.answered_at = Some(Instant::now());
+        entry.turn(dependency, DependencyState::Reachable);
+    }
+
+    /// A question that was put at this time was not answered. One put before the last answer says
+    /// nothing of how it is now, however long it took to fail.
+    pub fn unanswered(&self, dependency: &'static str, asked_at: Instant) {
+        let mut inner = self.lock();
+        let entry = inner.of(dependency);
+        match entry.answered_at {
+            None => entry.turn(dependency, DependencyState::Awaited),
+            Some(answered_at) if answered_at >= asked_at => {}
+            Some(_) => entry.turn(dependency, DependencyState::Unreachable),
         }
     }
 
     /// What the dependency did when it was last asked.
     #[must_use]
     pub fn state(&self, dependency: &'static str) -> DependencyState {
-        let inner = self.lock();
-        let state = inner.dependencies.get(dependency).copied();
-        state.unwrap_or(DependencyState::Awaited)
+        self.lock().of(dependency).state
     }
 
     /// What `/readyz` says now.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         let inner = self.lock();
-        let answered = |state: &DependencyState| *state != DependencyState::Awaited;
-        let own = |(name, state): (&&'static str, &DependencyState)| ((*name).to_owned(), *state);
+        let answered = |dependency: &Dependency| dependency.answered_at.is_some();
+        let own = |(name, dependency): (&&'static str, &Dependency)| {
+            ((*name).to_owned(), dependency.state)
+        };
         Readiness {
             ready: !inner.starting && !inner.draining && inner.dependencies.values().all(answered),
             draining: inner.draining,
@@ -179,16 +209,19 @@ pub async fn watch_datastorage(client: DataStorage, health: Health, shutdown: Sh
     const AWAITED: Duration = Duration::from_millis(200);
     const ANSWERED: Duration = Duration::from_secs(2);
     loop {
-        let answered = match shutdown.unless_requested(client.ping()).await {
-            Some(Ok(())) => true,
+        let asked_at = Instant::now();
+        let pause = match shutdown.unless_requested(client.ping()).await {
+            Some(Ok(())) => {
+                health.answered(DATASTORAGE);
+                ANSWERED
+            }
             Some(Err(error)) => {
                 tracing::debug!(%error, "DataStorage does not answer");
-                false
+                health.unanswered(DATASTORAGE, asked_at);
+                AWAITED
             }
             None => return,
         };
-        health.asked(DATASTORAGE, answered);
-        let pause = if answered { ANSWERED } else { AWAITED };
         if !shutdown.sleep(pause).await {
             return;
         }
@@ -239,11 +272,11 @@ mod tests {
     #[test]
     fn ready_after_the_first_answer_and_through_a_blip() {
         let health = Health::awaiting(&["database"]);
-        health.asked("database", true);
+        health.answered("database");
         assert!(!health.readiness().ready, "not started");
         health.started();
         assert!(health.readiness().ready);
-        health.asked("database", false);
+        health.unanswered("database", Instant::now());
         let readiness = health.readiness();
         assert!(readiness.ready);
         assert_eq!(
@@ -258,11 +291,22 @@ mod tests {
     fn not_ready_while_a_dependency_is_awaited() {
         let health = Health::awaiting(&["database"]);
         health.started();
-        health.asked("database", false);
+        health.unanswered("database", Instant::now());
         assert_eq!(
             health.readiness().dependencies["database"],
             DependencyState::Awaited
         );
         assert!(!health.readiness().ready);
+    }
+
+    #[test]
+    fn a_question_put_before_an_answer_says_nothing_after_it() {
+        let health = Health::awaiting(&["database"]);
+        let asked_at = Instant::now();
+        health.answered("database");
+        health.unanswered("database", asked_at);
+        assert_eq!(health.state("database"), DependencyState::Reachable);
+        health.unanswered("database", Instant::now());
+        assert_eq!(health.state("database"), DependencyState::Unreachable);
     }
 }

@@ -2,7 +2,7 @@
 //! connection that probes have for themselves. The service's own role owns no table, and may only
 //! insert and select on `audit_events`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use common::server::Context;
@@ -24,13 +24,13 @@ const CONNECTIONS_MIN: u32 = 6;
 /// How long a request waits for one of them.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Makes database and role when they are missing, runs the migrations, grants what the role needs.
-/// Waits for a server that is away, for as long as the service is not told to end.
-pub(crate) async fn prepare(args: &DatabaseArgs) -> anyhow::Result<()> {
-    const PAUSE: Duration = Duration::from_millis(250);
+/// Makes database and role when they are missing, runs the migrations, grants what the role needs,
+/// and gives the pool of that role. Waits for a server that is away, for as long as its caller does.
+pub(crate) async fn open(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
+    const PAUSE: Duration = Duration::from_millis(100);
     loop {
-        match try_to_prepare(args).await {
-            Ok(()) => return Ok(()),
+        match try_to_open(args).await {
+            Ok(pool) => return Ok(pool),
             Err(error) if is_away(&error) => {
                 tracing::warn!("waiting for the database: {error:#}");
                 tokio::time::sleep(PAUSE).await;
@@ -40,7 +40,12 @@ pub(crate) async fn prepare(args: &DatabaseArgs) -> anyhow::Result<()> {
     }
 }
 
-async fn try_to_prepare(args: &DatabaseArgs) -> anyhow::Result<()> {
+async fn try_to_open(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
+    prepare(args).await?;
+    pool(args).await
+}
+
+async fn prepare(args: &DatabaseArgs) -> anyhow::Result<()> {
     let owner = args.owner_database_url.with_password(&args.owner_password);
     make_database_and_role(args, &owner).await?;
 
@@ -134,7 +139,7 @@ fn is_away(error: &anyhow::Error) -> bool {
 /// The pool of the service's own role. A few connections are there before the first request: many
 /// requests that all have to connect first would only hinder each other. It connects again by
 /// itself whenever the server was away.
-pub(crate) async fn pool(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
+async fn pool(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
     let options = PgPoolOptions::new()
         .min_connections(CONNECTIONS_MIN)
         .max_connections(CONNECTIONS_MAX)
@@ -169,18 +174,23 @@ pub(crate) async fn probe(args: DatabaseArgs, context: Context) -> anyhow::Resul
     let options = bounded(&args).application_name("datastorage-probe");
     let mut connection = None;
     loop {
+        let asked_at = Instant::now();
         let asking = context
             .shutdown
             .unless_requested(ask(&mut connection, &options));
-        let Some(answered) = asking.await else {
-            return Ok(());
+        let pause = match asking.await {
+            None => return Ok(()),
+            Some(Ok(())) => {
+                context.health.answered(DEPENDENCY);
+                ANSWERED
+            }
+            Some(Err(error)) => {
+                tracing::debug!("the database does not answer: {error:#}");
+                connection = None;
+                context.health.unanswered(DEPENDENCY, asked_at);
+                AWAY
+            }
         };
-        if let Err(error) = &answered {
-            tracing::debug!("the database does not answer: {error:#}");
-            connection = None;
-        }
-        context.health.asked(DEPENDENCY, answered.is_ok());
-        let pause = if answered.is_ok() { ANSWERED } else { AWAY };
         if !context.shutdown.sleep(pause).await {
             return Ok(());
         }

@@ -22,8 +22,7 @@ pub const DEPENDENCIES: &[&str] = &[database::DEPENDENCY];
 /// When the database refuses: a wrong password, a migration that fails. One that is away is
 /// waited for.
 pub async fn build(config: Config, context: Context) -> anyhow::Result<App> {
-    database::prepare(&config.database).await?;
-    let pool = database::pool(&config.database).await?;
+    let pool = database::open(&config.database).await?;
     let probe = database::probe(config.database.clone(), context.clone());
     let store = Store::new(pool, context.health);
     let routes = routes::routes(store, config.tokens.tokens);

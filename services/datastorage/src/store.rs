@@ -87,7 +87,12 @@ impl Store {
             });
         // A server that stands still closes no connection and answers nothing.
         match tokio::time::timeout(TIMEOUT, tries).await {
-            Ok(done) => done.map_err(Problem::from),
+            Ok(Ok(done)) => {
+                // What the probe finds out later than a request is no news.
+                self.health.answered(DEPENDENCY);
+                Ok(done)
+            }
+            Ok(Err(error)) => Err(error.into()),
             Err(_) => {
                 tracing::warn!("the database does not answer");
                 Err(Problem::unavailable("the database does not answer"))
