@@ -54,6 +54,9 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     drop(deadline);
     if outcomes.len() > 1 {
         super::print_data(&table(&outcomes))?;
+        for outcome in outcomes.iter().filter(|outcome| !outcome.failed.is_empty()) {
+            eprint!("{:>12} {}\n{}", "red", outcome.target, outcome.failed);
+        }
     }
     conclude(outcomes)
 }
@@ -65,6 +68,8 @@ pub(super) struct Outcome {
     tag: String,
     tests: String,
     took: Duration,
+    /// What is told of each failed test once more when every target has ended.
+    failed: String,
     error: Option<Error>,
 }
 
@@ -75,6 +80,7 @@ impl Outcome {
             tag: "-".to_owned(),
             tests: "-".to_owned(),
             took: Duration::ZERO,
+            failed: String::new(),
             error: Some(Failure::new(Exit::Red, "not run").into()),
         }
     }

@@ -53,7 +53,7 @@ impl Session<'_> {
         }
     }
 
-    /// The state of every container, the failed tests, the guilty log, and where the rest lies.
+    /// The state of every container, the guilty log, the failed tests, and where the rest lies.
     fn explain(&mut self, error: &Error) {
         let phase = self.receipt.failed_phase();
         let message = report::error_text(error);
@@ -65,9 +65,6 @@ impl Session<'_> {
                 Err(error) => report::note(&format!("cannot tell the containers: {error:#}")),
             }
         }
-        if let Some(tests) = &self.receipt.tests {
-            eprint!("{}", failure::failed_tests(tests));
-        }
         let suspects = [self.target.name.as_str(), self.workspace.against.as_str()];
         let logs = self.run.directory().join("logs");
         // A compiler's message has been shown as it came.
@@ -76,6 +73,9 @@ impl Session<'_> {
             && !is_signal(error)
         {
             eprint!("{}", failure::tail(&log));
+        }
+        if let Some(tests) = &self.receipt.tests {
+            eprint!("{}", failure::failed_tests(tests));
         }
         self.receipt.fail(&message);
         report::note(&format!("everything else: {}", self.run.directory()));

@@ -22,8 +22,8 @@ use crate::pipeline::load::load;
 use crate::pipeline::tag::{Inputs, Repository, Tagged, tag};
 use crate::pipeline::test::test;
 use crate::pipeline::{Frozen, Images};
-use crate::report;
 use crate::report::receipt::Receipt;
+use crate::report::{self, failure};
 use crate::run::{self, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{PackageName, Target, Workspace};
@@ -65,6 +65,7 @@ pub(super) fn run(
         tag: "-".to_owned(),
         tests: "-".to_owned(),
         took: Duration::ZERO,
+        failed: String::new(),
         error: None,
     };
     match Session::begin(workspace, target, options, pause) {
@@ -74,6 +75,7 @@ pub(super) fn run(
             outcome.tag = session.tag.unwrap_or(outcome.tag);
             if let Some(tests) = &session.receipt.tests {
                 outcome.tests = tests.verdict();
+                outcome.failed = failure::failed_tests(tests);
             }
         }
         Err(error) => outcome.error = Some(error),
