@@ -85,14 +85,29 @@ impl Drop for StopAtEnd<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
+    use crate::poll::{Look, eventually};
 
     #[test]
     fn the_load_lasts_as_long_as_the_act() {
+        let seen = Mutex::new([0_usize; 3]);
         let (acted, given) = under_load(
             3,
-            |worker, index| (worker, index),
-            || thread::sleep(Duration::from_millis(60)),
+            |worker, index| {
+                seen.lock().expect("no panic")[worker] = index + 1;
+                (worker, index)
+            },
+            || {
+                eventually("two turns of each", Duration::from_secs(10), || match *seen
+                    .lock()
+                    .expect("no panic")
+                {
+                    turns if turns.iter().all(|&count| count > 1) => Look::Seen(()),
+                    turns => Look::NotYet(format!("{turns:?}")),
+                });
+            },
         );
         assert_eq!(acted, ());
         for worker in 0..3 {

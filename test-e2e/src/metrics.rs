@@ -1,7 +1,13 @@
 //! Metrics as a service tells them, and the difference between two looks.
 
+use std::time::Duration;
+
 use crate::http::Api;
+use crate::poll::{Look, eventually};
 use crate::run::Run;
+
+/// A service may count a moment after it, or DataStorage, has answered.
+const COUNTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// All samples of all replicas of a service at one moment.
 #[derive(Clone, Debug)]
@@ -43,6 +49,39 @@ impl Metrics {
             sample.name == name && wanted.iter().all(|label| sample.labels.contains(label))
         });
         matching.map(|sample| sample.value).sum()
+    }
+
+    /// Waits until samples of this name have moved by exactly so much since this look: one count
+    /// for each set of labels.
+    ///
+    /// # Panics
+    /// When they have not in time, with what they have moved by, and the names that there are.
+    #[track_caller]
+    pub fn expect_moved(
+        &self,
+        run: &Run,
+        service: &str,
+        name: &str,
+        expected: &[(&[(&str, &str)], u32)],
+    ) {
+        eventually("the counts", COUNTED_WITHIN, || {
+            let now = Self::scrape(run, service);
+            let moved: Vec<f64> = expected
+                .iter()
+                .map(|(labels, _)| now.sum(name, labels) - self.sum(name, labels))
+                .collect();
+            let equal = moved
+                .iter()
+                .zip(expected)
+                .all(|(moved, (_, count))| (moved - f64::from(*count)).abs() < f64::EPSILON);
+            if equal {
+                return Look::Seen(());
+            }
+            Look::NotYet(format!(
+                "{name} moved by {moved:?}, not by {expected:?}; there are {:?}",
+                now.names()
+            ))
+        });
     }
 
     /// The names, each once.

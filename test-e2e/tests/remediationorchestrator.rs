@@ -455,29 +455,22 @@ fn metrics_move_by_the_exact_count() {
     complete_all(&scenario, &all);
     let nothing = analyzed(&scenario, &format!("Signal{}", unique()));
     await_phase(&scenario, nothing.id, RequestPhase::Skipped);
-    // It counts a moment after DataStorage has answered.
-    eventually("the counts", Duration::from_secs(10), || {
-        let after = Metrics::scrape(scenario.run(), "remediationorchestrator");
-        let moved = |name: &str, labels: &[(&str, &str)]| {
-            after.sum(name, labels) - before.sum(name, labels)
-        };
-        let moved = [
-            moved("executions_started_total", &[]),
-            moved("request_transitions_total", &[("to", "Completed")]),
-            moved("request_transitions_total", &[("to", "Skipped")]),
-            moved("request_transitions_total", &[("to", "Failed")]),
-        ];
-        let expected = [4.0, 4.0, 1.0, 0.0];
-        let equal = moved
-            .iter()
-            .zip(expected)
-            .all(|(a, b)| (a - b).abs() < f64::EPSILON);
-        if equal {
-            Look::Seen(())
-        } else {
-            Look::NotYet(format!("moved by {moved:?}"))
-        }
-    });
+    before.expect_moved(
+        scenario.run(),
+        "remediationorchestrator",
+        "executions_started_total",
+        &[(&[], 4)],
+    );
+    before.expect_moved(
+        scenario.run(),
+        "remediationorchestrator",
+        "request_transitions_total",
+        &[
+            (&[("to", "Completed")], 4),
+            (&[("to", "Skipped")], 1),
+            (&[("to", "Failed")], 0),
+        ],
+    );
 }
 
 #[test]

@@ -429,23 +429,16 @@ fn metrics_move_by_the_exact_count() {
     for request in &all {
         classified(&scenario, request);
     }
-    // It counts a moment after DataStorage has answered.
-    eventually("the counts", Duration::from_secs(10), || {
-        let after = Metrics::scrape(scenario.run(), "signalprocessing");
-        let moved = ["classified", "degraded", "failed"].map(|outcome| {
-            let name = "signalprocessing_requests_total";
-            after.sum(name, &[("outcome", outcome)]) - before.sum(name, &[("outcome", outcome)])
-        });
-        let equal = moved
-            .iter()
-            .zip([7.0, 1.0, 0.0])
-            .all(|(a, b)| (a - b).abs() < f64::EPSILON);
-        if equal {
-            Look::Seen(())
-        } else {
-            Look::NotYet(format!("moved by {moved:?}"))
-        }
-    });
+    before.expect_moved(
+        scenario.run(),
+        "signalprocessing",
+        "signalprocessing_requests_total",
+        &[
+            (&[("outcome", "classified")], 7),
+            (&[("outcome", "degraded")], 1),
+            (&[("outcome", "failed")], 0),
+        ],
+    );
 }
 
 #[test]

@@ -495,23 +495,16 @@ fn metrics_move_by_the_exact_count() {
         );
     }
     ended(&scenario, begin(&scenario, &failing).id);
-    // It counts a moment after DataStorage has answered. Probes count as steps.
-    eventually("the counts", Duration::from_secs(10), || {
-        let after = Metrics::scrape(scenario.run(), "workflowexecution");
-        let moved = ["success", "failure"].map(|outcome| {
-            let labels = [("outcome", outcome)];
-            after.sum("steps_total", &labels) - before.sum("steps_total", &labels)
-        });
-        let equal = moved
-            .iter()
-            .zip([7.0, 1.0])
-            .all(|(a, b)| (a - b).abs() < f64::EPSILON);
-        if equal {
-            Look::Seen(())
-        } else {
-            Look::NotYet(format!("moved by {moved:?}"))
-        }
-    });
+    // Probes count as steps.
+    before.expect_moved(
+        scenario.run(),
+        "workflowexecution",
+        "steps_total",
+        &[
+            (&[("outcome", "success")], 7),
+            (&[("outcome", "failure")], 1),
+        ],
+    );
 }
 
 #[test]

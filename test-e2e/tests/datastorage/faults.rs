@@ -163,26 +163,44 @@ fn metrics_move_by_the_exact_count() {
     let mut bad = audit::event(&chain);
     bad.event_type.clear();
     api.post(audit::EVENTS, &bad).expect(400);
-    let after = Metrics::scrape(scenario.run(), "datastorage");
-    let moved = |status: &str| {
-        let labels = [
-            ("method", "POST"),
-            ("route", audit::EVENTS),
-            ("status", status),
-        ];
-        let sum = |metrics: &Metrics| metrics.sum("http_requests_total", &labels);
-        sum(&after) - sum(&before)
-    };
-    let moved = ["201", "401", "400", "500"].map(moved);
-    let expected = [10.0, 3.0, 1.0, 0.0];
-    let equal = moved
-        .iter()
-        .zip(expected)
-        .all(|(a, b)| (a - b).abs() < f64::EPSILON);
-    assert!(
-        equal,
-        "moved by {moved:?}, not by {expected:?}; there are {:?}",
-        after.names()
+    before.expect_moved(
+        scenario.run(),
+        "datastorage",
+        "http_requests_total",
+        &[
+            (
+                &[
+                    ("method", "POST"),
+                    ("route", audit::EVENTS),
+                    ("status", "201"),
+                ],
+                10,
+            ),
+            (
+                &[
+                    ("method", "POST"),
+                    ("route", audit::EVENTS),
+                    ("status", "401"),
+                ],
+                3,
+            ),
+            (
+                &[
+                    ("method", "POST"),
+                    ("route", audit::EVENTS),
+                    ("status", "400"),
+                ],
+                1,
+            ),
+            (
+                &[
+                    ("method", "POST"),
+                    ("route", audit::EVENTS),
+                    ("status", "500"),
+                ],
+                0,
+            ),
+        ],
     );
 }
 

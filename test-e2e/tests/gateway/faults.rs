@@ -161,22 +161,19 @@ fn metrics_move_by_the_exact_count() {
         time::OffsetDateTime::now_utc(),
     );
     signals::send(&gateway, &nowhere).expect(400);
-    let after = Metrics::scrape(scenario.run(), "gateway");
-    let moved = |outcome: &str| {
-        let labels = [("source", "alertmanager"), ("outcome", outcome)];
-        let sum = |metrics: &Metrics| metrics.sum("gateway_signals_total", &labels);
-        sum(&after) - sum(&before)
-    };
-    let moved = ["created", "duplicate", "rejected", "out_of_scope"].map(moved);
-    let expected = [5.0, 3.0, 1.0, 0.0];
-    let equal = moved
-        .iter()
-        .zip(expected)
-        .all(|(a, b)| (a - b).abs() < f64::EPSILON);
-    assert!(
-        equal,
-        "moved by {moved:?}, not by {expected:?}; there are {:?}",
-        after.names()
+    before.expect_moved(
+        scenario.run(),
+        "gateway",
+        "gateway_signals_total",
+        &[
+            (&[("source", "alertmanager"), ("outcome", "created")], 5),
+            (&[("source", "alertmanager"), ("outcome", "duplicate")], 3),
+            (&[("source", "alertmanager"), ("outcome", "rejected")], 1),
+            (
+                &[("source", "alertmanager"), ("outcome", "out_of_scope")],
+                0,
+            ),
+        ],
     );
 }
 

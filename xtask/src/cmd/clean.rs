@@ -1,12 +1,13 @@
 //! `clean`: removes what the tool made for this checkout and no living run uses: containers,
-//! volumes, networks, folders of runs; with `--images` the images of our services. Found by labels,
-//! one by one; never a prune.
+//! volumes, networks, folders of runs, what lies in the caches unused for two weeks; with
+//! `--images` the images of our services. Found by labels, one by one; never a prune.
 
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
+use crate::cache;
 use crate::cli;
 use crate::engine::Engine;
 use crate::process;
@@ -14,6 +15,8 @@ use crate::report;
 use crate::run::{self, State};
 use crate::source::workspace::Workspace;
 
+/// Two weeks.
+const CACHE_AGE_MAX: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const IMAGES_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Removes it, and says what.
@@ -35,7 +38,25 @@ pub fn run(workspace: &Workspace, options: &cli::Clean) -> Result<()> {
         }
         Err(error) => report::note(&format!("no engine to ask for containers: {error}")),
     }
-    remove_folders(workspace)
+    remove_folders(workspace)?;
+    collect_caches(workspace)
+}
+
+/// Sources, binaries and archives that no run of this checkout has used for long.
+fn collect_caches(workspace: &Workspace) -> Result<()> {
+    const CACHES: [&str; 3] = ["objects", "bin", "images"];
+    let state = workspace.state_directory();
+    let mut freed_bytes = 0;
+    for cache in CACHES {
+        freed_bytes += cache::collect(&state.join(cache), CACHE_AGE_MAX)?;
+    }
+    if freed_bytes > 0 {
+        report::note(&format!(
+            "removed {} MB unused for two weeks",
+            freed_bytes / 1_000_000
+        ));
+    }
+    Ok(())
 }
 
 fn remove_folders(workspace: &Workspace) -> Result<()> {

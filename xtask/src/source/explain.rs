@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
-use super::objects::write_whole;
 use super::snapshot::{Entry, EntryKind, PackageSnapshot, Scope};
+use crate::cache::write_whole;
 use crate::digest::Digest;
 
 /// A snapshot of one package without its bytes. Kept in the state directory by source digest.

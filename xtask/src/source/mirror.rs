@@ -16,9 +16,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::closure::folders_above;
-use super::objects::{Objects, write_whole};
+use super::objects::Objects;
 use super::reading::Stamp;
 use super::snapshot::{EntryKind, PackageSnapshot};
+use crate::cache::write_whole;
 use crate::digest::Digest;
 
 /// A mirror that holds what it was synced to. Valid while the build lock is held.

@@ -11,7 +11,7 @@ pub mod explain;
 mod lock;
 mod manifests;
 pub mod mirror;
-pub mod objects;
+mod objects;
 mod reading;
 mod seen;
 pub mod snapshot;

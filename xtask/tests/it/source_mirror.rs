@@ -5,9 +5,9 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use xtask::cache;
 use xtask::source::explain::{Record, difference};
 use xtask::source::mirror::Mirror;
-use xtask::source::objects;
 use xtask::source::snapshot::{EntryKind, Keep, PackageSnapshot, Snapshot, read_object};
 
 use crate::source_digest::snapshot;
@@ -243,13 +243,13 @@ fn objects_are_written_once_and_collected_by_age() {
     case.freeze();
     assert_eq!(files(&case.state.join("objects")), before);
     let day = std::time::Duration::from_secs(24 * 60 * 60);
-    assert_eq!(objects::collect(&case.state, day).unwrap(), 0);
+    assert_eq!(cache::collect(&case.state.join("objects"), day).unwrap(), 0);
     let old = std::time::SystemTime::now() - 30 * day;
     let (path, (_, _, text)) = before.first_key_value().unwrap();
     let object = case.state.join("objects").join(path);
     fs::File::open(&object).unwrap().set_modified(old).unwrap();
     assert_eq!(
-        objects::collect(&case.state, day).unwrap(),
+        cache::collect(&case.state.join("objects"), day).unwrap(),
         text.len() as u64
     );
     assert_eq!(files(&case.state.join("objects")).len(), before.len() - 1);
@@ -269,7 +269,7 @@ fn an_object_in_use_grows_young_again() {
             .unwrap();
     }
     case.freeze();
-    assert_eq!(objects::collect(&case.state, day).unwrap(), 0);
+    assert_eq!(cache::collect(&case.state.join("objects"), day).unwrap(), 0);
 }
 
 #[test]

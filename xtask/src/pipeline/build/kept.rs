@@ -1,13 +1,12 @@
 //! Binaries, kept by the digest of all that made them: `<state>/bin/<name>-<digest>`, and their own
 //! SHA-256 beside them, written last. What is found is hashed again; what is damaged is no find.
 
-use std::fs::{self, Permissions};
-use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::fs;
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use crate::cache::{mark_used, write_whole};
 use crate::digest::Digest;
 use crate::report;
 
@@ -53,6 +52,11 @@ impl Store {
             report::note(&format!("{path} is damaged: building it anew"));
             return Ok(None);
         }
+        for used in [&path, &record(&path)] {
+            if let Ok(metadata) = used.metadata() {
+                mark_used(used, &metadata);
+            }
+        }
         Ok(Some(Kept {
             path,
             bytes,
@@ -71,8 +75,10 @@ impl Store {
             }
             _ => {}
         }
-        write(&path, &bytes, 0o555)?;
-        write(&record(&path), format!("{digest}\n").as_bytes(), 0o444)?;
+        write_whole(&path, &bytes, 0o555).with_context(|| format!("cannot write {path}"))?;
+        let record = record(&path);
+        write_whole(&record, format!("{digest}\n").as_bytes(), 0o444)
+            .with_context(|| format!("cannot write {record}"))?;
         Ok(Kept {
             path,
             bytes,
@@ -83,25 +89,11 @@ impl Store {
     /// Puts bytes that should have been equal beside the kept ones, for whoever looks for the reason.
     pub(super) fn put_beside(&self, kept: &Kept, bytes: &[u8]) -> Result<Utf8PathBuf> {
         let path = Utf8PathBuf::from(format!("{}.differs", kept.path));
-        write(&path, bytes, 0o555)?;
+        write_whole(&path, bytes, 0o555).with_context(|| format!("cannot write {path}"))?;
         Ok(path)
     }
 }
 
 fn record(path: &Utf8Path) -> Utf8PathBuf {
     Utf8PathBuf::from(format!("{path}.sha256"))
-}
-
-/// Whole or not at all.
-fn write(path: &Utf8Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let write_whole = || -> Result<()> {
-        let folder = path.parent().context("has no folder")?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file()
-            .set_permissions(Permissions::from_mode(mode))?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write_whole().with_context(|| format!("cannot write {path}"))
 }
