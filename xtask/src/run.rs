@@ -16,6 +16,7 @@ use serde_json::json;
 
 use crate::digest::Digest;
 use crate::engine::{Engine, EngineKind};
+use crate::poll;
 use crate::process::{self, Invocation};
 use crate::source::workspace::{TargetName, Workspace};
 
@@ -31,8 +32,10 @@ pub const LABEL_DIRECTORY: &str = "phase-zero.directory";
 
 /// How long the engine may take to list what it has.
 const LIST_DEADLINE: Duration = Duration::from_secs(30);
-/// How long the engine may take to remove what a run made.
+/// How long the engine may take to remove what a run made, in one attempt.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(90);
+const REMOVE_ATTEMPTS: u32 = 10;
+const REMOVE_INTERVAL: Duration = Duration::from_millis(100);
 
 const LOCK: &str = "lock";
 const JOURNAL: &str = "journal.jsonl";
@@ -331,31 +334,31 @@ impl Resources {
     }
 }
 
-/// Removes everything with this label, and sees to it that nothing is left.
+/// Removes everything with this label, and sees to it that nothing is left. It may take more than
+/// one attempt: an engine refuses to remove a container whose process it is starting again.
 ///
 /// # Errors
 /// When something is left: names it.
 pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
-    let found = Resources::find(engine, label)?;
-    if found.is_empty() {
-        return Ok(());
+    let mut left = Resources::find(engine, label)?;
+    let mut reasons = Vec::new();
+    for attempt in 0..REMOVE_ATTEMPTS {
+        if left.is_empty() {
+            return Ok(());
+        }
+        if attempt > 0 {
+            poll::pause(REMOVE_INTERVAL)?;
+        }
+        // Another command may remove the same at this moment; what counts is what is left.
+        let refused = removals(engine, &left)
+            .into_iter()
+            .filter_map(|removal| process::capture(&removal, REMOVE_DEADLINE).err());
+        reasons = refused.map(|error| error.to_string()).collect();
+        left = Resources::find(engine, label)?;
     }
-    // Another command may remove the same at this moment; what counts is what is left.
-    let outcomes: Vec<Result<()>> = removals(engine, &found)
-        .iter()
-        .map(|removal| {
-            process::capture(removal, REMOVE_DEADLINE)?;
-            Ok(())
-        })
-        .collect();
-    let left = Resources::find(engine, label)?;
     if left.is_empty() {
         return Ok(());
     }
-    let reasons: Vec<String> = outcomes
-        .into_iter()
-        .filter_map(|outcome| outcome.err().map(|error| format!("{error:#}")))
-        .collect();
     bail!(
         "not everything with label {label} could be removed; left are containers {:?}, volumes {:?}, networks {:?}\n{}",
         left.containers,
