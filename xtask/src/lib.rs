@@ -20,3 +20,4 @@ pub mod run;
 pub mod secrets;
 pub mod source;
 pub mod third_party;
+mod threads;

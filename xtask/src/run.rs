@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::mem;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -19,6 +21,7 @@ use crate::engine::{Engine, EngineKind};
 use crate::poll;
 use crate::process::{self, Invocation};
 use crate::source::workspace::{TargetName, Workspace};
+use crate::threads::joined;
 
 /// Label with the run's ID, on every resource of a run.
 pub const LABEL_RUN: &str = "phase-zero.run";
@@ -36,6 +39,9 @@ const LIST_DEADLINE: Duration = Duration::from_secs(30);
 const REMOVE_DEADLINE: Duration = Duration::from_secs(90);
 const REMOVE_ATTEMPTS: u32 = 10;
 const REMOVE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The file system in memory that every Linux has.
+const MEMORY_VOLUMES: &str = "/dev/shm";
 
 const LOCK: &str = "lock";
 const JOURNAL: &str = "journal.jsonl";
@@ -320,10 +326,16 @@ impl Resources {
             let captured = process::capture(&invocation, LIST_DEADLINE)?;
             Ok(captured.stdout.lines().map(str::to_owned).collect())
         };
-        Ok(Self {
-            containers: names(&["ps", "--all"], "{{.Names}}")?,
-            volumes: names(&["volume", "ls"], "{{.Name}}")?,
-            networks: names(&["network", "ls"], "{{.Name}}")?,
+        // Each question costs the engine's own start, and that is all that it costs.
+        thread::scope(|scope| {
+            let volumes = scope.spawn(|| names(&["volume", "ls"], "{{.Name}}"));
+            let networks = scope.spawn(|| names(&["network", "ls"], "{{.Name}}"));
+            let containers = names(&["ps", "--all"], "{{.Names}}");
+            Ok(Self {
+                volumes: joined(volumes)?,
+                networks: joined(networks)?,
+                containers: containers?,
+            })
         })
     }
 
@@ -334,6 +346,30 @@ impl Resources {
     }
 }
 
+/// Where a volume lies that is kept in memory: in a folder of its own name.
+#[must_use]
+pub fn memory_volume(name: &str) -> Utf8PathBuf {
+    Utf8Path::new(MEMORY_VOLUMES).join(name)
+}
+
+/// Whether this host's shared memory is there, and large enough for the volumes of a run.
+#[must_use]
+pub fn has_memory_for_volumes() -> bool {
+    const NEEDED_BYTES: u64 = 2 << 30;
+    rustix::fs::statvfs(MEMORY_VOLUMES)
+        .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) >= NEEDED_BYTES)
+}
+
+fn remove_memory_volume(name: &str) -> Result<()> {
+    let directory = memory_volume(name);
+    match fs::remove_dir_all(&directory) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {directory}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Removes everything with this label, and sees to it that nothing is left. It may take more than
 /// one attempt: an engine refuses to remove a container whose process it is starting again.
 ///
@@ -341,7 +377,7 @@ impl Resources {
 /// When something is left: names it.
 pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
     let mut left = Resources::find(engine, label)?;
-    let mut reasons = Vec::new();
+    let mut reasons: Vec<anyhow::Error> = Vec::new();
     for attempt in 0..REMOVE_ATTEMPTS {
         if left.is_empty() {
             return Ok(());
@@ -350,10 +386,24 @@ pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
             poll::pause(REMOVE_INTERVAL)?;
         }
         // Another command may remove the same at this moment; what counts is what is left.
-        let refused = removals(engine, &left)
-            .into_iter()
-            .filter_map(|removal| process::capture(&removal, REMOVE_DEADLINE).err());
-        reasons = refused.map(|error| error.to_string()).collect();
+        reasons.clear();
+        let containers = mem::take(&mut left.containers);
+        remove(
+            engine,
+            &Resources {
+                containers,
+                ..Resources::default()
+            },
+            &mut reasons,
+        );
+        // A volume stays until its folder has gone, since only its label tells whose that is.
+        left.volumes.retain(|volume| {
+            let removed = remove_memory_volume(volume);
+            let gone = removed.is_ok();
+            reasons.extend(removed.err());
+            gone
+        });
+        remove(engine, &left, &mut reasons);
         left = Resources::find(engine, label)?;
     }
     if left.is_empty() {
@@ -364,8 +414,20 @@ pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
         left.containers,
         left.volumes,
         left.networks,
-        reasons.join("\n")
+        reasons
+            .iter()
+            .map(|reason| format!("{reason:#}"))
+            .collect::<Vec<_>>()
+            .join("\n")
     )
+}
+
+fn remove(engine: &Engine, resources: &Resources, reasons: &mut Vec<anyhow::Error>) {
+    let removals = removals(engine, resources);
+    let refused = removals
+        .iter()
+        .filter_map(|removal| process::capture(removal, REMOVE_DEADLINE).err());
+    reasons.extend(refused.map(anyhow::Error::from));
 }
 
 /// How they are removed: containers first, since they use the others.

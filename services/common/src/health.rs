@@ -206,7 +206,7 @@ pub const DATASTORAGE: &str = "datastorage";
 
 /// Asks DataStorage again and again until shutdown, and tells `health`.
 pub async fn watch_datastorage(client: DataStorage, health: Health, shutdown: Shutdown) {
-    const AWAITED: Duration = Duration::from_millis(200);
+    const AWAITED: Duration = Duration::from_millis(100);
     const ANSWERED: Duration = Duration::from_secs(2);
     loop {
         let asked_at = Instant::now();

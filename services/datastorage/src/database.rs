@@ -27,7 +27,7 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(6);
 /// Makes database and role when they are missing, runs the migrations, grants what the role needs,
 /// and gives the pool of that role. Waits for a server that is away, for as long as its caller does.
 pub(crate) async fn open(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
-    const PAUSE: Duration = Duration::from_millis(100);
+    const PAUSE: Duration = Duration::from_millis(50);
     loop {
         match try_to_open(args).await {
             Ok(pool) => return Ok(pool),

@@ -3,33 +3,35 @@
 //! of what a manifest may say and refuses the rest, naming the field and `--cluster kind`.
 //!
 //! It is not Kubernetes: probes are asked until they are answered once and not after that, an
-//! empty folder in memory does not outlive its container, and requests reserve nothing.
+//! empty folder in memory that one container alone mounts does not outlive it, one that several
+//! mount has no size limit, and requests reserve nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, Permissions};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle, ScopedJoinHandle};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
 
-use crate::engine::{ContainerFacts, Engine};
+use crate::engine::{ContainerFacts, Engine, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::manifest::{Manifests, References};
 use crate::process::{self, Invocation};
 use crate::report;
-use crate::run::{Resource, Resources, Run};
+use crate::run::{self, Resource, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
 use crate::third_party::{self, ThirdPartyImage};
+use crate::threads::{all, joined};
 
 mod plan;
 mod ready;
 
-pub(crate) use plan::{Planned, Pod};
+pub(crate) use plan::{Planned, PlannedVolume, Pod};
 
 /// Making a network, a volume or a container on a busy host.
 const MAKE_DEADLINE: Duration = Duration::from_secs(60);
@@ -153,6 +155,7 @@ impl Local {
             labels: &labels,
             secrets,
             config: &run.directory().join("config"),
+            memory_volumes: run::has_memory_for_volumes(),
         };
         plan::pods(&around, manifests, references)
     }
@@ -346,6 +349,20 @@ impl Planned {
             .args(["run", "--detach"])
             .args(&self.arguments)
     }
+
+    fn created(&self, engine: &Engine) -> Invocation {
+        engine.invocation().arg("create").args(&self.arguments)
+    }
+
+    /// podman can make namespaces and network before the process is started.
+    fn prepared(&self, engine: &Engine) -> Option<Invocation> {
+        let prepare = || engine.invocation().args(["init", &self.name]);
+        (engine.kind == EngineKind::Podman).then(prepare)
+    }
+
+    fn started(&self, engine: &Engine) -> Invocation {
+        engine.invocation().args(["start", &self.name])
+    }
 }
 
 /// A run that is only looked at.
@@ -380,34 +397,67 @@ impl Preview<'_> {
             labels: self.labels,
             secrets,
             config: &self.directory.join("config"),
+            memory_volumes: run::has_memory_for_volumes(),
         };
         let mut invocations = Vec::new();
         let mut resources = Resources::default();
         for pod in plan::pods(&around, manifests, references)? {
             for volume in &pod.volumes {
-                invocations.push(creation(self.engine, "volume", self.labels, volume));
+                invocations.push(volume_creation(self.engine, self.labels, volume));
             }
-            invocations.extend(pod.init.iter().map(|init| init.to_its_end(self.engine)));
-            invocations.push(pod.main.detached(self.engine));
+            if pod.init.is_empty() {
+                invocations.push(pod.main.detached(self.engine));
+            } else {
+                invocations.push(pod.main.created(self.engine));
+                invocations.extend(pod.main.prepared(self.engine));
+                invocations.extend(pod.init.iter().map(|init| init.to_its_end(self.engine)));
+                invocations.push(pod.main.started(self.engine));
+            }
             let containers = pod.init.iter().chain([&pod.main]);
             resources
                 .containers
                 .extend(containers.map(|one| one.name.clone()));
-            resources.volumes.extend(pod.volumes);
+            let volumes = pod.volumes.into_iter().map(|volume| volume.name);
+            resources.volumes.extend(volumes);
         }
         resources.networks.push(self.id.to_owned());
         Ok((invocations, resources))
     }
 }
 
-fn make_volume(run: &Run, engine: &Engine, volume: &str) -> Result<()> {
-    run.journal(&Resource::Volume(volume.to_owned()))?;
-    let create = creation(engine, "volume", &run.labels(), volume);
+/// A volume in memory is one of the engine's all the same: its label finds it, and its folder.
+fn volume_creation(engine: &Engine, labels: &[String], volume: &PlannedVolume) -> Invocation {
+    let invocation = engine
+        .invocation()
+        .args(["volume", "create"])
+        .args(labels.iter().map(|label| format!("--label={label}")));
+    let device = volume.directory.iter().flat_map(|directory| {
+        [
+            "--opt=type=none".to_owned(),
+            "--opt=o=bind".to_owned(),
+            format!("--opt=device={directory}"),
+        ]
+    });
+    invocation.args(device).arg(&volume.name)
+}
+
+/// The volume first, then its folder: a folder is never there without the volume that tells whose
+/// it is.
+fn make_volume(run: &Run, engine: &Engine, volume: &PlannedVolume) -> Result<()> {
+    run.journal(&Resource::Volume(volume.name.clone()))?;
+    let create = volume_creation(engine, &run.labels(), volume);
     process::capture(&create, MAKE_DEADLINE)?;
+    if let Some(directory) = &volume.directory {
+        DirBuilder::new()
+            .mode(0o700)
+            .create(directory)
+            .with_context(|| format!("cannot make {directory}"))?;
+    }
     Ok(())
 }
 
-/// Volumes, then init containers one after the other, then the container.
+/// Volumes, then init containers one after the other, then the container. It is made beside them:
+/// its network and its namespaces take an engine longer than to start its process.
 fn start(run: &Run, engine: &Engine, pod: &Pod) -> Result<()> {
     thread::scope(|scope| {
         let volumes = pod.volumes.iter();
@@ -415,7 +465,37 @@ fn start(run: &Run, engine: &Engine, pod: &Pod) -> Result<()> {
             .map(|volume| scope.spawn(move || make_volume(run, engine, volume)))
             .collect())
     })?;
-    for init in &pod.init {
+    let main = &pod.main;
+    run.journal(&Resource::Container(main.name.clone()))?;
+    if pod.init.is_empty() {
+        return bring_up(main, &main.detached(engine));
+    }
+    thread::scope(|scope| {
+        let creating = scope.spawn(|| {
+            bring_up(main, &main.created(engine))?;
+            match main.prepared(engine) {
+                Some(prepared) => bring_up(main, &prepared),
+                None => Ok(()),
+            }
+        });
+        let inits = scope.spawn(|| run_inits(run, engine, &pod.init));
+        all(vec![creating, inits])
+    })?;
+    bring_up(main, &main.started(engine))
+}
+
+fn bring_up(container: &Planned, invocation: &Invocation) -> Result<()> {
+    let name = &container.name;
+    process::capture(invocation, MAKE_DEADLINE).map_err(|error| {
+        let message = format!("container {name} could not be started");
+        Failure::new(Exit::Deploy, message).caused_by(error)
+    })?;
+    Ok(())
+}
+
+/// One after the other, each to its end.
+fn run_inits(run: &Run, engine: &Engine, inits: &[Planned]) -> Result<()> {
+    for init in inits {
         run.journal(&Resource::Container(init.name.clone()))?;
         let to_its_end = init.to_its_end(engine);
         let output = process::output(&to_its_end, MAKE_DEADLINE)?;
@@ -432,38 +512,5 @@ fn start(run: &Run, engine: &Engine, pod: &Pod) -> Result<()> {
             .into());
         }
     }
-    let container = &pod.main;
-    run.journal(&Resource::Container(container.name.clone()))?;
-    let detached = container.detached(engine);
-    process::capture(&detached, MAKE_DEADLINE).map_err(|error| {
-        Failure::new(
-            Exit::Deploy,
-            format!("container {} could not be started", container.name),
-        )
-        .caused_by(error)
-    })?;
     Ok(())
-}
-
-fn joined<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    handle
-        .join()
-        .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
-}
-
-/// Every failure is told; one alone as it is, so that it keeps its exit code.
-fn all(handles: Vec<ScopedJoinHandle<'_, Result<()>>>) -> Result<()> {
-    let mut errors: Vec<anyhow::Error> = handles
-        .into_iter()
-        .filter_map(|handle| joined(handle).err())
-        .collect();
-    match errors.len() {
-        0 => Ok(()),
-        1 => Err(errors.remove(0)),
-        _ => {
-            let first = errors.remove(0);
-            let others: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
-            Err(first.context(format!("and besides: {}", others.join("; "))))
-        }
-    }
 }

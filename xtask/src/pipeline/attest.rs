@@ -19,6 +19,7 @@ use crate::exit::{Exit, Failure};
 use crate::poll::{self, Look};
 use crate::report;
 use crate::run::Run;
+use crate::threads::joined;
 
 /// The name of the port where a service of ours tells its version.
 const PROBES: &str = "probes";
@@ -161,12 +162,7 @@ fn look(deployment: &Deployment, local: &Local) -> Result<(Vec<Evidence>, Vec<St
                 scope.spawn(move || look_at(deployment, container, facts))
             })
             .collect();
-        let results = looking.into_iter().map(|handle| {
-            handle
-                .join()
-                .unwrap_or_else(|_| Err(anyhow::anyhow!("a thread panicked")))
-        });
-        results.collect()
+        looking.into_iter().map(joined).collect()
     });
     let mut evidence = Vec::new();
     for seen in seen {

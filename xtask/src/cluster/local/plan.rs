@@ -10,6 +10,7 @@ use crate::engine::{Engine, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::manifest::document::{Container, Medium, Port, Probe, Volume};
 use crate::manifest::{Manifests, Reference, References, Workload, number};
+use crate::run;
 use crate::secrets::Secrets;
 
 /// More processes than any service needs; a fork bomb ends here.
@@ -31,14 +32,24 @@ pub(super) struct Surroundings<'a> {
     pub(super) secrets: &'a Secrets,
     /// Holds a folder of files for each ConfigMap.
     pub(super) config: &'a Utf8Path,
+    /// Whether the host has memory to spare for volumes; else they lie on disk.
+    pub(super) memory_volumes: bool,
 }
 
 /// One pod: its volumes, what runs to its end first, and its container.
 #[derive(Clone, Debug)]
 pub(crate) struct Pod {
-    pub(crate) volumes: Vec<String>,
+    pub(crate) volumes: Vec<PlannedVolume>,
     pub(crate) init: Vec<Planned>,
     pub(crate) main: Planned,
+}
+
+/// A volume that will be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PlannedVolume {
+    pub(crate) name: String,
+    /// Where its bytes lie, if not where the engine keeps volumes.
+    pub(crate) directory: Option<Utf8PathBuf>,
 }
 
 /// A container that will be.
@@ -116,7 +127,7 @@ impl Planner<'_> {
             self.planned(name, container, Role::Init)
         });
         Ok(Pod {
-            volumes: volumes.map(|volume| self.volume_name(volume)).collect(),
+            volumes: volumes.map(|volume| self.planned_volume(volume)).collect(),
             init: init.collect::<Result<_>>()?,
             main: self.planned(self.name(), self.workload.container(), Role::Main)?,
         })
@@ -132,6 +143,16 @@ impl Planner<'_> {
 
     fn volume_name(&self, volume: &Volume) -> String {
         format!("{}-{}", self.name(), volume.name)
+    }
+
+    fn planned_volume(&self, volume: &Volume) -> PlannedVolume {
+        let name = self.volume_name(volume);
+        let medium = volume.empty_dir.as_ref().and_then(|empty| empty.medium);
+        let in_memory = medium == Some(Medium::Memory) && self.around.memory_volumes;
+        PlannedVolume {
+            directory: in_memory.then(|| run::memory_volume(&name)),
+            name,
+        }
     }
 
     /// An empty folder that outlives a container, or is shared by two, needs a volume of the
@@ -381,7 +402,7 @@ mod tests {
 
     use camino::Utf8PathBuf;
 
-    use super::{Planned, Pod, Readiness, Surroundings, pods};
+    use super::{Planned, PlannedVolume, Pod, Readiness, Surroundings, pods};
     use crate::engine::{Engine, EngineKind, Limits, Platform};
     use crate::manifest::{ImageNames, Manifests, References};
     use crate::secrets::Secrets;
@@ -472,6 +493,7 @@ spec:
                 directory: directory.clone(),
             },
             config: &Utf8PathBuf::from("/config-of-run"),
+            memory_volumes: true,
         };
         pods(&around, &manifests, &References::for_tests(&["db"]))
     }
@@ -497,12 +519,27 @@ spec:
     };
 
     #[test]
+    fn what_outlives_a_container_is_a_volume() {
+        let pods = plan(ALL, "", "").unwrap();
+        let volume = |name: &str, directory: Option<&str>| PlannedVolume {
+            name: name.to_owned(),
+            directory: directory.map(Utf8PathBuf::from),
+        };
+        assert_eq!(
+            pods[1].volumes,
+            [
+                volume("run-db-1-data", None),
+                // In memory, and shared by two containers.
+                volume("run-db-1-tmp", Some("/dev/shm/run-db-1-tmp")),
+            ]
+        );
+    }
+
+    #[test]
     fn a_pod_gets_what_its_manifest_says() {
         let pods = plan(ALL, "", "").unwrap();
         let names: Vec<&str> = pods.iter().map(|pod| pod.main.name.as_str()).collect();
         assert_eq!(names, ["run-db-0", "run-db-1"]);
-        // The one that two containers share is a volume, though in memory.
-        assert_eq!(pods[1].volumes, ["run-db-1-data", "run-db-1-tmp"]);
         let main = &pods[1].main;
         has(
             main,

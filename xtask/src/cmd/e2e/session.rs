@@ -27,6 +27,7 @@ use crate::report::{self, failure};
 use crate::run::{self, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{PackageName, Target, Workspace};
+use crate::threads::joined;
 
 /// How long everything of a run may take to become ready.
 const DEPLOY_DEADLINE: Duration = Duration::from_secs(120);
@@ -370,8 +371,8 @@ struct Beside<'a> {
     manifests: &'a Manifests,
 }
 
-/// Phase 2: the engine, told to `found` as soon as it is known; then what dead runs left is
-/// removed, the cluster is made, third-party images are provided, and their start is begun.
+/// Phase 2: the engine, told to `found` as soon as it is known; then, side by side, what dead runs
+/// left is removed, and the cluster is made, third-party images are provided, and their start is begun.
 fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster, Duration)> {
     let Beside {
         workspace,
@@ -385,11 +386,19 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
     // The receiver lives until this thread is joined.
     let _ = found.send(engine.clone());
     drop(found);
-    for id in run::sweep(workspace, &engine)? {
-        report::note(&format!("removed what {id} had left"));
-    }
-    let mut cluster = Cluster::start_local(workspace, target, run, &engine)?;
-    cluster.start_third_party(run, secrets, manifests)?;
+    let cluster = thread::scope(|scope| {
+        // What dead runs left is in nobody's way: names and ports are another's.
+        let sweeping = scope.spawn(|| run::sweep(workspace, &engine));
+        let made = Cluster::start_local(workspace, target, run, &engine);
+        let made = made.and_then(|mut cluster| {
+            cluster.start_third_party(run, secrets, manifests)?;
+            Ok(cluster)
+        });
+        for id in joined(sweeping)? {
+            report::note(&format!("removed what {id} had left"));
+        }
+        made
+    })?;
     report::line(
         "made",
         &format!("cluster {}", cluster.name()),
