@@ -11,6 +11,7 @@ use crate::cli;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::build::recipe::Profile;
 use crate::process::{self, Echo, Invocation, interrupt};
+use crate::report::github::Job;
 use crate::report::{self, table};
 use crate::source::workspace::Workspace;
 
@@ -53,6 +54,9 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
         unproven.join("; ")
     );
     print_data(&summary)?;
+    if let Some(job) = Job::here() {
+        job.summarise("ci", &rows)?;
+    }
     interrupt::check()?;
     if red.is_empty() {
         return Ok(());
@@ -95,20 +99,19 @@ fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci) -> Vec<Step<'a>> {
     steps
 }
 
-/// Runs a step in a section of its own, foldable where the log of GitHub Actions shows it.
+/// Runs a step in a section of its own.
 fn section(name: &str, step: &dyn Fn() -> Result<()>) -> bool {
-    let folds = std::env::var_os("GITHUB_ACTIONS").is_some();
-    if folds {
-        eprintln!("::group::{name}");
-    } else {
-        eprintln!("\n=== {name}");
+    let job = Job::here();
+    match &job {
+        Some(job) => job.open_section(name),
+        None => eprintln!("\n=== {name}"),
     }
     let begun = Instant::now();
     let result = step();
     let verdict = if result.is_ok() { "green" } else { "red" };
     report::line(verdict, name, begun.elapsed());
-    if folds {
-        eprintln!("::endgroup::");
+    if let Some(job) = &job {
+        job.close_section();
     }
     // Outside the fold, so that it is seen.
     if let Err(error) = &result {

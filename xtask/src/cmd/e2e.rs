@@ -8,6 +8,7 @@ use anyhow::{Error, Result};
 use crate::cli;
 use crate::exit::{Exit, Failure};
 use crate::process::interrupt;
+use crate::report::github::Job;
 use crate::report::{self, table};
 use crate::source::workspace::{Target, Workspace};
 
@@ -52,8 +53,12 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
         outcomes.push(outcome);
     }
     drop(deadline);
+    let rows = rows(&outcomes);
+    if let Some(job) = Job::here() {
+        job.summarise("e2e", &rows)?;
+    }
     if outcomes.len() > 1 {
-        super::print_data(&table(&outcomes))?;
+        super::print_data(&table::layout(&rows))?;
         for outcome in outcomes.iter().filter(|outcome| !outcome.failed.is_empty()) {
             eprint!("{:>12} {}\n{}", "red", outcome.target, outcome.failed);
         }
@@ -104,7 +109,7 @@ fn selection<'a>(workspace: &'a Workspace, options: &cli::E2e) -> Result<Vec<&'a
         .collect()
 }
 
-fn table(outcomes: &[Outcome]) -> String {
+fn rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     let head = ["target", "tag", "tests", "seconds", "verdict"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(outcomes.iter().map(|outcome| {
@@ -116,7 +121,7 @@ fn table(outcomes: &[Outcome]) -> String {
             outcome.verdict(),
         ]
     }));
-    table::layout(&rows)
+    rows
 }
 
 /// The first red outcome decides the exit code. Of several each is told in full where it happened.

@@ -9,6 +9,7 @@ use crate::exit::{Exit, Failure};
 use crate::process::ProcessError;
 
 pub mod failure;
+pub mod github;
 pub mod junit;
 pub mod receipt;
 pub mod table;

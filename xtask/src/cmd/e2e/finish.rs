@@ -13,6 +13,7 @@ use crate::cluster::Cluster;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::clean;
 use crate::process::interrupt::Shield;
+use crate::report::github::Job;
 use crate::report::{self, failure, is_signal, junit, receipt::Verdict};
 
 impl Session<'_> {
@@ -76,6 +77,9 @@ impl Session<'_> {
         }
         if let Some(tests) = &self.receipt.tests {
             eprint!("{}", failure::failed_tests(tests));
+            if let Some(job) = Job::here() {
+                job.annotate(self.target.name.as_str(), tests);
+            }
         }
         self.receipt.fail(&message);
         report::note(&format!("everything else: {}", self.run.directory()));
