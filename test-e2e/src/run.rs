@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use serde::Deserialize;
@@ -58,11 +60,16 @@ impl Run {
     /// The run named by `E2E_RUN`, else the newest kept one of `target` in this checkout.
     ///
     /// # Errors
-    /// When there is none, or it cannot be read, or it is another target's.
+    /// When there is none, or it cannot be read, or it is another target's; when it was kept, and
+    /// the working tree's sources are no longer those that it runs.
     pub fn find(target: &str) -> Result<Self, String> {
         let run = match env::var_os("E2E_RUN") {
             Some(path) => Self::read(Path::new(&path))?,
-            None => newest_kept(&run_folders(), target)?,
+            None => {
+                let run = newest_kept(&run_folders(), target)?;
+                run.check_sources(&present_sources(target)?)?;
+                run
+            }
         };
         if run.target != target {
             let Self {
@@ -77,6 +84,24 @@ impl Run {
         let text =
             fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// A kept run answers for the sources that it was built from, and for no others.
+    fn check_sources(&self, present: &BTreeMap<String, String>) -> Result<(), String> {
+        for (name, service) in &self.services {
+            let (Some(runs), Some(is)) = (&service.source_digest, present.get(name)) else {
+                continue;
+            };
+            if runs != is {
+                let Self { id, target, .. } = self;
+                return Err(format!(
+                    "{name} was edited since run {id} was deployed: its source digest is {is}, \
+                     what runs was built from {runs}. \
+                     `cargo xtask e2e {target} --keep always` deploys what is there now"
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// One of the deployed services.
@@ -135,6 +160,40 @@ fn run_folders() -> Vec<PathBuf> {
         .collect()
 }
 
+/// The source digest of every image of a target as the working tree stands, by package. Asked once
+/// in a process.
+fn present_sources(target: &str) -> Result<BTreeMap<String, String>, String> {
+    static ASKED: OnceLock<Result<BTreeMap<String, String>, String>> = OnceLock::new();
+    ASKED.get_or_init(|| ask_sources(target)).clone()
+}
+
+fn ask_sources(target: &str) -> Result<BTreeMap<String, String>, String> {
+    #[derive(Deserialize)]
+    struct Image {
+        package: String,
+        source_digest: String,
+    }
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["xtask", "tag", target, "--json"];
+    let mut command = Command::new(&cargo);
+    command.args(arguments);
+    if let Some(folder) = env::var_os("CARGO_MANIFEST_DIR") {
+        command.current_dir(folder);
+    }
+    let line = format!("{} {}", cargo.display(), arguments.join(" "));
+    let output = command
+        .output()
+        .map_err(|error| format!("{line}: {error}"))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("{line}: {}: {}", output.status, said.trim()));
+    }
+    let images: Vec<Image> =
+        serde_json::from_slice(&output.stdout).map_err(|error| format!("{line}: {error}"))?;
+    let digest = |image: Image| (image.package, image.source_digest);
+    Ok(images.into_iter().map(digest).collect())
+}
+
 fn newest_kept(folders: &[PathBuf], target: &str) -> Result<Run, String> {
     let files = folders
         .iter()
@@ -188,5 +247,34 @@ mod tests {
         assert_eq!(newest_kept(&folders, "gateway").expect("a run").id, "new");
         let none = newest_kept(&folders, "datastorage").expect_err("no run");
         assert!(none.contains("cargo xtask e2e datastorage"), "{none}");
+    }
+
+    #[test]
+    fn a_kept_run_of_other_sources_is_refused() {
+        let folder = tempfile::tempdir().expect("a directory");
+        write(folder.path(), "kept", "gateway", true, Duration::ZERO);
+        let mut run = Run::read(&folder.path().join("kept/run.json")).expect("a run");
+        let service = |digest: Option<&str>| Service {
+            containers: Vec::new(),
+            ports: BTreeMap::new(),
+            source_digest: digest.map(str::to_owned),
+            config_maps: BTreeMap::new(),
+        };
+        run.services = BTreeMap::from([
+            ("datastorage".to_owned(), service(Some("aa"))),
+            ("postgres".to_owned(), service(None)),
+        ]);
+        let present =
+            |digest: &str| BTreeMap::from([("datastorage".to_owned(), digest.to_owned())]);
+        assert_eq!(run.check_sources(&present("aa")), Ok(()));
+        let refused = run.check_sources(&present("bb")).expect_err("stale");
+        for part in [
+            "aa",
+            "bb",
+            "datastorage",
+            "cargo xtask e2e gateway --keep always",
+        ] {
+            assert!(refused.contains(part), "{refused}");
+        }
     }
 }
