@@ -10,7 +10,7 @@ use serde_json::json;
 
 use crate::database::{Database, Login};
 use crate::engine::State;
-use crate::http::Api;
+use crate::http::{Api, forget_addresses};
 use crate::poll::{Look, try_eventually};
 use crate::run::Run;
 use crate::scenario::{append, now};
@@ -140,6 +140,7 @@ fn try_act(run: &Run, service: &str, action: &str, arguments: &[&str]) -> Result
             }
         })
         .map_err(|last| format!("{container} cannot be told to {action}: {last}"))?;
+        forget_addresses();
     }
     Ok(())
 }

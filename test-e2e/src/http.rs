@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,8 +41,22 @@ pub struct Api {
     container: String,
     port: u16,
     token: Option<String>,
-    // Asked of the engine at first, and anew whenever a connection failed.
-    address: Mutex<Option<SocketAddr>>,
+    // Asked of the engine at first, and anew after each fault and each connection that failed.
+    address: Mutex<Option<Known>>,
+}
+
+/// An address, and how many faults there had been when it was asked.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    address: SocketAddr,
+    faults: u64,
+}
+
+static FAULTS: AtomicU64 = AtomicU64::new(0);
+
+/// A container was stopped or started: docker publishes another port each time.
+pub(crate) fn forget_addresses() {
+    FAULTS.fetch_add(1, Ordering::SeqCst);
 }
 
 /// No answer came: refused, reset, or the deadline passed. Whether the service acted is unknown.
@@ -227,12 +242,13 @@ impl Api {
 
     fn address(&self, call: &str) -> Result<SocketAddr, NoAnswer> {
         let mut known = self.address.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(address) = *known {
-            return Ok(address);
+        let faults = FAULTS.load(Ordering::SeqCst);
+        if let Some(known) = known.filter(|known| known.faults == faults) {
+            return Ok(known.address);
         }
         let asked = self.engine.address(&self.container, self.port);
         let address = asked.map_err(|error| NoAnswer(format!("{call}: {error}")))?;
-        Ok(*known.insert(address))
+        Ok(known.insert(Known { address, faults }).address)
     }
 }
 

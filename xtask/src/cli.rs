@@ -3,6 +3,7 @@
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::engine::Choice;
 use crate::pipeline::build::recipe::Profile;
 
 /// Tests every service end to end against the sources as they stand.
@@ -59,6 +60,9 @@ pub struct E2e {
     /// Whether the containers stay when a run ends
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Keep::Never)]
     pub keep: Keep,
+    /// Which container engine runs it
+    #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
+    pub engine: Choice,
     /// Print phases, references and commands; run nothing
     #[arg(long)]
     pub plan: bool,

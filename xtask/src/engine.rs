@@ -14,6 +14,7 @@ use crate::process::Invocation;
 use crate::report;
 
 mod ask;
+mod bench;
 mod docker;
 mod podman;
 mod probe_image;
@@ -29,8 +30,30 @@ const INSTALL: &str = "`cargo xtask setup --yes` installs podman and what it nee
 pub enum EngineKind {
     /// podman, 4.3 or later.
     Podman,
-    /// docker; not chosen yet.
+    /// docker, 20.10 or later.
     Docker,
+}
+
+/// Which engine is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Choice {
+    /// The first that works: podman, then docker
+    #[default]
+    Auto,
+    /// podman alone
+    Podman,
+    /// docker alone
+    Docker,
+}
+
+impl Choice {
+    fn kinds(self) -> &'static [EngineKind] {
+        match self {
+            Self::Auto => &[EngineKind::Podman, EngineKind::Docker],
+            Self::Podman => &[EngineKind::Podman],
+            Self::Docker => &[EngineKind::Docker],
+        }
+    }
 }
 
 impl EngineKind {
@@ -139,31 +162,51 @@ impl Engine {
     ///
     /// # Errors
     /// [`crate::exit::Exit::Host`] when there is none that works: says for each what is wrong, and the fix.
-    pub fn find(settings_directory: &Utf8Path) -> Result<Self> {
+    pub fn find(settings_directory: &Utf8Path, choice: Choice) -> Result<Self> {
+        let mut errors = Vec::new();
         // The first that works is taken: nobody waits for the others to be asked.
-        let podman = match podman::probe(settings_directory) {
-            Ok(engine) => return Ok(engine),
-            Err(error) => error,
-        };
-        Err(none_works(vec![
-            (EngineKind::Podman, podman),
-            (EngineKind::Docker, docker::probe()),
-        ]))
+        for &kind in choice.kinds() {
+            match Self::probe(kind, settings_directory) {
+                Ok(engine) => return Ok(engine),
+                Err(error) => errors.push((kind, error)),
+            }
+        }
+        Err(none_works(errors))
+    }
+
+    /// Every engine that works: what an earlier command made may lie in any of them.
+    ///
+    /// # Errors
+    /// As [`Engine::find`], when there is none.
+    pub fn all(settings_directory: &Utf8Path) -> Result<Vec<Self>> {
+        let (mut engines, mut errors) = (Vec::new(), Vec::new());
+        for probe in Self::probe_all(settings_directory) {
+            match probe.result {
+                Ok(engine) => engines.push(engine),
+                Err(error) => errors.push((probe.kind, error)),
+            }
+        }
+        if engines.is_empty() {
+            return Err(none_works(errors));
+        }
+        Ok(engines)
+    }
+
+    fn probe(kind: EngineKind, settings_directory: &Utf8Path) -> Result<Self> {
+        match kind {
+            EngineKind::Podman => podman::probe(settings_directory),
+            EngineKind::Docker => docker::probe(),
+        }
     }
 
     /// Probes every engine that we know.
     #[must_use]
     pub fn probe_all(settings_directory: &Utf8Path) -> Vec<Probe> {
-        vec![
-            Probe {
-                kind: EngineKind::Podman,
-                result: podman::probe(settings_directory),
-            },
-            Probe {
-                kind: EngineKind::Docker,
-                result: Err(docker::probe()),
-            },
-        ]
+        let probe = |&kind: &EngineKind| Probe {
+            kind,
+            result: Self::probe(kind, settings_directory),
+        };
+        Choice::Auto.kinds().iter().map(probe).collect()
     }
 
     /// Its program with its environment, and no arguments yet.

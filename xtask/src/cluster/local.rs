@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, Permissions};
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -453,7 +453,25 @@ fn make_volume(run: &Run, engine: &Engine, volume: &PlannedVolume) -> Result<()>
             .create(directory)
             .with_context(|| format!("cannot make {directory}"))?;
     }
-    Ok(())
+    let Some((user, group)) = volume.owner else {
+        return Ok(());
+    };
+    let place = match &volume.directory {
+        Some(directory) => directory.clone(),
+        None => mount_point(engine, &volume.name)?,
+    };
+    chown(&place, Some(user), Some(group))
+        .with_context(|| format!("cannot give {place} to user {user}, group {group}"))
+}
+
+/// Where the engine keeps a volume on disk.
+fn mount_point(engine: &Engine, volume: &str) -> Result<Utf8PathBuf> {
+    let inspect =
+        engine
+            .invocation()
+            .args(["volume", "inspect", "--format", "{{.Mountpoint}}", volume]);
+    let found = process::capture(&inspect, MAKE_DEADLINE)?;
+    Ok(Utf8PathBuf::from(found.stdout.trim()))
 }
 
 /// Volumes, then init containers one after the other, then the container. It is made beside them:

@@ -8,6 +8,7 @@ use camino::Utf8Path;
 
 use super::{audit, e2e, print_data, setup, test};
 use crate::cli;
+use crate::engine::Choice;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::build::recipe::Profile;
 use crate::process::{self, Echo, Invocation, interrupt};
@@ -85,6 +86,7 @@ fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci) -> Vec<Step<'a>> {
         targets: Vec::new(),
         all: true,
         keep: cli::Keep::Never,
+        engine: Choice::Auto,
         plan: false,
         // Its first target is built twice: once as always, once from nothing.
         no_cache: true,

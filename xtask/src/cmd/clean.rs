@@ -26,14 +26,15 @@ const IMAGES_DEADLINE: Duration = Duration::from_secs(120);
 pub fn run(workspace: &Workspace, options: &cli::Clean) -> Result<()> {
     let state = workspace.state_directory();
     // Without an engine there are no containers; the folders go all the same.
-    match Engine::find(&state) {
-        Ok(engine) => {
-            let swept = run::sweep_kept(workspace, &engine)?;
-            for id in swept {
-                report::note(&format!("removed the containers of {id}"));
-            }
-            if options.images {
-                remove_images(&engine)?;
+    match Engine::all(&state) {
+        Ok(engines) => {
+            for engine in &engines {
+                for id in run::sweep_kept(workspace, engine)? {
+                    report::note(&format!("removed the containers of {id}"));
+                }
+                if options.images {
+                    remove_images(engine)?;
+                }
             }
         }
         Err(error) => report::note(&format!("no engine to ask for containers: {error}")),

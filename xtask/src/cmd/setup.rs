@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use xshell::{Shell, cmd};
 
-use crate::engine::Engine;
+use crate::engine::{Choice, Engine};
 use crate::exit::{Exit, Failure};
 use crate::host::{self, needs, needs::Part};
 use crate::process::{self, Echo, Invocation};
@@ -117,7 +117,7 @@ fn missing_packages(workspace: &Workspace) -> Result<Vec<&'static str>> {
 fn engine_works() -> Result<bool> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let folder = Utf8Path::from_path(folder.path()).context("the temporary folder is not UTF-8")?;
-    Ok(Engine::find(folder).is_ok())
+    Ok(Engine::find(folder, Choice::Auto).is_ok())
 }
 
 fn commands(workspace: &Workspace) -> Result<Vec<Invocation>> {

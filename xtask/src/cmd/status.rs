@@ -171,21 +171,23 @@ fn accounts(deploy: &Utf8Path, service: &str) -> Result<BTreeSet<(String, String
 }
 
 fn containers(workspace: &Workspace, state_directory: &Utf8Path) -> Result<Vec<Container>> {
-    let engine = Engine::find(state_directory)?;
     let label = format!("label={LABEL_CHECKOUT}={}", run::checkout(&workspace.root));
-    let invocation = engine
-        .invocation()
-        .args(["ps", "--all", "--filter", &label])
-        .args(["--format", "{{.Names}}\t{{.Status}}"]);
-    let listed = process::capture(&invocation, LIST_DEADLINE)?.stdout;
-    let container = |line: &str| {
-        let (name, state) = line.split_once('\t')?;
-        Some(Container {
-            name: name.to_owned(),
-            state: state.to_owned(),
-        })
-    };
-    Ok(listed.lines().filter_map(container).collect())
+    let mut containers = Vec::new();
+    for engine in Engine::all(state_directory)? {
+        let invocation = engine
+            .invocation()
+            .args(["ps", "--all", "--filter", &label])
+            .args(["--format", "{{.Names}}\t{{.Status}}"]);
+        let listed = process::capture(&invocation, LIST_DEADLINE)?.stdout;
+        containers.extend(listed.lines().filter_map(|line| {
+            let (name, state) = line.split_once('\t')?;
+            Some(Container {
+                name: name.to_owned(),
+                state: state.to_owned(),
+            })
+        }));
+    }
+    Ok(containers)
 }
 
 /// Bytes on disk below each folder of the state directory; a file with two names counts once.

@@ -13,7 +13,7 @@ use super::ci::cargo_program;
 use super::setup;
 use crate::cli;
 use crate::cluster::local::{Local, write_config};
-use crate::engine::Engine;
+use crate::engine::{Choice, Engine};
 use crate::exit::{Exit, Failure};
 use crate::manifest::{Manifests, References};
 use crate::process::interrupt::Shield;
@@ -103,7 +103,7 @@ fn cargo_test(
 fn with_postgres(workspace: &Workspace, tests: impl FnOnce(&str) -> Result<()>) -> Result<()> {
     let target = target(workspace)?;
     let run = Run::begin_named(workspace, &target.name, "test")?;
-    let engine = match Engine::find(run.directory()) {
+    let engine = match Engine::find(run.directory(), Choice::Auto) {
         Ok(engine) => engine,
         Err(error) => {
             run.nothing_made()?;

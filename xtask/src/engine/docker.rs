@@ -1,40 +1,164 @@
-//! docker: asked, told about, and not chosen yet. Its client is often there with no server behind
-//! it, so the server is asked, never `--version`.
+//! docker. Its client is often there with no server behind it, so the server is asked, never
+//! `--version`; and a server counts when a container was seen to run on it. The outcome is kept
+//! until the host or the server changes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::INSTALL;
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::{Deserialize, Serialize};
+
+use super::bench::{Bench, does_not_work, last_error};
+use super::{Engine, EngineKind, INSTALL, Limits, Platform};
 use crate::exit::{Exit, Failure};
-use crate::host;
+use crate::host::{self, Stamp};
 use crate::process::{self, Invocation};
 
 /// A server that is there answers at once.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+/// What tells the client where its server is.
+const VARIABLES: [&str; 3] = ["DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_CONFIG"];
 
-/// Why docker is not used: always a reason.
-pub(super) fn probe() -> anyhow::Error {
+/// What must be the same for an outcome to hold.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Key {
+    schema: u32,
+    boot: String,
+    user: u32,
+    environment: BTreeMap<String, String>,
+    program: Stamp,
+    server: Server,
+}
+
+/// What the server says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Server {
+    version: String,
+    os: String,
+    arch: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Versions {
+    server: Option<Server>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Outcome {
+    limits: Limits,
+    notes: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Cached {
+    key: Key,
+    outcome: Outcome,
+}
+
+/// Finds docker and sees it run a container.
+pub(super) fn probe() -> Result<Engine> {
     let Some(program) = host::program("docker") else {
-        return Failure::new(Exit::Host, "is not installed")
+        return Err(Failure::new(Exit::Host, "is not installed")
             .hint(INSTALL)
-            .into();
+            .into());
     };
-    let ask =
-        Invocation::new(program.as_str()).args(["version", "--format", "{{.Server.Version}}"]);
-    let reason = match process::output(&ask, ANSWER_DEADLINE) {
-        Ok(output) if output.code == 0 => format!(
-            "{program}, server {}: works, but is not supported yet",
-            output.stdout.trim()
-        ),
-        Ok(output) => format!(
-            "{program} is a client without a server, and is not supported yet: {}",
-            output
-                .stderr
-                .trim()
-                .lines()
-                .last()
-                .unwrap_or("it gives no reason")
-        ),
-        Err(error) => format!("{program} does not answer: {error}"),
+    let server = server(&program)?;
+    let platform = platform(&server)?;
+    let key = Key {
+        schema: 1,
+        boot: host::boot_id(),
+        user: rustix::process::getuid().as_raw(),
+        environment: VARIABLES
+            .iter()
+            .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
+            .collect(),
+        program: host::stamp(program.clone()),
+        server: server.clone(),
     };
-    Failure::new(Exit::Host, reason).hint(INSTALL).into()
+    let cache = host::cache_directory()?.join("engine-docker.json");
+    let outcome = match cached(&cache, &key) {
+        Some(outcome) => outcome,
+        None => {
+            // One probes; the others find what it found.
+            let _lock = host::lock("engine")?;
+            match cached(&cache, &key) {
+                Some(outcome) => outcome,
+                None => find_out(&program, &platform, &cache, key)?,
+            }
+        }
+    };
+    Ok(Engine {
+        kind: EngineKind::Docker,
+        program,
+        environment: BTreeMap::new(),
+        version: server.version,
+        platform,
+        limits: outcome.limits,
+        notes: outcome.notes,
+    })
+}
+
+fn cached(cache: &Utf8Path, key: &Key) -> Option<Outcome> {
+    let cached: Cached = host::read_cached(cache)?;
+    (cached.key == *key).then_some(cached.outcome)
+}
+
+fn server(program: &Utf8Path) -> Result<Server> {
+    let ask = Invocation::new(program.as_str()).args(["version", "--format", "{{json .}}"]);
+    let output = process::output(&ask, ANSWER_DEADLINE)
+        .map_err(|error| does_not_work("does not answer").caused_by(error))?;
+    let versions: Option<Versions> = serde_json::from_str(&output.stdout).ok();
+    versions
+        .and_then(|versions| versions.server)
+        .ok_or_else(|| no_server(program, &last_error(&output)))
+}
+
+fn no_server(program: &Utf8Path, words: &str) -> anyhow::Error {
+    let message = format!("{program} is a client without a server: {words}");
+    Failure::new(Exit::Host, message).hint(INSTALL).into()
+}
+
+fn platform(server: &Server) -> Result<Platform> {
+    let (os, architecture) = (server.os.clone(), server.arch.clone());
+    if os != "linux" || !["amd64", "arm64"].contains(&architecture.as_str()) {
+        return Err(
+            does_not_work(&format!("runs {os}/{architecture}, which is not supported"))
+                .hint("use a server on Linux, x86_64 or aarch64")
+                .into(),
+        );
+    }
+    Ok(Platform { os, architecture })
+}
+
+/// Runs containers; the caller holds the lock.
+fn find_out(
+    program: &Utf8Path,
+    platform: &Platform,
+    cache: &Utf8Path,
+    key: Key,
+) -> Result<Outcome> {
+    let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = Utf8PathBuf::try_from(temporary.path().to_owned())?;
+    let docker = Invocation::new(program.as_str());
+    let bench = Bench::prepare(docker.clone(), platform, &folder)?;
+    let output = bench.run(&docker, &["--network=none"])?;
+    if output.code != 0 {
+        let words = last_error(&output);
+        return Err(does_not_work(&format!("no container starts: {words}"))
+            .hint("make `docker run` work for this user")
+            .into());
+    }
+    bench.check_network(&docker)?.map_err(|words| {
+        does_not_work(&format!("a private network does not come up: {words}"))
+            .hint("make `docker network create` work for this user")
+    })?;
+    let mut notes = Vec::new();
+    let limits = bench.find_limits(&docker, &mut notes)?;
+    let outcome = Outcome { limits, notes };
+    let cached = Cached { key, outcome };
+    host::write_cached(cache, &cached)?;
+    Ok(cached.outcome)
 }

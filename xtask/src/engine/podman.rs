@@ -3,23 +3,21 @@
 //! words. The outcome is kept until the host changes, so that an unchanged run pays nothing.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::time::Duration;
+use std::fs;
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::process::{Resource, getrlimit, getuid};
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, EngineKind, INSTALL, Limits, Platform, probe_image};
+use super::bench::{Bench, PROBE_DEADLINE, does_not_work, last_error};
+use super::{Engine, EngineKind, INSTALL, Limits, Platform};
 use crate::exit::{Exit, Failure};
 use crate::host::{self, Stamp};
-use crate::process::{self, Captured, Invocation};
+use crate::process::{self, Invocation};
 
 /// The oldest podman whose behaviour is known.
 const VERSION_MIN: (u32, u32) = (4, 3);
-/// How long one container that ends at once may take.
-const PROBE_DEADLINE: Duration = Duration::from_secs(60);
 /// The file in the settings folder, and the variable that names it.
 const SETTINGS_FILE: &str = "containers.conf";
 const SETTINGS_VARIABLE: &str = "CONTAINERS_CONF";
@@ -172,10 +170,16 @@ fn find_out(
     let version = version(program)?;
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let folder = Utf8PathBuf::try_from(temporary.path().to_owned())?;
-    let bench = Bench::prepare(program, platform, &folder)?;
-    let settings = bench.find_settings(&mut notes)?;
-    bench.check_network(&settings)?;
-    let limits = bench.find_limits(&settings, &mut notes)?;
+    let trial = Trial {
+        program,
+        folder: &folder,
+        bench: Bench::prepare(Invocation::new(program.as_str()), platform, &folder)?,
+    };
+    let settings = trial.find_settings(&mut notes)?;
+    let podman = trial.podman(&settings)?;
+    let network = trial.bench.check_network(&podman)?;
+    network.map_err(|words| no_network(&words))?;
+    let limits = trial.bench.find_limits(&podman, &mut notes)?;
     let settings = (settings != Settings::default()).then(|| settings_text(&settings));
     let outcome = Outcome {
         version,
@@ -210,35 +214,14 @@ fn version(program: &Utf8Path) -> Result<String> {
     Ok(version.to_owned())
 }
 
-fn does_not_work(what: &str) -> Failure {
-    Failure::new(Exit::Host, format!("is installed and {what}"))
-}
-
-/// podman with a probe image; takes away what it made.
-struct Bench<'a> {
+/// podman on trial, with one setting after the other.
+struct Trial<'a> {
     program: &'a Utf8Path,
     folder: &'a Utf8Path,
-    name: String,
+    bench: Bench,
 }
 
-impl<'a> Bench<'a> {
-    fn prepare(program: &'a Utf8Path, platform: &Platform, folder: &'a Utf8Path) -> Result<Self> {
-        let bench = Self {
-            program,
-            folder,
-            name: format!("phase-zero-probe-{}", std::process::id()),
-        };
-        let archive = folder.join("probe.tar");
-        probe_image::assemble(platform)?.write_archive(File::create(&archive)?)?;
-        let load = bench
-            .podman(&Settings::default())?
-            .args(["load", "--quiet", "--input"])
-            .arg(archive.as_str());
-        process::capture(&load, PROBE_DEADLINE)
-            .map_err(|error| does_not_work("cannot load an image").caused_by(error))?;
-        Ok(bench)
-    }
-
+impl Trial<'_> {
     /// podman with these settings; without any, as the host has it.
     fn podman(&self, settings: &Settings) -> Result<Invocation> {
         let invocation = Invocation::new(self.program.as_str());
@@ -250,15 +233,6 @@ impl<'a> Bench<'a> {
         Ok(invocation.env(SETTINGS_VARIABLE, path.as_str()))
     }
 
-    fn run(&self, settings: &Settings, options: &[&str]) -> Result<Captured> {
-        let run = self
-            .podman(settings)?
-            .args(["run", "--rm", "--pull=never", "--name", &self.name])
-            .args(options.iter().copied())
-            .arg(probe_image::REFERENCE);
-        Ok(process::output(&run, PROBE_DEADLINE)?)
-    }
-
     fn find_settings(&self, notes: &mut Vec<String>) -> Result<Settings> {
         let installed: Vec<&'static str> = RUNTIMES
             .into_iter()
@@ -267,7 +241,8 @@ impl<'a> Bench<'a> {
         let mut untried = installed.iter().copied();
         let mut settings = Settings::default();
         loop {
-            let output = self.run(&settings, &["--network=none"])?;
+            let podman = self.podman(&settings)?;
+            let output = self.bench.run(&podman, &["--network=none"])?;
             if output.code == 0 {
                 return Ok(settings);
             }
@@ -286,63 +261,6 @@ impl<'a> Bench<'a> {
             };
         }
     }
-
-    /// A private network with names, and a port on 127.0.0.1.
-    fn check_network(&self, settings: &Settings) -> Result<()> {
-        let network = self.name.as_str();
-        let create = self.podman(settings)?.args(["network", "create", network]);
-        process::capture(&create, PROBE_DEADLINE)
-            .map_err(|error| no_network(&error.to_string()))?;
-        let output = self.run(
-            settings,
-            &["--network", network, "--publish=127.0.0.1::8080"],
-        );
-        let remove = self
-            .podman(settings)?
-            .args(["network", "rm", "--force", network]);
-        process::capture(&remove, PROBE_DEADLINE)?;
-        match output? {
-            output if output.code == 0 => Ok(()),
-            output => Err(no_network(&last_error(&output)).into()),
-        }
-    }
-
-    fn find_limits(&self, settings: &Settings, notes: &mut Vec<String>) -> Result<Limits> {
-        let (memory, cpus, pids) = ("--memory=64m", "--cpus=1", "--pids-limit=64");
-        let all = ["--network=none", memory, cpus, pids];
-        if self.run(settings, &all)?.code == 0 {
-            return Ok(Limits {
-                memory: true,
-                cpus: true,
-                pids: true,
-            });
-        }
-        let mut allowed = |option: &str| -> Result<bool> {
-            let output = self.run(settings, &["--network=none", option])?;
-            if output.code != 0 {
-                notes.push(format!("{option} cannot be set: {}", last_error(&output)));
-            }
-            Ok(output.code == 0)
-        };
-        Ok(Limits {
-            memory: allowed(memory)?,
-            cpus: allowed(cpus)?,
-            pids: allowed(pids)?,
-        })
-    }
-}
-
-impl Drop for Bench<'_> {
-    fn drop(&mut self) {
-        // A hundred bytes; when it cannot be removed, the next probe finds and uses it.
-        let remove = Invocation::new(self.program.as_str()).args([
-            "image",
-            "rm",
-            "--force",
-            probe_image::REFERENCE,
-        ]);
-        drop(process::output(&remove, PROBE_DEADLINE));
-    }
 }
 
 fn described(settings: &Settings) -> String {
@@ -352,15 +270,6 @@ fn described(settings: &Settings) -> String {
     } else {
         runtime.to_owned()
     }
-}
-
-/// podman's last word on what went wrong.
-fn last_error(output: &Captured) -> String {
-    let lines = output.stderr.lines().map(str::trim);
-    let text = lines.clone().rfind(|line| line.starts_with("Error:"));
-    text.or_else(|| lines.rev().find(|line| !line.is_empty()))
-        .unwrap_or("it gives no reason")
-        .to_owned()
 }
 
 fn no_container(installed: &[&str], notes: &[String]) -> Failure {

@@ -50,6 +50,8 @@ pub(crate) struct PlannedVolume {
     pub(crate) name: String,
     /// Where its bytes lie, if not where the engine keeps volumes.
     pub(crate) directory: Option<Utf8PathBuf>,
+    /// User and group that it is made for, where the engine does not see to it.
+    pub(crate) owner: Option<(u32, u32)>,
 }
 
 /// A container that will be.
@@ -151,8 +153,21 @@ impl Planner<'_> {
         let in_memory = medium == Some(Medium::Memory) && self.around.memory_volumes;
         PlannedVolume {
             directory: in_memory.then(|| run::memory_volume(&name)),
+            owner: match self.around.engine.kind {
+                EngineKind::Podman => None,
+                EngineKind::Docker => self.owner(),
+            },
             name,
         }
+    }
+
+    /// Who writes to the pod's volumes.
+    fn owner(&self) -> Option<(u32, u32)> {
+        let pod = &self.workload.deployment.spec.template.spec.security_context;
+        let own = &self.workload.container().security_context;
+        let group = own.run_as_group.or(pod.run_as_group).or(pod.fs_group);
+        let user = own.run_as_user.or(pod.run_as_user)?;
+        Some((user, group.unwrap_or(0)))
     }
 
     /// An empty folder that outlives a container, or is shared by two, needs a volume of the
@@ -524,6 +539,7 @@ spec:
         let volume = |name: &str, directory: Option<&str>| PlannedVolume {
             name: name.to_owned(),
             directory: directory.map(Utf8PathBuf::from),
+            owner: None,
         };
         assert_eq!(
             pods[1].volumes,

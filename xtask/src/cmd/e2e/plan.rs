@@ -33,7 +33,7 @@ pub(super) fn print(workspace: &Workspace, targets: &[&Target], options: &cli::E
     let folder = Utf8PathBuf::from_path_buf(folder.path().to_owned())
         .ok()
         .context("the temporary folder is not UTF-8")?;
-    let engine = Engine::find(&folder)?;
+    let engine = Engine::find(&folder, options.engine)?;
     let runs = run::runs_directory(workspace);
     for target in targets {
         let text = plan(workspace, target, options, &engine, &folder)?;

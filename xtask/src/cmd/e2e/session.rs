@@ -12,7 +12,7 @@ use super::Outcome;
 use super::pause::Pause;
 use crate::cli::{self, Phase};
 use crate::cluster::Cluster;
-use crate::engine::{Engine, Platform};
+use crate::engine::{Choice, Engine, Platform};
 use crate::exit::{Exit, Failure};
 use crate::manifest::Manifests;
 use crate::pipeline::attest::{Attested, attest};
@@ -139,6 +139,7 @@ impl<'a> Session<'a> {
             run: &run,
             secrets: &secrets,
             manifests: &manifests,
+            choice: self.options.engine,
         };
         let result = thread::scope(|scope| {
             let (found, finding) = mpsc::channel();
@@ -369,6 +370,7 @@ struct Beside<'a> {
     run: &'a Arc<Run>,
     secrets: &'a Secrets,
     manifests: &'a Manifests,
+    choice: Choice,
 }
 
 /// Phase 2: the engine, told to `found` as soon as it is known; then, side by side, what dead runs
@@ -380,9 +382,10 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
         run,
         secrets,
         manifests,
+        choice,
     } = *beside;
     let begun = Instant::now();
-    let engine = Engine::find(run.directory())?;
+    let engine = Engine::find(run.directory(), choice)?;
     // The receiver lives until this thread is joined.
     let _ = found.send(engine.clone());
     drop(found);
