@@ -75,6 +75,7 @@ Arguments:
 Options:
       --all                   Test every target
       --keep <WHEN>           Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
+      --engine <ENGINE>       Which container engine runs it [env: E2E_ENGINE=] [default: auto] [possible values: auto, podman, docker]
       --plan                  Print phases, references and commands; run nothing
       --no-cache              Build in an empty folder all the same, and compare with what is kept
       --pause-before <PHASE>  Stop before this phase until Enter or SIGUSR1 [possible values: build, load, deploy, attest, test, clean]

@@ -225,10 +225,43 @@ fn a_client_without_a_server_is_no_engine() {
             "cargo xtask setup --yes",
         ],
     );
-    let host = Host::with(&[("docker", json!([{"stdout": "20.10.24\n"}]))]);
+}
+
+/// A server of this version and platform, and what its containers do.
+fn docker(os: &str, run: serde_json::Value) -> serde_json::Value {
+    let server = json!({"Server": {"Version": "20.10.24", "Os": os, "Arch": "amd64"}});
+    json!([
+        {"arguments": ["version"], "stdout": server.to_string()},
+        {"arguments": ["load"]},
+        {"arguments": ["image", "rm"]},
+        {"arguments": ["network", "create"]},
+        {"arguments": ["network", "rm"]},
+        run,
+    ])
+}
+
+#[test]
+fn docker_counts_when_a_container_was_seen_to_run() {
+    let works = docker("linux", json!({"arguments": ["run"]}));
     check(
-        &host,
+        &Host::with(&[("docker", works)]),
         3,
-        &["server 20.10.24: works, but is not supported yet"],
+        &[
+            "ok  docker 20.10.24 on linux/amd64: runs containers",
+            "chosen  docker",
+        ],
+    );
+    let fails =
+        json!({"arguments": ["run"], "stderr": "docker: unable to apply caps\n", "code": 126});
+    check(
+        &Host::with(&[("docker", docker("linux", fails))]),
+        3,
+        &["no container starts: docker: unable to apply caps"],
+    );
+    let windows = docker("windows", json!({"arguments": ["run"]}));
+    check(
+        &Host::with(&[("docker", windows)]),
+        3,
+        &["runs windows/amd64, which is not supported"],
     );
 }
