@@ -8,7 +8,7 @@ use camino::Utf8Path;
 
 use super::{audit, e2e, print_data, setup, test};
 use crate::cli;
-use crate::engine::Choice;
+use crate::engine::{Choice, Engine, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::build::recipe::Profile;
 use crate::process::{self, Echo, Invocation, interrupt};
@@ -29,7 +29,6 @@ type Step<'a> = (&'static str, Box<dyn Fn() -> Result<()> + 'a>);
 /// [`Exit::Red`] when a step was not green; the code of a signal when one came.
 pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
     let begun = Instant::now();
-    let unproven = unproven(options.bundle.as_deref());
     let mut rows = vec![["step", "seconds", "verdict"].map(str::to_owned).to_vec()];
     let mut red = Vec::new();
     for (name, step) in steps(workspace, options) {
@@ -52,7 +51,7 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
         closing_lines(workspace),
         if red.is_empty() { "green" } else { "red" },
         begun.elapsed().as_secs_f64(),
-        unproven.join("; ")
+        unproven(options.bundle.as_deref(), engine()).join("; ")
     );
     print_data(&summary)?;
     if let Some(job) = Job::here() {
@@ -181,7 +180,7 @@ fn closing_lines(workspace: &Workspace) -> String {
 }
 
 /// What no step of this command proves, and why.
-fn unproven(bundle: Option<&Utf8Path>) -> Vec<String> {
+fn unproven(bundle: Option<&Utf8Path>, used: Option<EngineKind>) -> Vec<String> {
     let reason = match bundle {
         Some(folder) if !folder.join("bundle.toml").is_file() => {
             format!("and there is no bundle in {folder}")
@@ -189,8 +188,27 @@ fn unproven(bundle: Option<&Utf8Path>) -> Vec<String> {
         Some(folder) => format!("the bundle in {folder} is not used yet"),
         None => "and no bundle was named".to_owned(),
     };
-    vec![
-        format!("Kubernetes (every run was on the local cluster, which is containers; {reason})"),
-        "docker (podman is the engine)".to_owned(),
-    ]
+    let mut unproven = vec![format!(
+        "Kubernetes (every run was on the local cluster, which is containers; {reason})"
+    )];
+    let engines = [EngineKind::Podman, EngineKind::Docker];
+    unproven.extend(
+        engines
+            .iter()
+            .filter(|&&kind| used != Some(kind))
+            .map(|kind| {
+                let name = kind.program();
+                format!("{name} (`cargo xtask e2e --all --engine {name}` proves it)")
+            }),
+    );
+    unproven
+}
+
+/// The engine that the steps use.
+fn engine() -> Option<EngineKind> {
+    let folder = tempfile::tempdir().ok()?;
+    let folder = Utf8Path::from_path(folder.path())?;
+    Engine::find(folder, Choice::Auto)
+        .ok()
+        .map(|engine| engine.kind)
 }
