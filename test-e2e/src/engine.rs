@@ -75,6 +75,21 @@ impl EngineCommand {
         text.trim().parse().map_err(error)
     }
 
+    /// When the process of a container was started, in the engine's own words.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub fn started_at(&self, container: &str) -> Result<String, String> {
+        let text = self.run(&[
+            "inspect",
+            "--format",
+            "{{json .State.StartedAt}}",
+            container,
+        ])?;
+        serde_json::from_str(&text)
+            .map_err(|error| format!("{container} started `{text}`: {error}"))
+    }
+
     /// With what code the process of a container ended last.
     ///
     /// # Errors

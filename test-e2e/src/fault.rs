@@ -141,6 +141,13 @@ fn try_act(run: &Run, service: &str, action: &str, arguments: &[&str]) -> Result
         })
         .map_err(|last| format!("{container} cannot be told to {action}: {last}"))?;
         forget_addresses();
+        if action == "start" {
+            let started_at = run.engine.started_at(container)?;
+            append(
+                &run.run_directory.join("faults.jsonl"),
+                &json!({"at": now(), "service": service, "container": container, "action": "started", "restarts": 0, "started_at": started_at}),
+            );
+        }
     }
     Ok(())
 }

@@ -225,7 +225,15 @@ impl Manifests {
         let mut manifests = Self::default();
         for name in names {
             let file = Utf8PathBuf::from(format!("deploy/{name}.yaml"));
-            let text = fs::read_to_string(workspace.root.join(&file)).map_err(|error| {
+            let path = workspace.root.join(&file);
+            let kind = path.symlink_metadata().map(|metadata| metadata.file_type());
+            if kind.is_ok_and(|kind| !kind.is_file()) {
+                let message = format!("{file} is no plain file");
+                return Err(Failure::new(Exit::Manifest, message)
+                    .hint("put the manifest itself there, not a link or a pipe")
+                    .into());
+            }
+            let text = fs::read_to_string(path).map_err(|error| {
                 Failure::new(Exit::Manifest, format!("cannot read {file}"))
                     .hint(format!(
                         "every package with [package.metadata.e2e] and every image of deploy/images.toml has a manifest of its name; write {file}"
@@ -233,6 +241,14 @@ impl Manifests {
                     .caused_by(error)
             })?;
             manifests.add(&file, name, &text, &images)?;
+            if !manifests
+                .workloads
+                .iter()
+                .any(|workload| workload.service == name)
+            {
+                let message = format!("{file} holds no Deployment, so nothing of it would run");
+                return Err(Failure::new(Exit::Manifest, message).into());
+            }
         }
         manifests.join_services()?;
         Ok(manifests)

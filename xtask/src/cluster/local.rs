@@ -20,7 +20,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use crate::engine::{ContainerFacts, Engine, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::manifest::{Manifests, References};
-use crate::process::{self, Invocation};
+use crate::process::interrupt::Shield;
+use crate::process::{self, Captured, Invocation, ProcessError};
 use crate::report;
 use crate::run::{self, Resource, Resources, Run};
 use crate::secrets::Secrets;
@@ -46,6 +47,7 @@ pub struct Local {
     started: BTreeSet<String>,
     starting: Option<JoinHandle<Result<()>>>,
     containers: Vec<Planned>,
+    inits: Vec<String>,
 }
 
 impl Local {
@@ -78,6 +80,7 @@ impl Local {
             started: BTreeSet::new(),
             starting: None,
             containers: Vec::new(),
+            inits: Vec::new(),
         })
     }
 
@@ -132,6 +135,26 @@ impl Local {
             .iter()
             .map(|container| container.name.as_str());
         self.engine.containers(names)
+    }
+
+    /// Containers on the run's network that are none of its own: they could answer in the place of
+    /// one that was proved.
+    pub(crate) fn strangers(&self) -> Result<Vec<String>> {
+        let ask = self.engine.invocation().args([
+            "ps",
+            "--all",
+            "--filter",
+            &format!("network={}", self.network),
+            "--format",
+            "{{.Names}}",
+        ]);
+        let listed = process::capture(&ask, MAKE_DEADLINE)?.stdout;
+        let own = |name: &&str| {
+            self.inits.iter().any(|init| init == name)
+                || self.containers.iter().any(|one| one.name == **name)
+        };
+        let strangers = listed.lines().filter(|name| !own(name));
+        Ok(strangers.map(str::to_owned).collect())
     }
 
     /// Where the files of a ConfigMap lie.
@@ -192,6 +215,8 @@ impl Local {
         pods: Vec<Pod>,
         deadline_of: impl Fn(&str) -> Duration + Sync,
     ) -> Result<()> {
+        let inits = pods.iter().flat_map(|pod| &pod.init);
+        self.inits = inits.map(|init| init.name.clone()).collect();
         let (begun, pods): (Vec<Pod>, Vec<Pod>) = pods
             .into_iter()
             .partition(|pod| self.started.contains(&pod.main.name));
@@ -321,10 +346,17 @@ fn open_to_read(path: &Utf8Path, mode: u32) -> Result<()> {
         .with_context(|| format!("cannot set the mode of {path}"))
 }
 
+/// Lets the engine make something, whatever signal comes: ended in the middle it would leave parts
+/// of a network behind that no list of its own names.
+fn make(invocation: &Invocation) -> Result<Captured, ProcessError> {
+    let _shield = Shield::raise();
+    process::capture(invocation, MAKE_DEADLINE)
+}
+
 fn make_network(run: &Run, engine: &Engine, network: &str) -> Result<()> {
     run.journal(&Resource::Network(network.to_owned()))?;
     let create = creation(engine, "network", &run.labels(), network);
-    process::capture(&create, MAKE_DEADLINE).map_err(|error| {
+    make(&create).map_err(|error| {
         Failure::new(Exit::Host, "the engine makes no network").caused_by(error)
     })?;
     Ok(())
@@ -446,7 +478,7 @@ fn volume_creation(engine: &Engine, labels: &[String], volume: &PlannedVolume) -
 fn make_volume(run: &Run, engine: &Engine, volume: &PlannedVolume) -> Result<()> {
     run.journal(&Resource::Volume(volume.name.clone()))?;
     let create = volume_creation(engine, &run.labels(), volume);
-    process::capture(&create, MAKE_DEADLINE)?;
+    make(&create)?;
     if let Some(directory) = &volume.directory {
         DirBuilder::new()
             .mode(0o700)
@@ -504,7 +536,7 @@ fn start(run: &Run, engine: &Engine, pod: &Pod) -> Result<()> {
 
 fn bring_up(container: &Planned, invocation: &Invocation) -> Result<()> {
     let name = &container.name;
-    process::capture(invocation, MAKE_DEADLINE).map_err(|error| {
+    make(invocation).map_err(|error| {
         let message = format!("container {name} could not be started");
         Failure::new(Exit::Deploy, message).caused_by(error)
     })?;
@@ -516,7 +548,10 @@ fn run_inits(run: &Run, engine: &Engine, inits: &[Planned]) -> Result<()> {
     for init in inits {
         run.journal(&Resource::Container(init.name.clone()))?;
         let to_its_end = init.to_its_end(engine);
-        let output = process::output(&to_its_end, MAKE_DEADLINE)?;
+        let output = {
+            let _shield = Shield::raise();
+            process::output(&to_its_end, MAKE_DEADLINE)?
+        };
         if output.code != 0 {
             let said = format!("{}{}", output.stdout, output.stderr);
             return Err(Failure::new(

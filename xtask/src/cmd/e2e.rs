@@ -63,6 +63,11 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
             eprint!("{:>12} {}\n{}", "red", outcome.target, outcome.failed);
         }
     }
+    let signalled = |outcome: &Outcome| outcome.error.as_ref().is_some_and(report::is_signal);
+    if !outcomes.iter().any(signalled) {
+        // It came during a clean-up, which it did not end.
+        interrupt::check()?;
+    }
     conclude(outcomes)
 }
 

@@ -51,6 +51,17 @@ pub(super) fn log_path(workspace: &Workspace) -> Utf8PathBuf {
     workspace.state_directory().join("test.log")
 }
 
+/// What an earlier run said is not this one's.
+pub(super) fn forget_log(workspace: &Workspace) -> Result<()> {
+    let path = log_path(workspace);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {path}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// `<package>/postgres` for each package that has this feature.
 fn features(workspace: &Workspace) -> Result<Vec<String>> {
     let mut features = Vec::new();

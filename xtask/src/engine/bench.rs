@@ -9,6 +9,7 @@ use camino::Utf8Path;
 
 use super::{Limits, Platform, probe_image};
 use crate::exit::{Exit, Failure};
+use crate::process::interrupt::Shield;
 use crate::process::{self, Captured, Invocation};
 
 /// How long one container that ends at once may take.
@@ -19,6 +20,8 @@ pub(super) struct Bench {
     /// The engine as the host has it.
     plain: Invocation,
     name: String,
+    /// A trial runs to its end, whatever signal comes: what it makes has no label to be found by.
+    _shield: Shield,
 }
 
 impl Bench {
@@ -31,6 +34,7 @@ impl Bench {
         let bench = Self {
             plain,
             name: format!("phase-zero-probe-{}", std::process::id()),
+            _shield: Shield::raise(),
         };
         let archive = folder.join("probe.tar");
         probe_image::assemble(platform)?.write_archive(File::create(&archive)?)?;

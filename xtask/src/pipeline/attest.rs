@@ -62,13 +62,15 @@ struct Fault {
     /// How often the engine had restarted the container when the fault was made. A start sets the
     /// engine's own count back, so what was before it is only known from here.
     restarts: u64,
+    /// With the action `started`: when the engine says that the new process was started.
+    started_at: Option<String>,
 }
 
 /// What `faults.jsonl` says of one container.
 #[derive(Debug, Default)]
 struct Announced {
-    starts: u64,
-    kills: u64,
+    /// When the process was started that the last fault has left.
+    started_at: Option<String>,
     /// The most restarts by the engine that were seen before a fault.
     restarts_seen: u64,
 }
@@ -164,6 +166,9 @@ fn look(deployment: &Deployment, local: &Local) -> Result<(Vec<Evidence>, Vec<St
             .collect();
         looking.into_iter().map(joined).collect()
     });
+    differences.extend(local.strangers()?.into_iter().map(|name| {
+        format!("{name} is on the network of the run, and the run has not put it there")
+    }));
     let mut evidence = Vec::new();
     for seen in seen {
         let seen = seen?;
@@ -307,17 +312,15 @@ fn announced(lines: &str) -> Result<BTreeMap<String, Announced>> {
         let fault: Fault = serde_json::from_str(line).with_context(|| line.to_owned())?;
         let announced = all.entry(fault.container).or_default();
         announced.restarts_seen = announced.restarts_seen.max(fault.restarts);
-        match fault.action.as_str() {
-            "start" => announced.starts += 1,
-            "kill" => announced.kills += 1,
-            _ => {}
+        if fault.action == "started" {
+            announced.started_at = fault.started_at;
         }
     }
     Ok(all)
 }
 
-/// What is wrong when a container's process is another one now. A start that was announced gives a
-/// new process and sets the engine's count back; a kill that was announced permits one restart.
+/// What is wrong when a container's process is neither the one that was proved nor the one that the
+/// last announced fault has left. No fault of ours makes the engine itself start one again.
 fn restarted(
     before: &Evidence,
     after: &Evidence,
@@ -326,16 +329,16 @@ fn restarted(
     let none = Announced::default();
     let announced = faults.get(&before.container).unwrap_or(&none);
     let restarts = after.restart_count.max(announced.restarts_seen);
-    if restarts > announced.kills {
+    if restarts > 0 {
         return Some(format!(
-            "{} was restarted by the engine {restarts} times, announced were {}: its log says why its process ended",
-            after.container, announced.kills
+            "{} was restarted by the engine {restarts} times, and no fault of that was announced: its log says why its process ended",
+            after.container
         ));
     }
-    let expected = announced.starts + announced.kills > 0;
-    (after.started_at != before.started_at && !expected).then(|| {
+    let expected = announced.started_at.as_ref().unwrap_or(&before.started_at);
+    (after.started_at != *expected).then(|| {
         format!(
-            "{} has another process since {}, and no fault of that was announced",
+            "{} has a process since {}, expected was the one since {expected}, and no fault of that was announced",
             after.container, after.started_at
         )
     })
@@ -357,15 +360,23 @@ mod tests {
         }
     }
 
-    /// Faults as their action and the restarts that were seen before it.
+    /// The start of the first process is "1"; faults are their action, the restarts that were seen
+    /// before it, and the start of the process that they left.
     #[track_caller]
-    fn check(faults: &[(&str, u64)], started_at: &str, restart_count: u64, fine: bool) {
+    fn check(
+        faults: &[(&str, u64, Option<&str>)],
+        started_at: &str,
+        restart_count: u64,
+        fine: bool,
+    ) {
         let lines: String = faults
             .iter()
-            .map(|(action, restarts)| {
-                format!(
-                    "{{\"container\":\"a-0\",\"action\":\"{action}\",\"restarts\":{restarts}}}\n"
-                )
+            .map(|(action, restarts, started_at)| {
+                let line = serde_json::json!({
+                    "container": "a-0", "action": action, "restarts": restarts,
+                    "started_at": started_at,
+                });
+                format!("{line}\n")
             })
             .collect();
         let found = restarted(
@@ -377,21 +388,31 @@ mod tests {
     }
 
     #[test]
-    fn only_announced_restarts_pass() {
+    fn only_announced_processes_pass() {
         check(&[], "1", 0, true);
         check(&[], "2", 0, false);
         check(&[], "2", 1, false);
-        check(&[("pause", 0), ("unpause", 0)], "1", 0, true);
-        check(&[("pause", 0), ("unpause", 0)], "2", 0, false);
-        check(&[("stop", 0), ("start", 0)], "2", 0, true);
-        check(&[("stop", 0), ("start", 0)], "2", 1, false);
-        check(&[("kill", 0)], "2", 1, true);
-        check(&[("kill", 0)], "2", 2, false);
-        check(&[("kill", 0), ("start", 0)], "2", 0, true);
+        let paused = [("pause", 0, None), ("unpause", 0, None)];
+        check(&paused, "1", 0, true);
+        check(&paused, "2", 0, false);
+        let killed = [
+            ("kill", 0, None),
+            ("start", 0, None),
+            ("started", 0, Some("2")),
+        ];
+        check(&killed, "2", 0, true);
+        check(&killed, "2", 1, false);
+        check(&killed, "3", 0, false);
+        check(&killed, "1", 0, false);
     }
 
     #[test]
     fn a_restart_before_an_announced_start_is_not_hidden_by_it() {
-        check(&[("stop", 1), ("start", 1)], "2", 0, false);
+        let stopped = [
+            ("stop", 1, None),
+            ("start", 0, None),
+            ("started", 0, Some("2")),
+        ];
+        check(&stopped, "2", 0, false);
     }
 }

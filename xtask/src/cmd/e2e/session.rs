@@ -147,7 +147,12 @@ impl<'a> Session<'a> {
             let tagged = self.tag();
             // Nothing is compiled for a host that cannot run it: the thread ends without an engine.
             let built = match finding.recv() {
-                Ok(engine) => Some(tagged.and_then(|images| self.build(engine, images))),
+                Ok(engine) => {
+                    self.receipt.engine(&engine);
+                    // What was begun on it is removed from it, however phase 0 ends.
+                    self.engine = Some(engine);
+                    Some(tagged.and_then(|images| self.build(images)))
+                }
                 Err(mpsc::RecvError) => None,
             };
             let started = starting
@@ -205,13 +210,7 @@ impl<'a> Session<'a> {
         Ok(images)
     }
 
-    fn build(
-        &mut self,
-        engine: Engine,
-        images: Images<Tagged>,
-    ) -> Result<(Images<Built>, TestProgram)> {
-        self.receipt.engine(&engine);
-        self.engine = Some(engine);
+    fn build(&mut self, images: Images<Tagged>) -> Result<(Images<Built>, TestProgram)> {
         self.stop_before(Phase::Build)?;
         let archives = crate::cmd::build::archives_directory(self.workspace)?;
         let log = self.run.directory().join("build.log");
