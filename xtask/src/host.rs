@@ -11,6 +11,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::poll::{self, Look};
+use crate::process::{self, Invocation};
 use crate::report;
 
 pub mod needs;
@@ -43,6 +44,17 @@ pub fn podman_helper(name: &str) -> Option<Utf8PathBuf> {
     .map(|folder| Utf8Path::new(folder).join(name))
     .find(|candidate| is_executable(candidate))
     .or_else(|| program(name))
+}
+
+/// What a program, or one of podman's helpers, says of its version: its first line.
+#[must_use]
+pub fn version(name: &str) -> Option<String> {
+    const DEADLINE: Duration = Duration::from_secs(5);
+    let program = podman_helper(name)?;
+    let ask = Invocation::new(program.as_str()).arg("--version");
+    let told = process::output(&ask, DEADLINE).ok()?;
+    let first = told.stdout.lines().next()?.trim();
+    (told.code == 0 && !first.is_empty()).then(|| first.to_owned())
 }
 
 fn is_executable(path: &Utf8Path) -> bool {

@@ -11,6 +11,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 
+use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::Images;
 use crate::pipeline::load::Loaded;
@@ -66,6 +67,7 @@ pub struct Manifests {
     pub(crate) config_maps: BTreeMap<String, BTreeMap<String, String>>,
     void: BTreeSet<String>,
     services: Vec<(Place, Service)>,
+    digests: BTreeMap<String, Digest>,
 }
 
 /// A Deployment, and the names under which Services make it known.
@@ -240,6 +242,8 @@ impl Manifests {
                     ))
                     .caused_by(error)
             })?;
+            let digest = Digest::of(text.as_bytes());
+            manifests.digests.insert(file.to_string(), digest);
             manifests.add(&file, name, &text, &images)?;
             if !manifests
                 .workloads
@@ -252,6 +256,12 @@ impl Manifests {
         }
         manifests.join_services()?;
         Ok(manifests)
+    }
+
+    /// The files that were read, and the digests of their bytes.
+    #[must_use]
+    pub const fn digests(&self) -> &BTreeMap<String, Digest> {
+        &self.digests
     }
 
     /// Reads one manifest, as `deploy/<service>.yaml` would hold it.

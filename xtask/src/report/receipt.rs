@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -12,6 +13,8 @@ use serde::Serialize;
 
 use crate::digest::Digest;
 use crate::engine::{Engine, Platform};
+use crate::host;
+use crate::manifest::Manifests;
 use crate::pipeline::Images;
 use crate::pipeline::attest::Evidence;
 use crate::pipeline::build::{Built, Origin, TestProgram};
@@ -97,6 +100,8 @@ struct Inputs {
     packages: Vec<PackageFacts>,
     recipe_digest: Option<Digest>,
     recipe: BTreeMap<String, String>,
+    /// What was deployed, by file.
+    manifests: BTreeMap<String, Digest>,
 }
 
 #[derive(Debug, Serialize)]
@@ -236,8 +241,9 @@ impl Receipt {
 
     /// The run failed with this; the phase that failed first stands.
     pub fn fail(&mut self, message: &str) {
+        let phase = if self.tests.is_some() { "test" } else { "run" };
         self.failure.get_or_insert_with(|| FailureFacts {
-            phase: "run",
+            phase,
             message: message.to_owned(),
         });
     }
@@ -255,6 +261,32 @@ impl Receipt {
             environment: engine.environment.clone(),
             notes: engine.notes.clone(),
         });
+    }
+
+    /// The manifests that were read.
+    pub fn manifests(&mut self, manifests: &Manifests) {
+        self.inputs.manifests = manifests.digests().clone();
+    }
+
+    /// The other programs that took part, as each tells its version.
+    pub fn other_tools(&mut self) {
+        const TOOLS: [&str; 7] = [
+            "git",
+            "runc",
+            "crun",
+            "conmon",
+            "netavark",
+            "aardvark-dns",
+            "mmdebstrap",
+        ];
+        let versions = thread::scope(|scope| {
+            let asking = TOOLS.map(|name| (name, scope.spawn(move || host::version(name))));
+            asking.map(|(name, version)| (name, version.join().ok().flatten()))
+        });
+        let known = versions
+            .into_iter()
+            .filter_map(|(name, version)| Some((name.to_owned(), version?)));
+        self.tools.extend(known);
     }
 
     /// What phase 0 froze, and the references that follow from it.
@@ -280,6 +312,7 @@ impl Receipt {
                 .collect(),
             recipe_digest: Some(frozen.recipe().digest()),
             recipe: frozen.recipe().fields().clone(),
+            manifests: std::mem::take(&mut self.inputs.manifests),
         };
         self.images = images
             .iter()

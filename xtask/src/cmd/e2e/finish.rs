@@ -2,6 +2,7 @@
 //! then the reports. A signal does not cut this short; a second one hurries it.
 
 use std::fs;
+use std::time::Instant;
 
 use anyhow::{Context as _, Error, Result};
 use camino::Utf8Path;
@@ -33,7 +34,13 @@ impl Session<'_> {
             self.explain(error);
         }
         let keep = self.keeps(&result);
+        let begun = Instant::now();
         let removed = if keep { self.keep() } else { self.remove() };
+        let noted = self
+            .receipt
+            .phase_took("clean", begun.elapsed(), removed.is_ok());
+        let removed = removed.and(noted);
+        self.receipt.other_tools();
         if let Err(error) = removed {
             // The first failure is what the run is about.
             match &result {

@@ -178,8 +178,11 @@ impl<'a> Session<'a> {
         let (workspace, target) = (self.workspace, self.target);
         let ours = target.packages.iter().map(PackageName::as_str);
         let names = ours.chain(target.third_party.iter().map(String::as_str));
-        self.receipt
-            .phase("manifests", || Manifests::read(workspace, names))
+        let manifests = self
+            .receipt
+            .phase("manifests", || Manifests::read(workspace, names))?;
+        self.receipt.manifests(&manifests);
+        Ok(manifests)
     }
 
     fn tag(&mut self) -> Result<Images<Tagged>> {
