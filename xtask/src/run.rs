@@ -262,20 +262,26 @@ pub fn list(workspace: &Workspace) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// Removes what runs of this checkout left whose process has died; gives their IDs. Runs that live
-/// and runs that are kept are not touched.
+/// Removes what runs left whose process has died; gives their IDs. Runs that live and runs that are
+/// kept are not touched. A dead run of another checkout goes too when its folder proves that it is
+/// dead: nobody else may ever come to remove it, and its containers hold ports and memory. One
+/// whose folder cannot be seen from here stays.
 ///
 /// # Errors
 /// When something is left: names it.
 pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
-    let label = format!("{LABEL_CHECKOUT}={}", checkout(&workspace.root));
+    let here = checkout(&workspace.root);
     let mut swept = Vec::new();
-    for (id, directory) in owners(engine, &label)? {
-        let Some(_claim) = claim_dead(directory.as_deref())? else {
-            continue;
+    for (id, owner) in owners(engine, LABEL_RUN)? {
+        let claim = claim_dead(owner.directory.as_deref());
+        let claim = if owner.checkout.as_deref() == Some(&here) {
+            claim?
+        } else {
+            claim.ok().flatten().filter(Claim::is_proven)
         };
+        let Some(_held) = claim else { continue };
         remove_labelled(engine, &format!("{LABEL_RUN}={id}"))?;
-        if let Some(directory) = directory.filter(|directory| directory.is_dir()) {
+        if let Some(directory) = owner.directory.filter(|directory| directory.is_dir()) {
             append_journal(&directory, CLEANED, &json!({"by": "sweep"}))?;
         }
         swept.push(id);
@@ -311,7 +317,7 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// Asks the engine for everything with this label, `name=value`.
+    /// Asks the engine for everything with this label, `name` or `name=value`.
     ///
     /// # Errors
     /// When the engine does not answer.
@@ -452,8 +458,14 @@ pub(crate) fn removals(engine: &Engine, resources: &Resources) -> Vec<Invocation
     .collect()
 }
 
-/// The runs that own something with this label: ID and folder, as the labels tell them.
-fn owners(engine: &Engine, label: &str) -> Result<BTreeMap<String, Option<Utf8PathBuf>>> {
+/// Whose something is, as its labels tell it.
+struct Owner {
+    checkout: Option<String>,
+    directory: Option<Utf8PathBuf>,
+}
+
+/// The runs that own something with this label, by ID.
+fn owners(engine: &Engine, label: &str) -> Result<BTreeMap<String, Owner>> {
     let found = Resources::find(engine, label)?;
     let mut owners = BTreeMap::new();
     for (kind, names) in [
@@ -479,7 +491,7 @@ fn owners(engine: &Engine, label: &str) -> Result<BTreeMap<String, Option<Utf8Pa
     Ok(owners)
 }
 
-fn owner(inspected: &serde_json::Value) -> Option<(String, Option<Utf8PathBuf>)> {
+fn owner(inspected: &serde_json::Value) -> Option<(String, Owner)> {
     let labels = [
         inspected.pointer("/Config/Labels"),
         inspected.get("Labels"),
@@ -490,25 +502,33 @@ fn owner(inspected: &serde_json::Value) -> Option<(String, Option<Utf8PathBuf>)>
         .flatten()
         .find(|value| value.is_object())?;
     let text = |name: &str| labels.get(name)?.as_str().map(str::to_owned);
-    Some((
-        text(LABEL_RUN)?,
-        text(LABEL_DIRECTORY).map(Utf8PathBuf::from),
-    ))
+    let owner = Owner {
+        checkout: text(LABEL_CHECKOUT),
+        directory: text(LABEL_DIRECTORY).map(Utf8PathBuf::from),
+    };
+    Some((text(LABEL_RUN)?, owner))
 }
 
 /// Proof that a run is dead and not kept, for as long as this value lives.
 struct Claim {
-    _lock: Option<File>,
+    lock: Option<File>,
+}
+
+impl Claim {
+    /// By its lock, and not by the lack of a folder.
+    const fn is_proven(&self) -> bool {
+        self.lock.is_some()
+    }
 }
 
 fn claim_dead(directory: Option<&Utf8Path>) -> Result<Option<Claim>> {
     let Some(directory) = directory.filter(|directory| directory.is_dir()) else {
-        return Ok(Some(Claim { _lock: None }));
+        return Ok(Some(Claim { lock: None }));
     };
     let lock = open_lock(directory)?;
     match lock.try_lock() {
         Ok(()) if directory.join(KEPT).exists() => Ok(None),
-        Ok(()) => Ok(Some(Claim { _lock: Some(lock) })),
+        Ok(()) => Ok(Some(Claim { lock: Some(lock) })),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("cannot lock {directory}/{LOCK}"))

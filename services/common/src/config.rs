@@ -27,10 +27,12 @@ pub struct ListenArgs {
 }
 
 impl ListenArgs {
-    /// Three free ports of the loopback interface, for tests.
+    /// Three free ports of the loopback interface, for tests. Not of 127.0.0.1: container engines
+    /// publish ports there by rules of the packet filter, and a rule that a killed engine left
+    /// takes what is sent to a port that looks free.
     #[must_use]
     pub fn loopback() -> Self {
-        let free = SocketAddr::from(([127, 0, 0, 1], 0));
+        let free = SocketAddr::from(([127, 0, 0, 2], 0));
         Self {
             listen_address: free,
             probe_address: free,

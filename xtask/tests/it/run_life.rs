@@ -19,7 +19,16 @@ const INTERVAL: Duration = Duration::from_millis(5);
 /// often as it has lines.
 const FAKE_ENGINE: &str = r##"#!/bin/sh
 cd "$(dirname "$0")" || exit 1
-list() { grep --files-with-matches --line-regexp --fixed-strings "${2#label=}" "$1"/* 2>/dev/null | sed 's|.*/||'; exit 0; }
+list() {
+    label=${2#label=}
+    case $label in
+        *=*) set -- "$1" --line-regexp --fixed-strings "$label" ;;
+        *) set -- "$1" "^$label=" ;;
+    esac
+    kind=$1; shift
+    grep --files-with-matches "$@" "$kind"/* 2>/dev/null | sed 's|.*/||'
+    exit 0
+}
 inspect() {
     kind=$1; shift; separator='['
     for name; do
@@ -274,12 +283,29 @@ fn a_lost_folder_loses_nothing() {
 }
 
 #[test]
-fn another_checkout_is_left_alone() {
+fn a_dead_run_of_another_checkout_goes_as_well() {
+    let (world, other) = (World::new(), World::new());
+    let (dead, living, kept) = (other.begin(), other.begin(), other.begin());
+    for run in [&dead, &living, &kept] {
+        other.make_all(run);
+    }
+    kept.keep().unwrap();
+    let dead_id = other.end(dead);
+    other.end(kept);
+    // The same engine, seen from the other checkout.
+    let swept = run::sweep(&world.workspace, &other.engine).unwrap();
+    assert_eq!(swept, std::slice::from_ref(&dead_id));
+    assert_eq!(other.left().len(), 6);
+    assert_eq!(other.state(&dead_id), State::Ended);
+}
+
+#[test]
+fn what_cannot_be_judged_from_here_is_left_alone() {
     let (world, other) = (World::new(), World::new());
     let run = other.begin();
     other.make_all(&run);
-    other.end(run);
-    // The same engine, seen from the other checkout.
+    let id = other.end(run);
+    other.forget(&id);
     let swept = run::sweep(&world.workspace, &other.engine).unwrap();
     assert_eq!(swept, Vec::<String>::new());
     assert_eq!(other.left().len(), 3);
