@@ -129,6 +129,12 @@ pub struct Limits {
     pub pids: bool,
 }
 
+/// What may be loaded: an archive that this tool wrote, under the name that its maker gave it.
+pub(crate) trait Archive {
+    /// The file.
+    fn path(&self) -> &Utf8Path;
+}
+
 /// An engine that was seen to run a container.
 #[derive(Clone, Debug)]
 pub struct Engine {

@@ -13,13 +13,14 @@ use serde::de::DeserializeOwned;
 
 use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
-use crate::pipeline::Images;
-use crate::pipeline::load::Loaded;
-use crate::pipeline::tag::Tagged;
-use crate::source::workspace::{PackageName, Workspace};
-use crate::third_party::ThirdPartyImage;
+use crate::source::workspace::Workspace;
 
 pub(crate) mod document;
+mod references;
+
+#[cfg(test)]
+pub(crate) use references::Expected;
+pub(crate) use references::{Named, References, Seen};
 
 use document::{ConfigMap, Container, Deployment, Head, Medium, Port, Probe, Service};
 
@@ -115,105 +116,6 @@ impl Place {
     }
 }
 
-/// Which image a container of the run gets: a reference of phase 0 that was seen loaded, or a
-/// third-party image that the engine has. There is no way to make one from a string.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Reference {
-    pub(crate) reference: String,
-    /// `sha256:...`.
-    pub(crate) image_id: String,
-    pub(crate) package: Option<PackageName>,
-}
-
-/// The references of a run by logical name.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct References(BTreeMap<String, Reference>);
-
-impl References {
-    /// All images of the run.
-    pub(crate) fn of(images: &Images<Loaded>, third_party: &[ThirdPartyImage]) -> Self {
-        let own = images.iter().map(|(package, image)| {
-            let reference = Reference {
-                reference: image.built().reference().to_string(),
-                image_id: image.built().image_id().oci(),
-                package: Some(package.clone()),
-            };
-            (package.to_string(), reference)
-        });
-        let mut references = Self::of_third_party(third_party);
-        references.0.extend(own);
-        references
-    }
-
-    /// For a plan: what is not built yet has no ID, so nothing could be proved of it.
-    pub(crate) fn planned(images: &Images<Tagged>, third_party: &[ThirdPartyImage]) -> Self {
-        let mut references = Self::of_third_party(third_party);
-        let own = images.iter().map(|(package, image)| {
-            let reference = Reference {
-                reference: image.reference().to_string(),
-                image_id: String::new(),
-                package: Some(package.clone()),
-            };
-            (package.to_string(), reference)
-        });
-        references.0.extend(own);
-        references
-    }
-
-    /// Images of third parties alone.
-    pub(crate) fn of_third_party(third_party: &[ThirdPartyImage]) -> Self {
-        let theirs = third_party.iter().map(|image| {
-            let reference = Reference {
-                reference: image.reference.clone(),
-                image_id: image.image_id.clone(),
-                package: None,
-            };
-            (image.name.clone(), reference)
-        });
-        Self(theirs.collect())
-    }
-
-    /// Whether everything that `workload` runs is among them.
-    fn cover(&self, workload: &Workload) -> bool {
-        let spec = &workload.deployment.spec.template.spec;
-        let containers = spec.init_containers.iter().chain(&spec.containers);
-        containers
-            .map(|container| &container.image)
-            .all(|image| self.0.contains_key(image))
-    }
-
-    /// References out of nothing, to try what is done with them.
-    #[cfg(test)]
-    pub(crate) fn for_tests(names: &[&str]) -> Self {
-        let reference = |name: &&str| {
-            let reference = Reference {
-                reference: format!("localhost/{name}:tried"),
-                image_id: format!("sha256:{name}"),
-                package: None,
-            };
-            ((*name).to_owned(), reference)
-        };
-        Self(names.iter().map(reference).collect())
-    }
-
-    /// The reference for a logical name that stands in `workload`.
-    pub(crate) fn get(&self, workload: &Workload, logical: &str) -> Result<&Reference> {
-        self.0.get(logical).ok_or_else(|| {
-            workload
-                .place
-                .refuse(
-                    "image",
-                    format!("`{logical}` does not belong to this target"),
-                )
-                .hint(format!(
-                    "declare it in `needs` or `third-party` of [package.metadata.e2e]; the run has {}",
-                    listed(self.0.keys())
-                ))
-                .into()
-        })
-    }
-}
-
 impl Manifests {
     /// Reads `deploy/<name>.yaml` for each name.
     ///
@@ -277,14 +179,14 @@ impl Manifests {
     }
 
     /// The same, with the workloads alone that run nothing but these images.
-    pub(crate) fn only(&self, references: &References) -> Self {
+    pub(crate) fn only<Image>(&self, references: &References<Image>) -> Self {
         let mut part = self.clone();
         part.workloads.retain(|workload| references.cover(workload));
         part
     }
 
     /// The same, without the workloads that run nothing but these images.
-    pub(crate) fn without(&self, references: &References) -> Self {
+    pub(crate) fn without<Image>(&self, references: &References<Image>) -> Self {
         let mut part = self.clone();
         part.workloads
             .retain(|workload| !references.cover(workload));

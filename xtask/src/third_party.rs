@@ -17,18 +17,40 @@ mod registry;
 
 const FILE: &str = "deploy/images.toml";
 
-/// A third-party image that the engine has.
+/// A third-party image that the engine has. Made here alone, from what the engine listed.
 #[derive(Clone, Debug, Serialize)]
 pub struct ThirdPartyImage {
+    name: String,
+    reference: String,
+    image_id: String,
+    origin: String,
+}
+
+impl ThirdPartyImage {
     /// Its name in `deploy/images.toml`.
-    pub name: String,
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// What the engine calls it.
-    pub reference: String,
+    #[must_use]
+    pub fn reference(&self) -> &str {
+        &self.reference
+    }
+
     /// Its ID in the engine, `sha256:...`.
-    pub image_id: String,
+    #[must_use]
+    pub fn image_id(&self) -> &str {
+        &self.image_id
+    }
+
     /// Where it came from: `registry docker.io/library/postgres:15-bookworm`, or
     /// `debian bookworm, postgresql-15 15.18-0+deb12u1`, and whether from the cache.
-    pub origin: String,
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
 }
 
 /// A table of `deploy/images.toml`.
@@ -162,8 +184,28 @@ fn read(workspace: &Workspace) -> Result<BTreeMap<String, Pinned>> {
     })?;
     for (name, pinned) in &images {
         check(name, pinned)?;
+        check_not_ours(workspace, name, pinned)?;
     }
     Ok(images)
+}
+
+/// Under a pinned tag one of our services would be an image that others share and that lives on.
+fn check_not_ours(workspace: &Workspace, name: &str, pinned: &Pinned) -> Result<()> {
+    let path = pinned.image.rsplit('/').next().unwrap_or_default();
+    let last = path.split([':', '@']).next().unwrap_or_default();
+    let ours = |word: &&str| {
+        let package = workspace.package(word);
+        package.is_ok_and(|package| package.e2e.is_some())
+    };
+    let Some(service) = [name, last].into_iter().find(ours) else {
+        return Ok(());
+    };
+    Err(Failure::new(
+        Exit::Manifest,
+        format!("{FILE}: [{name}] image: `{}`: {service} is a service of this workspace", pinned.image),
+    )
+    .hint("name it in `needs` of [package.metadata.e2e]: its image is built from the sources of each run")
+    .into())
 }
 
 /// A version must be named: what `latest` is changes behind one's back.

@@ -19,7 +19,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::engine::{ContainerFacts, Engine, EngineKind};
 use crate::exit::{Exit, Failure};
-use crate::manifest::{Manifests, References};
+use crate::manifest::{Manifests, Named, References, Seen};
 use crate::process::interrupt::Shield;
 use crate::process::{self, Captured, Invocation, ProcessError};
 use crate::report;
@@ -32,7 +32,8 @@ use crate::threads::{all, joined};
 mod plan;
 mod ready;
 
-pub(crate) use plan::{Planned, PlannedVolume, Pod};
+pub(crate) use plan::Planned;
+use plan::{PlannedVolume, Pod};
 
 /// Making a network, a volume or a container on a busy host.
 const MAKE_DEADLINE: Duration = Duration::from_secs(60);
@@ -46,7 +47,7 @@ pub struct Local {
     third_party: Vec<ThirdPartyImage>,
     started: BTreeSet<String>,
     starting: Option<JoinHandle<Result<()>>>,
-    containers: Vec<Planned>,
+    containers: Vec<Planned<Seen>>,
     inits: Vec<String>,
 }
 
@@ -124,7 +125,7 @@ impl Local {
     }
 
     /// The containers that stay, once they were deployed.
-    pub(crate) fn containers(&self) -> &[Planned] {
+    pub(crate) fn containers(&self) -> &[Planned<Seen>] {
         &self.containers
     }
 
@@ -168,8 +169,8 @@ impl Local {
         run: &Run,
         secrets: &Secrets,
         manifests: &Manifests,
-        references: &References,
-    ) -> Result<Vec<Pod>> {
+        references: &References<Seen>,
+    ) -> Result<Vec<Pod<Seen>>> {
         let labels = run.labels();
         let around = plan::Surroundings {
             engine: &self.engine,
@@ -212,16 +213,17 @@ impl Local {
     pub(crate) fn roll_out(
         &mut self,
         run: &Run,
-        pods: Vec<Pod>,
+        pods: Vec<Pod<Seen>>,
         deadline_of: impl Fn(&str) -> Duration + Sync,
     ) -> Result<()> {
         let inits = pods.iter().flat_map(|pod| &pod.init);
         self.inits = inits.map(|init| init.name.clone()).collect();
-        let (begun, pods): (Vec<Pod>, Vec<Pod>) = pods
+        let (begun, pods): (Vec<_>, Vec<_>) = pods
             .into_iter()
             .partition(|pod| self.started.contains(&pod.main.name));
-        let mains =
-            |pods: &[Pod]| -> Vec<Planned> { pods.iter().map(|pod| pod.main.clone()).collect() };
+        let mains = |pods: &[Pod<Seen>]| -> Vec<Planned<Seen>> {
+            pods.iter().map(|pod| pod.main.clone()).collect()
+        };
         let (first, then) = (mains(&begun), mains(&pods));
         self.containers = [first.clone(), then.clone()].concat();
         let (engine, starting) = (&self.engine, self.starting.take());
@@ -245,7 +247,7 @@ impl Local {
 
     /// A container that ended says more than one that waited for it in vain.
     fn judge(&self, outcomes: impl Iterator<Item = Result<(), ready::Unready>>) -> Result<()> {
-        let mut failed: Vec<(&Planned, ready::Unready)> = self
+        let mut failed: Vec<(&Planned<Seen>, ready::Unready)> = self
             .containers
             .iter()
             .zip(outcomes)
@@ -286,7 +288,7 @@ fn settled(starting: Option<JoinHandle<Result<()>>>) -> Result<()> {
 /// Waits for each of these; the first that ends, ends the wait for all.
 fn wait_for(
     engine: &Engine,
-    containers: &[Planned],
+    containers: &[Planned<Seen>],
     deadline_of: &(impl Fn(&str) -> Duration + Sync),
     given_up: &AtomicBool,
 ) -> Result<Vec<Result<(), ready::Unready>>> {
@@ -312,7 +314,7 @@ fn wait_for(
 }
 
 /// All at the same time.
-fn start_pods(run: &Run, engine: &Engine, pods: &[Pod]) -> Result<()> {
+fn start_pods(run: &Run, engine: &Engine, pods: &[Pod<Seen>]) -> Result<()> {
     thread::scope(|scope| {
         let starting = pods
             .iter()
@@ -370,7 +372,7 @@ fn creation(engine: &Engine, what: &str, labels: &[String], name: &str) -> Invoc
         .arg(name)
 }
 
-impl Planned {
+impl<Image> Planned<Image> {
     fn to_its_end(&self, engine: &Engine) -> Invocation {
         engine.invocation().arg("run").args(&self.arguments)
     }
@@ -420,7 +422,7 @@ impl Preview<'_> {
         &self,
         secrets: &Secrets,
         manifests: &Manifests,
-        references: &References,
+        references: &References<impl Named>,
     ) -> Result<(Vec<Invocation>, Resources)> {
         let around = plan::Surroundings {
             engine: self.engine,
@@ -508,7 +510,7 @@ fn mount_point(engine: &Engine, volume: &str) -> Result<Utf8PathBuf> {
 
 /// Volumes, then init containers one after the other, then the container. It is made beside them:
 /// its network and its namespaces take an engine longer than to start its process.
-fn start(run: &Run, engine: &Engine, pod: &Pod) -> Result<()> {
+fn start(run: &Run, engine: &Engine, pod: &Pod<Seen>) -> Result<()> {
     thread::scope(|scope| {
         let volumes = pod.volumes.iter();
         all(volumes
@@ -534,7 +536,7 @@ fn start(run: &Run, engine: &Engine, pod: &Pod) -> Result<()> {
     bring_up(main, &main.started(engine))
 }
 
-fn bring_up(container: &Planned, invocation: &Invocation) -> Result<()> {
+fn bring_up(container: &Planned<Seen>, invocation: &Invocation) -> Result<()> {
     let name = &container.name;
     make(invocation).map_err(|error| {
         let message = format!("container {name} could not be started");
@@ -544,7 +546,7 @@ fn bring_up(container: &Planned, invocation: &Invocation) -> Result<()> {
 }
 
 /// One after the other, each to its end.
-fn run_inits(run: &Run, engine: &Engine, inits: &[Planned]) -> Result<()> {
+fn run_inits(run: &Run, engine: &Engine, inits: &[Planned<Seen>]) -> Result<()> {
     for init in inits {
         run.journal(&Resource::Container(init.name.clone()))?;
         let to_its_end = init.to_its_end(engine);

@@ -9,7 +9,7 @@ use camino::Utf8Path;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::{Engine, EngineKind};
+use super::{Archive, Engine, EngineKind};
 use crate::process::{self, Echo, Invocation};
 
 /// An answer that changes nothing.
@@ -175,8 +175,8 @@ impl Engine {
     ///
     /// # Errors
     /// With the engine's own words.
-    pub fn load(&self, archive: &Utf8Path) -> Result<()> {
-        process::capture(&self.load_invocation(archive), LOAD_DEADLINE)?;
+    pub(crate) fn load(&self, archive: &impl Archive) -> Result<()> {
+        process::capture(&self.load_invocation(archive.path()), LOAD_DEADLINE)?;
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::cluster::local::{Local, Planned};
 use crate::digest::Digest;
 use crate::engine::ContainerFacts;
 use crate::exit::{Exit, Failure};
+use crate::manifest::{Named as _, Seen};
 use crate::poll::{self, Look};
 use crate::report;
 use crate::run::Run;
@@ -31,8 +32,8 @@ const ANSWER_INTERVAL: Duration = Duration::from_millis(50);
 /// Proved.
 #[derive(Debug)]
 pub struct Attested {
-    pub(in crate::pipeline) deployment: Deployment,
-    pub(in crate::pipeline) evidence: Vec<Evidence>,
+    deployment: Deployment,
+    evidence: Vec<Evidence>,
 }
 
 /// What was seen of one container.
@@ -149,13 +150,13 @@ fn failure(what: &str, differences: &[String]) -> anyhow::Error {
 fn look(deployment: &Deployment, local: &Local) -> Result<(Vec<Evidence>, Vec<String>)> {
     let facts = local.facts()?;
     let mut differences = Vec::new();
-    for (package, _) in deployment.images.iter() {
-        let runs = |container: &Planned| container.image.package.as_ref() == Some(package);
+    for (package, _) in deployment.images().iter() {
+        let runs = |container: &Planned<Seen>| container.image.package() == Some(package);
         if !local.containers().iter().any(runs) {
             differences.push(format!("no container runs the image of {package}"));
         }
     }
-    let seen: Vec<Result<Seen>> = thread::scope(|scope| {
+    let seen: Vec<Result<Finding>> = thread::scope(|scope| {
         let looking: Vec<_> = local
             .containers()
             .iter()
@@ -180,33 +181,36 @@ fn look(deployment: &Deployment, local: &Local) -> Result<(Vec<Evidence>, Vec<St
 
 /// What was seen of a container, if it is there, and what is wrong with it.
 #[derive(Debug, Default)]
-struct Seen {
+struct Finding {
     evidence: Option<Evidence>,
     differences: Vec<String>,
 }
 
 fn look_at(
     deployment: &Deployment,
-    container: &Planned,
+    container: &Planned<Seen>,
     facts: Option<&ContainerFacts>,
-) -> Result<Seen> {
+) -> Result<Finding> {
     let name = &container.name;
-    let mut seen = Seen::default();
+    let mut seen = Finding::default();
     let Some(facts) = facts else {
         seen.differences.push(format!("{name} is gone"));
         return Ok(seen);
     };
     let image = &container.image;
-    if facts.image_id != image.image_id {
+    if facts.image_id != image.image_id() {
         seen.differences.push(format!(
             "{name} runs image {}, built was {} ({})",
-            facts.image_id, image.image_id, image.reference
+            facts.image_id,
+            image.image_id(),
+            image.reference()
         ));
     }
-    if facts.reference != image.reference {
+    if facts.reference != image.reference() {
         seen.differences.push(format!(
             "{name} was started from {}, not from {}",
-            facts.reference, image.reference
+            facts.reference,
+            image.reference()
         ));
     }
     let mut version = None;
@@ -215,9 +219,9 @@ fn look_at(
             "{name} is {}, exit code {}",
             facts.status, facts.exit_code
         ));
-    } else if let Some(package) = &image.package {
+    } else if let Some(package) = image.package() {
         let built = deployment
-            .images
+            .images()
             .get(package)
             .with_context(|| format!("{package} has no image in this run"))?
             .built();
@@ -263,7 +267,7 @@ fn lies(name: &str, answer: &serde_json::Value, package: &str, source: Digest) -
 
 /// What `/version` answers, or the last thing that stood in the way.
 fn ask_version(
-    container: &Planned,
+    container: &Planned<Seen>,
     facts: &ContainerFacts,
 ) -> Result<Result<serde_json::Value, String>> {
     let published = container

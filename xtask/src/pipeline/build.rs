@@ -12,8 +12,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 
 use super::tag::{ImageRef, Tagged, tag_digest};
-use super::{Frozen, Images};
+use super::{Frozen, Images, Stage};
 use crate::digest::Digest;
+use crate::engine::Archive;
 use crate::exit::{Exit, Failure};
 use crate::image::{self, Contents};
 use crate::process::Invocation;
@@ -45,14 +46,14 @@ pub enum Origin {
 /// An image whose archive lies on disk and whose ID is known.
 #[derive(Clone, Debug)]
 pub struct Built {
-    pub(in crate::pipeline) reference: ImageRef,
-    pub(in crate::pipeline) source: Digest,
-    pub(in crate::pipeline) recipe: Digest,
-    pub(in crate::pipeline) origin: Origin,
-    pub(in crate::pipeline) binary: Digest,
-    pub(in crate::pipeline) image_id: Digest,
-    pub(in crate::pipeline) manifest: Digest,
-    pub(in crate::pipeline) archive: Utf8PathBuf,
+    reference: ImageRef,
+    source: Digest,
+    recipe: Digest,
+    origin: Origin,
+    binary: Digest,
+    image_id: Digest,
+    manifest: Digest,
+    archive: Utf8PathBuf,
 }
 
 impl Built {
@@ -105,13 +106,25 @@ impl Built {
     }
 }
 
+impl Stage for Built {
+    fn reference(&self) -> &ImageRef {
+        &self.reference
+    }
+}
+
+impl Archive for Built {
+    fn path(&self) -> &Utf8Path {
+        &self.archive
+    }
+}
+
 /// The tests of the run, built from the same snapshot.
 #[derive(Clone, Debug)]
 pub struct TestProgram {
-    pub(in crate::pipeline) path: Utf8PathBuf,
-    pub(in crate::pipeline) source: Digest,
-    pub(in crate::pipeline) binary: Digest,
-    pub(in crate::pipeline) origin: Origin,
+    path: Utf8PathBuf,
+    source: Digest,
+    binary: Digest,
+    origin: Origin,
 }
 
 impl TestProgram {
@@ -233,7 +246,7 @@ fn build_with(
         assemble(&frozen, tagged, version, binary, options.archives)
     })?;
     let mut assembled = assembled.into_iter();
-    let images = images.advance(|_, _| assembled.next().context("an image was not assembled"))?;
+    let images = images.advance(|_| assembled.next().context("an image was not assembled"))?;
     Ok((images, tests))
 }
 

@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::cluster::local::{Local, Planned, write_config};
 use crate::digest::Digest;
 use crate::host;
-use crate::manifest::{Manifests, References};
+use crate::manifest::{Manifests, References, Seen};
 use crate::report;
 use crate::run::Run;
 use crate::secrets::Secrets;
@@ -23,7 +23,7 @@ use crate::source::workspace::Workspace;
 /// Everything that was deployed is ready and answered from outside.
 #[derive(Debug)]
 pub struct Deployment {
-    pub(in crate::pipeline) images: Images<Loaded>,
+    images: Images<Loaded>,
 }
 
 impl Deployment {
@@ -136,15 +136,15 @@ fn write_run_file(
     host::write_cached(&run.directory().join("run.json"), &file)
 }
 
-fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned) -> Service<'a> {
-    let package = container.image.package.as_ref();
+fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned<Seen>) -> Service<'a> {
+    let package = container.image.package();
     let image = package.and_then(|package| images.get(package));
     let config_maps = container.config_maps.iter();
     Service {
         containers: Vec::new(),
         ports: &container.ports,
         source_digest: image.map(|image| image.built().source()),
-        image_id: &container.image.image_id,
+        image_id: container.image.image_id(),
         config_maps: config_maps
             .map(|name| (name.as_str(), Local::config_directory(run, name)))
             .collect(),

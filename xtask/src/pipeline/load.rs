@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::Images;
 use super::build::Built;
+use super::tag::ImageRef;
+use super::{Images, Stage};
 use crate::cluster::Cluster;
 use crate::engine::ImageFacts;
 use crate::exit::{Exit, Failure};
@@ -14,8 +15,9 @@ use crate::exit::{Exit, Failure};
 /// An image that the cluster itself lists under its name, with the ID that was built.
 #[derive(Clone, Debug)]
 pub struct Loaded {
-    pub(in crate::pipeline) built: Built,
-    pub(in crate::pipeline) already_there: bool,
+    built: Built,
+    listed_id: String,
+    already_there: bool,
 }
 
 impl Loaded {
@@ -25,10 +27,22 @@ impl Loaded {
         &self.built
     }
 
+    /// Its ID as the cluster's own listing tells it, `sha256:...`.
+    #[must_use]
+    pub fn listed_id(&self) -> &str {
+        &self.listed_id
+    }
+
     /// The listing held it before, with this name and this ID, so nothing was sent.
     #[must_use]
     pub const fn already_there(&self) -> bool {
         self.already_there
+    }
+}
+
+impl Stage for Loaded {
+    fn reference(&self) -> &ImageRef {
+        self.built.reference()
     }
 }
 
@@ -49,18 +63,18 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
     for (_, built) in images.iter() {
         match before.get(&name(built)) {
             Some(facts) => check(built, facts)?,
-            None => missing.push(built.archive().to_owned()),
+            None => missing.push(built),
         }
     }
-    for archive in &missing {
-        engine.load(archive)?;
+    for built in &missing {
+        engine.load(*built)?;
     }
     let after = if missing.is_empty() {
         before.clone()
     } else {
         listing()?
     };
-    images.advance(|_, built| {
+    images.advance(|built| {
         let name = name(&built);
         let facts = after.get(&name).ok_or_else(|| {
             Failure::new(
@@ -74,6 +88,7 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
         check(&built, facts)?;
         Ok(Loaded {
             already_there: before.contains_key(&name),
+            listed_id: facts.id.clone(),
             built,
         })
     })

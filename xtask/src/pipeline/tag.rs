@@ -5,11 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::thread;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use camino::Utf8Path;
 
 use super::build::recipe::{Profile, Recipe};
-use super::{Frozen, Images};
 use crate::digest::Digest;
 use crate::engine::Platform;
 use crate::source::snapshot::{Keep, PackageSnapshot, Scope, Snapshot};
@@ -109,6 +108,101 @@ impl Tagged {
     #[must_use]
     pub const fn recipe(&self) -> Digest {
         self.recipe
+    }
+}
+
+impl Stage for Tagged {
+    fn reference(&self) -> &ImageRef {
+        &self.reference
+    }
+}
+
+/// What phase 0 froze; every later phase carries it along.
+#[derive(Debug)]
+pub struct Frozen {
+    target: TargetName,
+    snapshot: Snapshot,
+    recipe: Recipe,
+    platform: Platform,
+}
+
+impl Frozen {
+    /// The target of the run.
+    #[must_use]
+    pub const fn target(&self) -> &TargetName {
+        &self.target
+    }
+
+    /// The sources.
+    #[must_use]
+    pub const fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// How they are built.
+    #[must_use]
+    pub const fn recipe(&self) -> &Recipe {
+        &self.recipe
+    }
+
+    /// Where they run.
+    #[must_use]
+    pub const fn platform(&self) -> &Platform {
+        &self.platform
+    }
+}
+
+/// All images of a run in one stage. There is no way to make one with fewer.
+#[derive(Debug)]
+pub struct Images<Now> {
+    frozen: Arc<Frozen>,
+    by_package: BTreeMap<PackageName, Now>,
+}
+
+/// An image in some stage. Its reference is the one of phase 0, whatever was done with it since.
+pub trait Stage {
+    /// The reference of phase 0.
+    fn reference(&self) -> &ImageRef;
+}
+
+impl<Now: Stage> Images<Now> {
+    /// What phase 0 froze.
+    #[must_use]
+    pub fn frozen(&self) -> &Arc<Frozen> {
+        &self.frozen
+    }
+
+    /// Every image, by package.
+    pub fn iter(&self) -> impl Iterator<Item = (&PackageName, &Now)> {
+        self.by_package.iter()
+    }
+
+    /// The image of one package, if it belongs to the run.
+    #[must_use]
+    pub fn get(&self, package: &PackageName) -> Option<&Now> {
+        self.by_package.get(package)
+    }
+
+    /// Takes every image to the next stage; one failing fails all.
+    pub(in crate::pipeline) fn advance<Next: Stage>(
+        self,
+        mut step: impl FnMut(Now) -> Result<Next>,
+    ) -> Result<Images<Next>> {
+        let by_package = self
+            .by_package
+            .into_iter()
+            .map(|(package, image)| {
+                let before = image.reference().clone();
+                let next = step(image)?;
+                let after = next.reference();
+                ensure!(*after == before, "a phase made {after} of {before}");
+                Ok((package, next))
+            })
+            .collect::<Result<_>>()?;
+        Ok(Images {
+            frozen: self.frozen,
+            by_package,
+        })
     }
 }
 

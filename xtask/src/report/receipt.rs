@@ -355,7 +355,7 @@ impl Receipt {
         for (package, image) in images.iter() {
             if let Some(facts) = self.images.get_mut(package.as_str()) {
                 facts.loaded = Some(LoadedFacts {
-                    image_id: image.built().image_id().oci(),
+                    image_id: image.listed_id().to_owned(),
                     already_there: image.already_there(),
                 });
             }

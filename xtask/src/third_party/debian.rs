@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Recipe, ThirdPartyImage, User};
 use crate::digest::Digest;
-use crate::engine::{Engine, ImageFacts};
+use crate::engine::{Archive, Engine, ImageFacts};
 use crate::exit::{Exit, Failure};
 use crate::host::{self, Stamp};
 use crate::process::{self, Echo, Invocation};
@@ -78,6 +78,12 @@ impl Record {
     }
 }
 
+impl Archive for Record {
+    fn path(&self) -> &Utf8Path {
+        &self.archive
+    }
+}
+
 /// What the cache knows of this recipe, current or not.
 pub(super) fn recorded(engine: &Engine, name: &str, recipe: &Recipe) -> Option<Record> {
     host::read_cached(&record_path(engine, name, recipe).ok()?)
@@ -124,7 +130,7 @@ pub(super) fn provide(engine: &Engine, name: &str, recipe: &Recipe) -> Result<Th
             .is_some_and(|facts| record.is(facts)))
     };
     if !has(&record)? {
-        engine.load(&record.archive)?;
+        engine.load(&record)?;
         if !has(&record)? {
             bail!(
                 "{} was loaded from {}, and {} does not list it as {}",

@@ -17,4 +17,5 @@ mod source_mirror;
 mod source_refusals;
 mod source_tree;
 mod source_workspace;
+mod third_party_names;
 mod tidy;

@@ -148,6 +148,45 @@ fn one_module_starts_children() {
 }
 
 #[test]
+fn a_phase_alone_makes_its_values() {
+    check(&["rs"], |path, text| {
+        if path.parent() != Some("xtask/src/pipeline".into()) {
+            return Vec::new();
+        }
+        let shared = lines_with(text, "pub(");
+        let field = |line: &str| !line.contains(" fn ");
+        shared.into_iter().filter(|(_, line)| field(line)).collect()
+    });
+}
+
+/// Which lines of which files hold this, in the tool's own sources.
+fn places(needle: &str) -> Vec<String> {
+    let mut places = Vec::new();
+    for path in files(&["rs"]) {
+        if path.starts_with("xtask/src") {
+            let text = fs::read_to_string(root().join(&path)).unwrap();
+            let found = lines_with(&text, needle);
+            places.extend(found.iter().map(|_| path.to_string()));
+        }
+    }
+    places
+}
+
+#[test]
+fn few_places_can_make_an_image_or_name_one() {
+    let (build, debian) = (
+        "xtask/src/pipeline/build.rs",
+        "xtask/src/third_party/debian.rs",
+    );
+    assert_eq!(places(" Archive for "), [build, debian]);
+    let probe = "xtask/src/engine/probe_image.rs";
+    assert_eq!(places("image::assemble(&Contents"), [probe, build]);
+    assert_eq!(places("ImageRef::new("), ["xtask/src/pipeline/tag.rs"]);
+    let references = "xtask/src/manifest/references.rs";
+    assert_eq!(places("= Seen {"), [references; 2]);
+}
+
+#[test]
 fn no_test_is_switched_off() {
     check(&["rs"], |_, text| lines_with(text, "#[ignore"));
 }

@@ -9,7 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use crate::engine::{Engine, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::manifest::document::{Container, Medium, Port, Probe, Volume};
-use crate::manifest::{Manifests, Reference, References, Workload, number};
+use crate::manifest::{Manifests, Named, References, Workload, number};
 use crate::run;
 use crate::secrets::Secrets;
 
@@ -38,10 +38,10 @@ pub(super) struct Surroundings<'a> {
 
 /// One pod: its volumes, what runs to its end first, and its container.
 #[derive(Clone, Debug)]
-pub(crate) struct Pod {
+pub(crate) struct Pod<Image> {
     pub(crate) volumes: Vec<PlannedVolume>,
-    pub(crate) init: Vec<Planned>,
-    pub(crate) main: Planned,
+    pub(crate) init: Vec<Planned<Image>>,
+    pub(crate) main: Planned<Image>,
 }
 
 /// A volume that will be.
@@ -56,11 +56,11 @@ pub(crate) struct PlannedVolume {
 
 /// A container that will be.
 #[derive(Clone, Debug)]
-pub(crate) struct Planned {
+pub(crate) struct Planned<Image> {
     pub(crate) name: String,
     /// The manifest's name.
     pub(crate) service: String,
-    pub(crate) image: Reference,
+    pub(crate) image: Image,
     /// All after `run`.
     pub(crate) arguments: Vec<String>,
     /// Ports by name.
@@ -91,11 +91,11 @@ pub(crate) enum Readiness {
 }
 
 /// Every pod of the run.
-pub(super) fn pods(
+pub(super) fn pods<Image: Named>(
     around: &Surroundings<'_>,
     manifests: &Manifests,
-    references: &References,
-) -> Result<Vec<Pod>> {
+    references: &References<Image>,
+) -> Result<Vec<Pod<Image>>> {
     let mut pods = Vec::new();
     for workload in &manifests.workloads {
         for replica in 0..workload.deployment.spec.replicas {
@@ -112,16 +112,16 @@ pub(super) fn pods(
     Ok(pods)
 }
 
-struct Planner<'a> {
+struct Planner<'a, Image> {
     around: &'a Surroundings<'a>,
     manifests: &'a Manifests,
-    references: &'a References,
+    references: &'a References<Image>,
     workload: &'a Workload,
     replica: u32,
 }
 
-impl Planner<'_> {
-    fn pod(&self) -> Result<Pod> {
+impl<Image: Named> Planner<'_, Image> {
+    fn pod(&self) -> Result<Pod<Image>> {
         let spec = &self.workload.deployment.spec.template.spec;
         let volumes = spec.volumes.iter().filter(|volume| self.is_named(volume));
         let init = spec.init_containers.iter().map(|container| {
@@ -184,7 +184,7 @@ impl Planner<'_> {
         }
     }
 
-    fn planned(&self, name: String, container: &Container, role: Role) -> Result<Planned> {
+    fn planned(&self, name: String, container: &Container, role: Role) -> Result<Planned<Image>> {
         let image = self.references.get(self.workload, &container.image)?;
         let mut arguments = vec![format!("--name={name}")];
         arguments.extend(self.place(role));
@@ -211,7 +211,7 @@ impl Planner<'_> {
                 .next()
                 .map(|program| format!("--entrypoint={program}")),
         );
-        arguments.push(image.reference.clone());
+        arguments.push(image.reference().to_owned());
         arguments.extend(command.chain(&container.args).cloned());
         Ok(Planned {
             name,
@@ -419,7 +419,7 @@ mod tests {
 
     use super::{Planned, PlannedVolume, Pod, Readiness, Surroundings, pods};
     use crate::engine::{Engine, EngineKind, Limits, Platform};
-    use crate::manifest::{ImageNames, Manifests, References};
+    use crate::manifest::{Expected, ImageNames, Manifests, References};
     use crate::secrets::Secrets;
 
     const SAMPLE: &str = r#"apiVersion: v1
@@ -490,7 +490,7 @@ spec:
     }
 
     /// Plans the sample with these words replaced.
-    fn plan(limits: Limits, from: &str, to: &str) -> anyhow::Result<Vec<Pod>> {
+    fn plan(limits: Limits, from: &str, to: &str) -> anyhow::Result<Vec<Pod<Expected>>> {
         let folder = tempfile::tempdir()?;
         let directory = Utf8PathBuf::try_from(folder.path().to_owned())?;
         fs::create_dir_all(directory.join("mounts/db"))?;
@@ -510,11 +510,15 @@ spec:
             config: &Utf8PathBuf::from("/config-of-run"),
             memory_volumes: true,
         };
-        pods(&around, &manifests, &References::for_tests(&["db"]))
+        pods(
+            &around,
+            &manifests,
+            &References::planned_third_party(&["db".to_owned()]),
+        )
     }
 
     #[track_caller]
-    fn has(planned: &Planned, arguments: &[&str]) {
+    fn has(planned: &Planned<Expected>, arguments: &[&str]) {
         for argument in arguments {
             let found = planned.arguments.iter().any(|one| one == argument);
             assert!(found, "no {argument} in {:#?}", planned.arguments);
@@ -522,7 +526,7 @@ spec:
     }
 
     #[track_caller]
-    fn has_none_like(planned: &Planned, start: &str) {
+    fn has_none_like(planned: &Planned<Expected>, start: &str) {
         let found = planned.arguments.iter().find(|one| one.starts_with(start));
         assert_eq!(found, None);
     }
@@ -610,7 +614,7 @@ spec:
         has(main, &["--volume=/config-of-run/db:/config:ro,z"]);
         assert!(
             main.arguments
-                .ends_with(&["localhost/db:tried", "-D", "/data"].map(str::to_owned))
+                .ends_with(&["<db>", "-D", "/data"].map(str::to_owned))
         );
         assert_eq!(main.readiness, Readiness::Tcp { port: 5432 });
         assert_eq!(
@@ -628,7 +632,7 @@ spec:
         has(init, &["--entrypoint=/init", "--network=net"]);
         assert!(
             init.arguments
-                .ends_with(&["localhost/db:tried", "--now"].map(str::to_owned))
+                .ends_with(&["<db>", "--now"].map(str::to_owned))
         );
         for start in ["--restart", "--publish", "--network-alias"] {
             has_none_like(init, start);

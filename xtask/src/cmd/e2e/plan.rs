@@ -19,7 +19,6 @@ use crate::process::Invocation;
 use crate::run::{self, Resources};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
-use crate::third_party::ThirdPartyImage;
 
 /// What stands for the run's ID.
 const RUN: &str = "<run>";
@@ -148,21 +147,11 @@ fn preview_roll_out(
 ) -> Result<Planned> {
     // They open nothing, and go with the folder.
     let secrets = Secrets::make(workspace, target, preview.directory)?;
-    let third_party: Vec<ThirdPartyImage> = target
-        .third_party
-        .iter()
-        .map(|name| ThirdPartyImage {
-            name: name.clone(),
-            reference: format!("<{name}>"),
-            image_id: String::new(),
-            origin: String::new(),
-        })
-        .collect();
     let names = target.packages.iter().map(|package| package.as_str());
     let names = names.chain(target.third_party.iter().map(String::as_str));
     let manifests = Manifests::read(workspace, names)?;
-    let references = References::planned(images, &third_party);
-    let theirs = References::of_third_party(&third_party);
+    let references = References::planned(images, &target.third_party);
+    let theirs = References::planned_third_party(&target.third_party);
     let (third_party, first) = preview.roll_out(&secrets, &manifests.only(&theirs), &theirs)?;
     let (ours, then) = preview.roll_out(&secrets, &manifests.without(&theirs), &references)?;
     let directory = &secrets.directory;
