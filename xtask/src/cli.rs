@@ -13,7 +13,7 @@ use crate::pipeline::build::recipe::Profile;
     bin_name = "cargo xtask",
     disable_help_subcommand = true,
     after_help = "Exit codes: 0 green, 1 red, 2 usage, 3 host, 4 source, 5 build, 6 manifest, \
-                  7 deploy, 8 attest, 9 timeout, 70 internal, 130 Ctrl-C, 143 SIGTERM."
+                  7 deploy, 8 attest, 9 timeout, 70 internal, 129 SIGHUP, 130 Ctrl-C, 143 SIGTERM."
 )]
 pub struct Cli {
     /// What to do.

@@ -227,21 +227,38 @@ impl Engine {
 
 /// A signal stays a signal; everything else is one error that tells of each engine.
 fn none_works(errors: Vec<(EngineKind, anyhow::Error)>) -> anyhow::Error {
-    let mut hint = None;
+    let hint = remedy(errors.iter().map(|(kind, error)| (*kind, error)));
     let mut lines = String::new();
     for (kind, error) in errors {
         if matches!(
             report::exit_of(&error),
-            Exit::Interrupted | Exit::Terminated
+            Exit::Interrupted | Exit::Terminated | Exit::HungUp
         ) {
             return error;
         }
-        let own = Failure::find(&error).and_then(Failure::hint_text);
-        hint = hint.or_else(|| own.map(str::to_owned));
         lines.push_str(&format!("\n  {}: {error:#}", kind.program()));
     }
-    let hint = hint.unwrap_or_else(|| INSTALL.to_owned());
     Failure::new(Exit::Host, format!("no container engine works here{lines}"))
         .hint(hint)
         .into()
+}
+
+/// The fix when none of these works: that of an engine that is there, since nothing needs to be
+/// installed then; else the installation.
+pub fn remedy<'a>(errors: impl Iterator<Item = (EngineKind, &'a anyhow::Error)>) -> String {
+    let mut broken = None;
+    for (kind, error) in errors {
+        match Failure::find(error).and_then(Failure::hint_text) {
+            Some(INSTALL) => {}
+            Some(hint) => return hint.to_owned(),
+            None => broken = broken.or(Some(kind)),
+        }
+    }
+    broken.map_or_else(
+        || INSTALL.to_owned(),
+        |kind| {
+            let program = kind.program();
+            format!("{program} is installed and fails by itself: make `{program} run` work for this user")
+        },
+    )
 }

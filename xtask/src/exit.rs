@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use signal_hook::consts::{SIGHUP, SIGTERM};
+
 /// How the tool ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -26,10 +28,24 @@ pub enum Exit {
     Timeout = 9,
     /// 70: anything else; a defect or a broken machine.
     Internal = 70,
+    /// 129: ended by SIGHUP: its terminal has gone.
+    HungUp = 129,
     /// 130: ended by Ctrl-C.
     Interrupted = 130,
     /// 143: ended by SIGTERM.
     Terminated = 143,
+}
+
+impl Exit {
+    /// How the tool ends after this signal.
+    #[must_use]
+    pub const fn of_signal(signal: i32) -> Self {
+        match signal {
+            SIGHUP => Self::HungUp,
+            SIGTERM => Self::Terminated,
+            _ => Self::Interrupted,
+        }
+    }
 }
 
 /// An error that knows its exit code and, where the cause is known, one hint.

@@ -396,7 +396,7 @@ fn yaml(place: &Place, error: &serde_norway::Error) -> Failure {
 /// The fix for what Kubernetes has and the local cluster has not.
 fn elsewhere(failure: Failure) -> Failure {
     failure.hint(
-        "take it out, or run on Kubernetes with `--cluster kind`: the local cluster honours a closed list and skips nothing",
+        "take it out: the local cluster honours a closed list and skips nothing; Kubernetes itself would be `--cluster kind`, which this version does not have yet",
     )
 }
 

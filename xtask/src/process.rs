@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal};
-use signal_hook::consts::SIGTERM;
 
 use crate::exit::Exit;
+
+pub mod interrupt;
 
 /// How often a wait looks whether a signal came.
 const TICK: Duration = Duration::from_millis(50);
@@ -133,10 +134,7 @@ impl ProcessError {
     pub const fn exit(&self) -> Exit {
         match self {
             Self::NotFound { .. } => Exit::Host,
-            Self::Interrupted {
-                signal: SIGTERM, ..
-            } => Exit::Terminated,
-            Self::Interrupted { .. } => Exit::Interrupted,
+            Self::Interrupted { signal, .. } => Exit::of_signal(*signal),
             Self::Failed { .. } | Self::Deadline { .. } | Self::Io { .. } => Exit::Internal,
         }
     }
@@ -749,95 +747,4 @@ fn last_lines(text: &str) -> String {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Ctrl-C and SIGTERM: noted here, told to the children, and asked for by every wait.
-pub mod interrupt {
-    use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-    use std::sync::{Mutex, PoisonError};
-    use std::thread;
-    use std::time::Instant;
-
-    use anyhow::{Context as _, Result};
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    use signal_hook::iterator::Signals;
-
-    use crate::exit::{Exit, Failure};
-
-    static INSTALLED: AtomicBool = AtomicBool::new(false);
-    /// The first signal that came; 0: none.
-    static FIRST: AtomicI32 = AtomicI32::new(0);
-    static SHIELDS: AtomicUsize = AtomicUsize::new(0);
-    static HURRIED_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
-
-    /// Notes SIGINT and SIGTERM from now on; called once by `main`.
-    ///
-    /// # Errors
-    /// When the handlers cannot be set.
-    pub fn install() -> Result<()> {
-        if INSTALLED.swap(true, Ordering::SeqCst) {
-            return Ok(());
-        }
-        let mut signals = Signals::new([SIGINT, SIGTERM])
-            .context("cannot set the handlers of SIGINT and SIGTERM")?;
-        thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || signals.forever().for_each(note))
-            .context("cannot start the thread that notes signals")?;
-        Ok(())
-    }
-
-    fn note(signal: i32) {
-        let first = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
-        if first.is_err() {
-            HURRIED_SINCE
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert_with(Instant::now);
-        }
-    }
-
-    /// The signal that came, if one did and no [`Shield`] is up.
-    #[must_use]
-    pub fn pending() -> Option<i32> {
-        let signal = FIRST.load(Ordering::SeqCst);
-        (signal != 0 && SHIELDS.load(Ordering::SeqCst) == 0).then_some(signal)
-    }
-
-    /// Since when people want it over with: the second signal.
-    pub(super) fn hurried_since() -> Option<Instant> {
-        *HURRIED_SINCE.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An error with the right exit code if a signal came; for loops that wait for other things than children.
-    ///
-    /// # Errors
-    /// When a signal came.
-    pub fn check() -> Result<()> {
-        match pending() {
-            None => Ok(()),
-            Some(SIGTERM) => Err(Failure::new(Exit::Terminated, "terminated").into()),
-            Some(_) => Err(Failure::new(Exit::Interrupted, "interrupted").into()),
-        }
-    }
-
-    /// While it lives, children are not ended by a noted signal: clean-up runs to its end. A
-    /// second signal shortens every deadline instead.
-    #[derive(Debug)]
-    pub struct Shield(());
-
-    impl Shield {
-        /// Raises it.
-        #[must_use]
-        pub fn raise() -> Self {
-            SHIELDS.fetch_add(1, Ordering::SeqCst);
-            Self(())
-        }
-    }
-
-    impl Drop for Shield {
-        fn drop(&mut self) {
-            SHIELDS.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
 }

@@ -1,6 +1,6 @@
 //! The local cluster: containers on a private network, restarted by the engine when they end, so
 //! that it holds after the tool has gone. Ports are random on 127.0.0.1. It honours a closed list
-//! of what a manifest may say and refuses the rest, naming the field and `--cluster kind`.
+//! of what a manifest may say and refuses the rest, naming the field.
 //!
 //! It is not Kubernetes: probes are asked until they are answered once and not after that, an
 //! empty folder in memory that one container alone mounts does not outlive it, one that several
@@ -48,7 +48,7 @@ pub struct Local {
     started: BTreeSet<String>,
     starting: Option<JoinHandle<Result<()>>>,
     containers: Vec<Planned<Seen>>,
-    inits: Vec<String>,
+    inits: Vec<Planned<Seen>>,
 }
 
 impl Local {
@@ -109,16 +109,15 @@ impl Local {
         let lines = facts.values().map(|facts| {
             let ContainerFacts {
                 name,
-                status,
-                exit_code,
                 restart_count,
                 started_at,
+                reference,
                 ..
             } = facts;
             let memory = if facts.out_of_memory { ", out of memory" } else { "" };
             format!(
-                "{name}: {status}, exit code {exit_code}{memory}, restarted {restart_count} times, started {started_at}, image {}",
-                facts.reference
+                "{name}: {}{memory}, restarted {restart_count} times, started {started_at}, image {reference}",
+                facts.state()
             )
         });
         Ok(lines.collect())
@@ -129,13 +128,16 @@ impl Local {
         &self.containers
     }
 
-    /// What the engine says of them now; those that are gone are missing.
+    /// Those that ran to their end before.
+    pub(crate) fn inits(&self) -> &[Planned<Seen>] {
+        &self.inits
+    }
+
+    /// What the engine says of all of them now; those that are gone are missing.
     pub(crate) fn facts(&self) -> Result<BTreeMap<String, ContainerFacts>> {
-        let names = self
-            .containers
-            .iter()
-            .map(|container| container.name.as_str());
-        self.engine.containers(names)
+        let all = self.containers.iter().chain(&self.inits);
+        self.engine
+            .containers(all.map(|container| container.name.as_str()))
     }
 
     /// Containers on the run's network that are none of its own: they could answer in the place of
@@ -151,8 +153,8 @@ impl Local {
         ]);
         let listed = process::capture(&ask, MAKE_DEADLINE)?.stdout;
         let own = |name: &&str| {
-            self.inits.iter().any(|init| init == name)
-                || self.containers.iter().any(|one| one.name == **name)
+            let mut known = self.inits.iter().chain(&self.containers);
+            known.any(|one| one.name == **name)
         };
         let strangers = listed.lines().filter(|name| !own(name));
         Ok(strangers.map(str::to_owned).collect())
@@ -216,8 +218,7 @@ impl Local {
         pods: Vec<Pod<Seen>>,
         deadline_of: impl Fn(&str) -> Duration + Sync,
     ) -> Result<()> {
-        let inits = pods.iter().flat_map(|pod| &pod.init);
-        self.inits = inits.map(|init| init.name.clone()).collect();
+        self.inits = pods.iter().flat_map(|pod| pod.init.clone()).collect();
         let (begun, pods): (Vec<_>, Vec<_>) = pods
             .into_iter()
             .partition(|pod| self.started.contains(&pod.main.name));

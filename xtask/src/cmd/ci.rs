@@ -106,7 +106,7 @@ fn section(name: &str, step: &dyn Fn() -> Result<()>) -> bool {
     let job = Job::here();
     match &job {
         Some(job) => job.open_section(name),
-        None => eprintln!("\n=== {name}"),
+        None => crate::report::say!("\n=== {name}"),
     }
     let begun = Instant::now();
     let result = step();
@@ -190,7 +190,7 @@ fn unproven(bundle: Option<&Utf8Path>, used: Option<EngineKind>) -> Vec<String> 
         None => "and no bundle was named".to_owned(),
     };
     let mut unproven = vec![format!(
-        "Kubernetes (every run was on the local cluster, which is containers; {reason})"
+        "Kubernetes (runs go to the local cluster, which is containers; {reason})"
     )];
     let engines = [EngineKind::Podman, EngineKind::Docker];
     unproven.extend(

@@ -6,10 +6,9 @@ use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 
 use super::{print_data, setup};
-use crate::engine::{Engine, Limits, Probe};
+use crate::engine::{self, Engine, Limits, Probe};
 use crate::exit::{Exit, Failure};
 use crate::host::needs::{self, Need, Part};
-use crate::report;
 use crate::source::workspace::Workspace;
 
 /// Runs the command.
@@ -26,17 +25,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     for need in &needs {
         text.push_str(&need_line(need, chosen.is_some()));
     }
-    for component in ["rustfmt", "clippy"] {
-        if setup::missing_components().contains(&component) {
-            let _ = writeln!(
-                text,
-                "{:>8}  {component}: `cargo xtask ci` needs it; fix: rustup component add {component}",
-                "missing"
-            );
-        } else {
-            let _ = writeln!(text, "{:>8}  {component}", "ok");
-        }
-    }
+    text.push_str(&component_lines());
     for probe in &probes {
         text.push_str(&engine_lines(probe, chosen.is_some()));
     }
@@ -57,8 +46,9 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         None => {
             let _ = writeln!(
                 text,
-                "{:>8}  no engine: none was seen to run a container; fix: cargo xtask setup --yes",
-                "chosen"
+                "{:>8}  no engine: none was seen to run a container; fix: {}",
+                "chosen",
+                remedy(&probes)
             );
         }
     }
@@ -66,6 +56,7 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     if chosen.is_some() && blocked.is_empty() {
         return Ok(());
     }
+    let blocked_count = blocked.len();
     let mut lacks: Vec<&str> = blocked;
     if chosen.is_none() {
         lacks.push("a container engine that works");
@@ -77,8 +68,32 @@ pub fn run(workspace: &Workspace) -> Result<()> {
             lacks.join(", ")
         ),
     )
-    .hint("`cargo xtask setup --yes` installs what is missing")
+    .hint(if blocked_count > 0 {
+        "`cargo xtask setup --yes` installs what is missing".to_owned()
+    } else {
+        remedy(&probes)
+    })
     .into())
+}
+
+fn remedy(probes: &[Probe]) -> String {
+    engine::remedy(probes.iter().filter_map(|probe| {
+        let error = probe.result.as_ref().err()?;
+        Some((probe.kind, error))
+    }))
+}
+
+fn component_lines() -> String {
+    let missing = setup::missing_components();
+    ["rustfmt", "clippy"]
+        .map(|component| match missing.contains(&component) {
+            true => format!(
+                "{:>8}  {component}: `cargo xtask ci` needs it; fix: rustup component add {component}\n",
+                "missing"
+            ),
+            false => format!("{:>8}  {component}\n", "ok"),
+        })
+        .concat()
 }
 
 fn need_line(need: &Need, engine_works: bool) -> String {
@@ -128,11 +143,16 @@ fn engine_lines(probe: &Probe, another_works: bool) -> String {
         Err(error) => {
             let hint = Failure::find(error).filter(|_| !another_works);
             let hint = hint.and_then(Failure::hint_text);
-            let hint = hint.map_or_else(String::new, |hint| format!("; fix: {hint}"));
-            let text = report::error_text(error);
-            let first = text.lines().next().unwrap_or_default();
-            let first = first.strip_prefix("error: ").unwrap_or(first);
-            format!("{:>8}  {program} {first}{hint}\n", "no")
+            let mut lines = format!("{:>8}  {program} {error}\n", "no");
+            for cause in error.chain().skip(1) {
+                for line in cause.to_string().lines() {
+                    let _ = writeln!(lines, "{:>8}  {program} says: {line}", "");
+                }
+            }
+            if let Some(hint) = hint {
+                let _ = writeln!(lines, "{:>8}  fix: {hint}", "");
+            }
+            lines
         }
     }
 }

@@ -60,7 +60,7 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     if outcomes.len() > 1 {
         super::print_data(&table::layout(&rows))?;
         for outcome in outcomes.iter().filter(|outcome| !outcome.failed.is_empty()) {
-            eprint!("{:>12} {}\n{}", "red", outcome.target, outcome.failed);
+            crate::report::say_part!("{:>12} {}\n{}", "red", outcome.target, outcome.failed);
         }
     }
     let signalled = |outcome: &Outcome| outcome.error.as_ref().is_some_and(report::is_signal);

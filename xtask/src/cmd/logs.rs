@@ -11,7 +11,7 @@ use super::print_data;
 use super::run_file::RunFile;
 use crate::cli;
 use crate::exit::{Exit, Failure};
-use crate::process::{self, Echo};
+use crate::process::{self, Echo, ProcessError};
 use crate::report;
 use crate::run::{self, State};
 use crate::source::workspace::Workspace;
@@ -70,7 +70,12 @@ fn from_engine(file: &RunFile, containers: &[String], follow: bool) -> Result<()
         } else {
             PRINT_DEADLINE
         };
-        let code = process::stream(&invocation.arg(container), None, Echo::Through, deadline)?;
+        let printed = process::stream(&invocation.arg(container), None, Echo::Through, deadline);
+        let code = match printed {
+            // That is how one stops to follow.
+            Err(ProcessError::Interrupted { .. }) if following => return Ok(()),
+            printed => printed?,
+        };
         if code != 0 {
             let message = format!("the engine gave no log of {container}");
             return Err(Failure::new(Exit::Host, message).into());

@@ -17,6 +17,8 @@ use crate::source::workspace::Workspace;
 
 /// Downloading and unpacking some fifty packages on a slow line.
 const INSTALL_DEADLINE: Duration = Duration::from_secs(900);
+/// apt waits for another one, in seconds.
+const LOCK_WAIT: &str = "DPkg::Lock::Timeout=120";
 /// rustup answers at once.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -27,12 +29,14 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 pub fn run(workspace: &Workspace, yes: bool) -> Result<()> {
     let commands = commands(workspace)?;
     if commands.is_empty() {
+        // Installed is not the same as working: then the reason is told, not that all is well.
+        find_engine().context("nothing is missing that could be installed")?;
         report::note("nothing is missing");
         return Ok(());
     }
-    eprintln!("this would install what is missing:");
+    crate::report::say!("this would install what is missing:");
     for command in &commands {
-        eprintln!("  {command}");
+        crate::report::say!("  {command}");
     }
     if !yes && !agreed()? {
         return Err(Failure::new(Exit::Host, "nothing was installed")
@@ -102,7 +106,7 @@ fn component_command(missing: &[&str]) -> Result<Invocation> {
 fn missing_packages(workspace: &Workspace) -> Result<Vec<&'static str>> {
     let mut missing = needs::all(&workspace.root);
     missing.retain(|need| need.found.is_none());
-    if missing.iter().any(|need| need.part == Part::Engine) && engine_works()? {
+    if missing.iter().any(|need| need.part == Part::Engine) && find_engine().is_ok() {
         missing.retain(|need| need.part != Part::Engine);
     }
     let mut packages: Vec<&str> = missing
@@ -114,10 +118,10 @@ fn missing_packages(workspace: &Workspace) -> Result<Vec<&'static str>> {
     Ok(packages)
 }
 
-fn engine_works() -> Result<bool> {
+fn find_engine() -> Result<Engine> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let folder = Utf8Path::from_path(folder.path()).context("the temporary folder is not UTF-8")?;
-    Ok(Engine::find(folder, Choice::Auto).is_ok())
+    Engine::find(folder, Choice::Auto)
 }
 
 fn commands(workspace: &Workspace) -> Result<Vec<Invocation>> {
@@ -146,32 +150,40 @@ fn apt_commands(packages: &[&str]) -> Result<Vec<Invocation>> {
         );
     };
     let shell = Shell::new()?;
-    let mut commands = Vec::new();
     let apt = apt.as_str();
-    let (program, front) = if rustix::process::getuid().is_root() {
-        ("env".to_owned(), None)
-    } else {
-        let sudo = host::program("sudo").ok_or_else(|| {
-            Failure::new(Exit::Host, "installing needs root, and there is no sudo").hint(format!(
-                "as root: apt-get install -y --no-install-recommends {}",
-                packages.join(" ")
-            ))
-        })?;
-        (sudo.into_string(), Some("env"))
-    };
-    let quiet = "DEBIAN_FRONTEND=noninteractive";
-    if !has_lists() {
-        commands.push(cmd!(shell, "{program} {front...} {quiet} {apt} update").into());
-    }
-    let wait = "DPkg::Lock::Timeout=120";
-    commands.push(
-        cmd!(
-            shell,
-            "{program} {front...} {quiet} {apt} -o {wait} install -y --no-install-recommends {packages...}"
-        )
-        .into(),
+    let (program, front) = privileged().with_context(|| {
+        let list = packages.join(" ");
+        format!("not run: apt-get install -y --no-install-recommends {list}")
+    })?;
+    let install = cmd!(
+        shell,
+        "{program} {front...} {apt} -o {LOCK_WAIT} install -y --no-install-recommends {packages...}"
     );
+    let mut commands = Vec::new();
+    if !has_lists() {
+        commands.push(update()?);
+    }
+    commands.push(install.into());
     Ok(commands)
+}
+
+/// How apt learns what there is.
+fn update() -> Result<Invocation> {
+    let (shell, (program, front)) = (Shell::new()?, privileged()?);
+    Ok(cmd!(shell, "{program} {front...} apt-get -o {LOCK_WAIT} update").into())
+}
+
+/// What stands before a command of apt: the rights that it needs, and no questions.
+fn privileged() -> Result<(String, Vec<&'static str>)> {
+    let quiet = "DEBIAN_FRONTEND=noninteractive";
+    if rustix::process::getuid().is_root() {
+        return Ok(("env".to_owned(), vec![quiet]));
+    }
+    let sudo = host::program("sudo").ok_or_else(|| {
+        Failure::new(Exit::Host, "installing needs root, and there is no sudo")
+            .hint("run that command as root")
+    })?;
+    Ok((sudo.into_string(), vec!["env", quiet]))
 }
 
 /// The same by other package managers, as far as one is here.
@@ -201,7 +213,14 @@ fn has_lists() -> bool {
 }
 
 fn install(workspace: &Workspace, commands: &[Invocation]) -> Result<()> {
-    run_all(commands)?;
+    if let Err(error) = run_all(commands) {
+        if report::is_signal(&error) || !has_lists() {
+            return Err(error);
+        }
+        report::note(&format!("{error:#}: the lists of packages may be old"));
+        run_all(&[update()?])?;
+        run_all(commands)?;
+    }
     let left = missing_packages(workspace)?;
     if left.is_empty() {
         return Ok(());
@@ -239,7 +258,7 @@ fn agreed() -> Result<bool> {
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Ok(false);
     }
-    eprint!("run these commands now? [y/N] ");
+    crate::report::say_part!("run these commands now? [y/N] ");
     let mut answer = String::new();
     std::io::stdin()
         .lock()

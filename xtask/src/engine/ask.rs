@@ -53,6 +53,17 @@ pub struct ContainerFacts {
     pub ports: BTreeMap<u16, u16>,
 }
 
+impl ContainerFacts {
+    /// `running`, or `exited, exit code 3`: of a process that runs there is no exit code yet.
+    #[must_use]
+    pub fn state(&self) -> String {
+        match self.status.as_str() {
+            "running" => self.status.clone(),
+            status => format!("{status}, exit code {}", self.exit_code),
+        }
+    }
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct InspectedImage {

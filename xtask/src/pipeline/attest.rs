@@ -47,7 +47,7 @@ pub struct Evidence {
     pub reference: String,
     /// The ID of the image that it runs, `sha256:...`.
     pub image_id: String,
-    /// What `/version` answered; absent for third parties.
+    /// What `/version` answered; absent for third parties and init containers.
     pub version: Option<serde_json::Value>,
     /// When its process was started, as the engine tells it.
     pub started_at: String,
@@ -160,9 +160,11 @@ fn look(deployment: &Deployment, local: &Local) -> Result<(Vec<Evidence>, Vec<St
         let looking: Vec<_> = local
             .containers()
             .iter()
-            .map(|container| {
+            .map(|container| (container, Role::Stays))
+            .chain(local.inits().iter().map(|init| (init, Role::Init)))
+            .map(|(container, role)| {
                 let facts = facts.get(&container.name);
-                scope.spawn(move || look_at(deployment, container, facts))
+                scope.spawn(move || look_at(deployment, container, role, facts))
             })
             .collect();
         looking.into_iter().map(joined).collect()
@@ -186,9 +188,19 @@ struct Finding {
     differences: Vec<String>,
 }
 
+/// What a container is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It runs as long as the deployment.
+    Stays,
+    /// It ran to its end before that.
+    Init,
+}
+
 fn look_at(
     deployment: &Deployment,
     container: &Planned<Seen>,
+    role: Role,
     facts: Option<&ContainerFacts>,
 ) -> Result<Finding> {
     let name = &container.name;
@@ -214,11 +226,16 @@ fn look_at(
         ));
     }
     let mut version = None;
-    if facts.status != "running" {
-        seen.differences.push(format!(
-            "{name} is {}, exit code {}",
-            facts.status, facts.exit_code
-        ));
+    if role == Role::Init {
+        if facts.status != "exited" || facts.exit_code != 0 {
+            seen.differences.push(format!(
+                "{name} should have ended with 0: {}",
+                facts.state()
+            ));
+        }
+    } else if facts.status != "running" {
+        seen.differences
+            .push(format!("{name} is {}", facts.state()));
     } else if let Some(package) = image.package() {
         let built = deployment
             .images()

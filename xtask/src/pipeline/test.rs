@@ -15,6 +15,9 @@ use super::build::TestProgram;
 use crate::process::{self, Echo, Invocation};
 use crate::run::Run;
 
+/// How long the program may take to name its tests.
+const LIST_DEADLINE: Duration = Duration::from_secs(30);
+
 /// A test that ran.
 #[derive(Clone, Debug, Serialize)]
 pub struct TestResult {
@@ -93,10 +96,29 @@ pub fn test(
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
         Err(error) => return Err(error).with_context(|| format!("cannot read {events}")),
     };
+    let mut results = results(&lines).with_context(|| format!("cannot read {events}"))?;
+    let list = process::capture(&invocation.arg("--list"), LIST_DEADLINE)?;
+    results.extend(silent(&list.stdout, &results));
     Ok(TestReport {
-        results: results(&lines).with_context(|| format!("cannot read {events}"))?,
+        results,
         program_succeeded: code == 0,
     })
+}
+
+/// The tests that the program has and of which nothing was told: without a scenario, or ignored.
+/// Nobody would know that they prove nothing.
+fn silent(list: &str, told: &[TestResult]) -> Vec<TestResult> {
+    list.lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .filter(|name| told.iter().all(|result| result.name != *name))
+        .map(|name| TestResult {
+            name: name.to_owned(),
+            passed: false,
+            duration_milliseconds: 0,
+            message: Some("it told nothing: it is ignored, or it opens no scenario".to_owned()),
+            location: None,
+        })
+        .collect()
 }
 
 /// How the test program is called; `--plan` shows the same.
@@ -168,7 +190,7 @@ fn results(lines: &str) -> Result<Vec<TestResult>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{TestReport, results};
+    use super::{TestReport, results, silent};
 
     fn report(lines: &str, program_succeeded: bool) -> TestReport {
         TestReport {
@@ -220,6 +242,15 @@ mod tests {
             failed.location.as_deref(),
             Some("test-e2e/tests/gateway.rs:12")
         );
+    }
+
+    #[test]
+    fn a_test_that_told_nothing_has_failed() {
+        let told = results(PASSED).unwrap();
+        let found = silent("a: test\nmodule::b: test\n\n2 tests, 0 benchmarks\n", &told);
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].name, "module::b");
+        assert!(!found[0].passed);
     }
 
     #[test]

@@ -31,18 +31,18 @@ impl Job {
 
     /// Begins a section that folds.
     pub fn open_section(&self, name: &str) {
-        eprintln!("::group::{}", data(name));
+        crate::report::say!("::group::{}", data(name));
     }
 
     /// Ends it.
     pub fn close_section(&self) {
-        eprintln!("::endgroup::");
+        crate::report::say!("::endgroup::");
     }
 
     /// Marks the line of every failed test of a target.
     pub fn annotate(&self, target: &str, report: &TestReport) {
         for test in report.failed() {
-            eprintln!("{}", annotation(target, test));
+            crate::report::say!("{}", annotation(target, test));
         }
     }
 

@@ -14,36 +14,40 @@ use crate::pipeline::test::{TestReport, TestResult};
 /// # Errors
 /// When the file cannot be written.
 pub fn write(path: &Utf8Path, target: &str, outcome: &Outcome<'_>) -> Result<()> {
+    let text = document(target, outcome).context("cannot write JUnit XML")?;
+    std::fs::write(path, text).with_context(|| format!("cannot write {path}"))
+}
+
+fn document(target: &str, outcome: &Outcome<'_>) -> Result<String> {
     let mut suite = TestSuite::new(target);
-    match outcome {
-        Outcome::Tested(report) => {
-            suite.add_test_cases(report.results.iter().map(|result| case(target, result)));
-            if !report.green() && report.results.iter().all(|result| result.passed) {
-                suite.add_test_case(error("test program", report.verdict().as_str()));
-            }
+    let mut told_red = false;
+    if let Some(report) = outcome.tests {
+        suite.add_test_cases(report.results.iter().map(|result| case(target, result)));
+        told_red = report.failed().next().is_some();
+        if !report.green() && !told_red {
+            suite.add_test_case(error("test program", report.verdict().as_str()));
+            told_red = true;
         }
-        Outcome::Failed { phase, message } => {
-            suite.add_test_case(error(phase, message));
-        }
+    }
+    if let Some((phase, message)) = outcome.failure
+        && (phase != "test" || !told_red)
+    {
+        suite.add_test_case(error(phase, message));
+    } else if outcome.tests.is_none() {
+        suite.add_test_case(error("run", "no test ran"));
     }
     let mut report = Report::new("phase-zero");
     report.add_test_suite(suite);
-    let text = report.to_string().context("cannot write JUnit XML")?;
-    std::fs::write(path, text).with_context(|| format!("cannot write {path}"))
+    Ok(report.to_string()?)
 }
 
 /// What there is to report.
 #[derive(Debug)]
-pub enum Outcome<'a> {
-    /// The tests ran.
-    Tested(&'a TestReport),
-    /// A phase failed before the tests, or after them.
-    Failed {
-        /// Its name.
-        phase: &'a str,
-        /// What it said.
-        message: &'a str,
-    },
+pub struct Outcome<'a> {
+    /// What the tests said, if they ran.
+    pub tests: Option<&'a TestReport>,
+    /// The phase that failed, before the tests or after them, and what it said.
+    pub failure: Option<(&'a str, &'a str)>,
 }
 
 fn case(target: &str, result: &TestResult) -> TestCase {
@@ -67,4 +71,58 @@ fn error(name: &str, message: &str) -> TestCase {
     let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
     status.set_message(message.to_owned());
     TestCase::new(name.to_owned(), status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outcome, document};
+    use crate::pipeline::test::{TestReport, TestResult};
+
+    fn report(passed: bool) -> TestReport {
+        TestReport {
+            results: vec![TestResult {
+                name: "a".to_owned(),
+                passed,
+                duration_milliseconds: 1,
+                message: None,
+                location: None,
+            }],
+            program_succeeded: passed,
+        }
+    }
+
+    #[track_caller]
+    fn check(passed: Option<bool>, failure: Option<(&str, &str)>, head: &str) {
+        let report = passed.map(report);
+        let outcome = Outcome {
+            tests: report.as_ref(),
+            failure,
+        };
+        let text = document("gateway", &outcome).unwrap();
+        assert!(text.contains(head), "{text}");
+        assert_eq!(text.contains("name=\"a\""), passed.is_some(), "{text}");
+    }
+
+    #[test]
+    fn what_ran_is_told_whatever_failed_after_it() {
+        let counts = |all, failures, errors| {
+            format!(
+                "name=\"gateway\" tests=\"{all}\" skipped=\"0\" errors=\"{errors}\" failures=\"{failures}\""
+            )
+        };
+        check(Some(true), None, &counts(1, 0, 0));
+        check(Some(false), Some(("test", "1 failed")), &counts(1, 1, 0));
+        check(
+            Some(true),
+            Some(("attest again", "other")),
+            &counts(2, 0, 1),
+        );
+        check(
+            Some(false),
+            Some(("attest again", "other")),
+            &counts(2, 1, 1),
+        );
+        check(None, Some(("build", "no")), &counts(1, 0, 1));
+        check(None, None, &counts(1, 0, 1));
+    }
 }

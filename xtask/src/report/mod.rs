@@ -1,6 +1,8 @@
 //! What a run tells: lines on the terminal while it goes, `receipt.json` and `junit.xml` when it
 //! ends. Talk goes to standard error; standard output belongs to data.
 
+use std::fmt;
+use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::Error;
@@ -14,14 +16,35 @@ pub mod junit;
 pub mod receipt;
 pub mod table;
 
+/// A line on standard error. A terminal that has gone is no reason to leave a run's containers
+/// behind, so nothing comes of a line that cannot be written.
+macro_rules! say {
+    ($($arguments:tt)*) => {
+        $crate::report::write(format_args!("{}\n", format_args!($($arguments)*)))
+    };
+}
+pub(crate) use say;
+
+/// As [`say!`], without the end of the line.
+macro_rules! say_part {
+    ($($arguments:tt)*) => {
+        $crate::report::write(format_args!($($arguments)*))
+    };
+}
+pub(crate) use say_part;
+
+pub(crate) fn write(text: fmt::Arguments<'_>) {
+    let _ = io::stderr().write_fmt(text);
+}
+
 /// One line of a phase on standard error: verb, object, duration.
 pub fn line(verb: &str, object: &str, took: Duration) {
-    eprintln!("{verb:>12} {object} ({:.1} s)", took.as_secs_f64());
+    say!("{verb:>12} {object} ({:.1} s)", took.as_secs_f64());
 }
 
 /// One line that says something besides.
 pub fn note(text: &str) {
-    eprintln!("{:>12} {text}", "note");
+    say!("{:>12} {text}", "note");
 }
 
 /// Does it, and says so in one line when it has succeeded: the verb, what came of it, how long it took.
@@ -41,7 +64,7 @@ pub fn timed<T>(
 
 /// An error with its causes, and its hint, on standard error.
 pub fn error(error: &Error) {
-    eprint!("{}", error_text(error));
+    say_part!("{}", error_text(error));
 }
 
 /// An error with its causes, and its hint: what [`error()`] prints.
@@ -80,6 +103,6 @@ pub fn exit_of(error: &Error) -> Exit {
 pub fn is_signal(error: &Error) -> bool {
     matches!(
         exit_of(error),
-        Exit::Interrupted | Exit::Terminated | Exit::Timeout
+        Exit::Interrupted | Exit::Terminated | Exit::HungUp | Exit::Timeout
     )
 }

@@ -91,6 +91,20 @@ fn a_signal_ends_the_running_child_and_forbids_the_next() {
 }
 
 #[test]
+fn a_lost_terminal_ends_it_as_well() {
+    if plays() {
+        interrupt::install().unwrap();
+        let error = capture(&child(600), AMPLE).unwrap_err();
+        println!("{:?}", error.exit());
+        return;
+    }
+    let (child, stdout) = play("a_lost_terminal_ends_it_as_well");
+    send(&child, Signal::HUP);
+    let text = said(child, stdout);
+    assert!(text.contains(&format!("{:?}", Exit::HungUp)), "{text}");
+}
+
+#[test]
 fn a_shield_lets_clean_up_end_and_a_second_signal_hurries_it() {
     if plays() {
         interrupt::install().unwrap();

@@ -154,8 +154,9 @@ pub(super) fn explain(name: &str, unready: Unready, now: Option<&ContainerFacts>
                     "was ended for want of memory (resources.limits.memory)".to_owned()
                 }
                 Some(facts) if facts.restart_count > 0 => format!(
-                    "ended and was started again {} times (now {}, exit code {})",
-                    facts.restart_count, facts.status, facts.exit_code
+                    "ended and was started again {} times (now {})",
+                    facts.restart_count,
+                    facts.state()
                 ),
                 Some(facts) => format!("ended with exit code {}", facts.exit_code),
             };

@@ -69,7 +69,7 @@ impl Session<'_> {
             match cluster.describe() {
                 Ok(lines) => lines
                     .iter()
-                    .for_each(|line| eprintln!("{:>12} {line}", "container")),
+                    .for_each(|line| crate::report::say!("{:>12} {line}", "container")),
                 Err(error) => report::note(&format!("cannot tell the containers: {error:#}")),
             }
         }
@@ -80,10 +80,10 @@ impl Session<'_> {
             && !matches!(phase, Some("tag" | "build"))
             && !is_signal(error)
         {
-            eprint!("{}", failure::tail(&log));
+            crate::report::say_part!("{}", failure::tail(&log));
         }
         if let Some(tests) = &self.receipt.tests {
-            eprint!("{}", failure::failed_tests(tests));
+            crate::report::say_part!("{}", failure::failed_tests(tests));
             if let Some(job) = Job::here() {
                 job.annotate(self.target.name.as_str(), tests);
             }
@@ -156,7 +156,7 @@ impl Session<'_> {
             Err(error) => {
                 let exit = report::exit_of(error);
                 let verdict = match exit {
-                    Exit::Interrupted | Exit::Terminated => Verdict::Interrupted,
+                    Exit::Interrupted | Exit::Terminated | Exit::HungUp => Verdict::Interrupted,
                     Exit::Timeout => Verdict::TimedOut,
                     _ => Verdict::Red,
                 };
@@ -166,13 +166,9 @@ impl Session<'_> {
         let directory = self.run.directory();
         let message = result.as_ref().err().map(ToString::to_string);
         let phase = self.receipt.failed_phase().unwrap_or("run");
-        let outcome = match (&self.receipt.tests, &message) {
-            (Some(tests), None) => junit::Outcome::Tested(tests),
-            (Some(tests), Some(_)) if !tests.green() => junit::Outcome::Tested(tests),
-            (_, message) => junit::Outcome::Failed {
-                phase,
-                message: message.as_deref().unwrap_or("no test ran"),
-            },
+        let outcome = junit::Outcome {
+            tests: self.receipt.tests.as_ref(),
+            failure: message.as_deref().map(|message| (phase, message)),
         };
         junit::write(
             &directory.join("junit.xml"),
@@ -216,6 +212,7 @@ fn in_time(error: Error) -> Error {
     match exit {
         Exit::Interrupted => Failure::new(exit, "ended by Ctrl-C").into(),
         Exit::Terminated => Failure::new(exit, "ended by SIGTERM").into(),
+        Exit::HungUp => Failure::new(exit, "ended by SIGHUP: its terminal has gone").into(),
         _ => error,
     }
 }

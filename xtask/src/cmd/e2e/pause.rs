@@ -63,10 +63,10 @@ impl Pause {
         }
         let name = format!("{phase:?}").to_lowercase();
         for place in places()? {
-            eprintln!("{:>12} {place}", "where");
+            crate::report::say!("{:>12} {place}", "where");
         }
         let id = std::process::id();
-        eprintln!(
+        crate::report::say!(
             "{:>12} before {name}; go on with Enter, or: kill -USR1 {id}",
             "paused"
         );

@@ -158,13 +158,16 @@ impl<'a> Session<'a> {
             let started = starting
                 .join()
                 .unwrap_or_else(|_| Err(anyhow!("the thread that starts the cluster panicked")));
+            let made = started.and_then(|(cluster, took)| {
+                self.receipt.phase_took("cluster", took, true)?;
+                self.receipt.cluster = Some(cluster.name().to_owned());
+                self.receipt.third_party = cluster.third_party().to_vec();
+                self.cluster = Some(cluster);
+                Ok(())
+            });
             // Who waits for a compiler's message does not want to read of the network first.
             let built = built.transpose()?;
-            let (cluster, took) = self.receipt.judged("cluster", started)?;
-            self.receipt.phase_took("cluster", took, true)?;
-            self.receipt.cluster = Some(cluster.name().to_owned());
-            self.receipt.third_party = cluster.third_party().to_vec();
-            self.cluster = Some(cluster);
+            self.receipt.judged("cluster", made)?;
             built.context("there is a cluster and no build")
         });
         self.manifests = Some(manifests);
@@ -294,7 +297,7 @@ impl<'a> Session<'a> {
     ) -> Result<()> {
         let begun = Instant::now();
         let (run, filters) = (Arc::clone(&self.run), &self.options.filters);
-        eprintln!("{:>12} {}", "testing", since_start(self.begun));
+        crate::report::say!("{:>12} {}", "testing", since_start(self.begun));
         let report = self.receipt.phase("test", || {
             test(&run, attested, program, filters, TEST_DEADLINE)
         })?;

@@ -384,7 +384,7 @@ impl Cargo<'_> {
             return Ok(built);
         }
         let what = format!(
-            "{} does not build (the compiler's message is above); nothing was deployed",
+            "{} does not build (the compiler's message is above), so none of our images was deployed",
             product.package()
         );
         Err(Failure::new(Exit::Build, what).into())

@@ -1,0 +1,109 @@
+//! Ctrl-C, SIGTERM and SIGHUP: noted here, told to the children, and asked for by every wait.
+
+use std::fs;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::exit::{Exit, Failure};
+
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+/// The first signal that came; 0: none.
+static FIRST: AtomicI32 = AtomicI32::new(0);
+static SHIELDS: AtomicUsize = AtomicUsize::new(0);
+static HURRIED_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
+
+/// Notes SIGINT, SIGTERM and SIGHUP from now on; called once by `main`. A SIGHUP that is ignored
+/// (by nohup) stays so.
+///
+/// # Errors
+/// When the handlers cannot be set.
+pub fn install() -> Result<()> {
+    if INSTALLED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+    let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(hang_up))
+        .context("cannot set the handlers of signals")?;
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || signals.forever().for_each(note))
+        .context("cannot start the thread that notes signals")?;
+    Ok(())
+}
+
+/// Whether this process was started with the signal ignored: a bit of SigIgn, see proc(5).
+fn is_ignored(signal: i32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+}
+
+fn note(signal: i32) {
+    let first = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
+    if first.is_err() {
+        HURRIED_SINCE
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert_with(Instant::now);
+    }
+}
+
+/// The signal that came, if one did and no [`Shield`] is up.
+#[must_use]
+pub fn pending() -> Option<i32> {
+    let signal = FIRST.load(Ordering::SeqCst);
+    (signal != 0 && SHIELDS.load(Ordering::SeqCst) == 0).then_some(signal)
+}
+
+/// Since when people want it over with: the second signal.
+pub(super) fn hurried_since() -> Option<Instant> {
+    *HURRIED_SINCE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An error with the right exit code if a signal came; for loops that wait for other things than children.
+///
+/// # Errors
+/// When a signal came.
+pub fn check() -> Result<()> {
+    match pending() {
+        None => Ok(()),
+        Some(signal) => {
+            let exit = Exit::of_signal(signal);
+            let word = match exit {
+                Exit::HungUp => "hung up",
+                Exit::Terminated => "terminated",
+                _ => "interrupted",
+            };
+            Err(Failure::new(exit, word).into())
+        }
+    }
+}
+
+/// While it lives, children are not ended by a noted signal: clean-up runs to its end. A
+/// second signal shortens every deadline instead.
+#[derive(Debug)]
+pub struct Shield(());
+
+impl Shield {
+    /// Raises it.
+    #[must_use]
+    pub fn raise() -> Self {
+        SHIELDS.fetch_add(1, Ordering::SeqCst);
+        Self(())
+    }
+}
+
+impl Drop for Shield {
+    fn drop(&mut self) {
+        SHIELDS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
