@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, Result};
-use camino::{Utf8DirEntry, Utf8Path};
+use camino::{Utf8DirEntry, Utf8Path, Utf8PathBuf};
 
 /// A file whose last use is younger than this is not marked as used again.
 const MARK_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
@@ -48,26 +48,36 @@ pub fn mark_used(path: &Utf8Path, metadata: &Metadata) {
     }
 }
 
-/// Removes the files below a folder that nobody has used for `age_max`; gives how many bytes that
-/// freed. A folder that is not there holds none.
+/// A file that was removed.
+#[derive(Clone, Debug)]
+pub struct Removed {
+    /// Where it was.
+    pub path: Utf8PathBuf,
+    /// How long it was.
+    pub bytes: u64,
+}
+
+/// Removes the files below a folder that nobody has used for `age_max`; gives what it removed. A
+/// folder that is not there holds none.
 ///
 /// # Errors
 /// When a folder cannot be listed, or a file cannot be removed.
-pub fn collect(folder: &Utf8Path, age_max: Duration) -> Result<u64> {
+pub fn collect(folder: &Utf8Path, age_max: Duration) -> Result<Vec<Removed>> {
     let entries = match folder.read_dir_utf8() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         entries => entries.with_context(|| format!("cannot list {folder}"))?,
     };
-    let mut freed_bytes = 0;
+    let mut removed = Vec::new();
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot list {folder}"))?;
-        freed_bytes += collect_entry(&entry, age_max)
+        let more = collect_entry(&entry, age_max)
             .with_context(|| format!("cannot collect {}", entry.path()))?;
+        removed.extend(more);
     }
-    Ok(freed_bytes)
+    Ok(removed)
 }
 
-fn collect_entry(entry: &Utf8DirEntry, age_max: Duration) -> Result<u64> {
+fn collect_entry(entry: &Utf8DirEntry, age_max: Duration) -> Result<Vec<Removed>> {
     let kind = entry.file_type()?;
     if kind.is_dir() {
         return collect(entry.path(), age_max);
@@ -75,10 +85,13 @@ fn collect_entry(entry: &Utf8DirEntry, age_max: Duration) -> Result<u64> {
     let metadata = entry.metadata()?;
     let age = metadata.modified()?.elapsed().unwrap_or_default();
     if !kind.is_file() || age <= age_max {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     fs::remove_file(entry.path())?;
-    Ok(metadata.len())
+    Ok(vec![Removed {
+        path: entry.path().to_owned(),
+        bytes: metadata.len(),
+    }])
 }
 
 #[cfg(test)]
@@ -104,9 +117,12 @@ mod tests {
         aged(folder, "cd/old-and-used", 15);
         let used = folder.join("cd/old-and-used");
         mark_used(&used, &used.metadata().unwrap());
-        assert_eq!(collect(folder, DAY * 14).unwrap(), 5);
+        let removed = collect(folder, DAY * 14).unwrap();
+        assert_eq!(removed.len(), 1);
+        assert_eq!(removed[0].path, folder.join("ab/old"));
+        assert_eq!(removed[0].bytes, 5);
         assert!(folder.join("ab/young").exists() && used.exists());
         assert!(!folder.join("ab/old").exists());
-        assert_eq!(collect(&folder.join("absent"), DAY).unwrap(), 0);
+        assert!(collect(&folder.join("absent"), DAY).unwrap().is_empty());
     }
 }

@@ -187,7 +187,7 @@ pub struct Logs {
 /// What `clean` takes.
 #[derive(Clone, Debug, Args)]
 pub struct Clean {
-    /// Remove the images of our services too; a later run loads them again
+    /// Remove the images that were built here too; a later run loads them again
     #[arg(long)]
     pub images: bool,
 }

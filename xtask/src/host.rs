@@ -14,6 +14,7 @@ use crate::poll::{self, Look};
 use crate::process::{self, Invocation};
 use crate::report;
 
+pub mod diverted;
 pub mod needs;
 
 /// Longer than anything that is done under a lock.

@@ -1,11 +1,13 @@
 //! `clean`: removes what the tool made for this checkout and no living run uses: containers,
-//! volumes, networks, folders of runs, what lies in the caches unused for two weeks; with
-//! `--images` the images of our services. Found by labels, one by one; never a prune.
+//! volumes, networks, folders of runs, what lies in the caches unused for two weeks and the images
+//! that were loaded from it; with `--images` all images that were built here. Found by labels, one by one; never a prune.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use camino::Utf8PathBuf;
 
 use crate::cache;
 use crate::cli;
@@ -15,6 +17,8 @@ use crate::report;
 use crate::run::{self, State};
 use crate::source::workspace::Workspace;
 
+/// The cache of archives.
+const IMAGES: &str = "images";
 /// Two weeks.
 const CACHE_AGE_MAX: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 const IMAGES_DEADLINE: Duration = Duration::from_secs(120);
@@ -26,38 +30,60 @@ const IMAGES_DEADLINE: Duration = Duration::from_secs(120);
 pub fn run(workspace: &Workspace, options: &cli::Clean) -> Result<()> {
     let state = workspace.state_directory();
     // Without an engine there are no containers; the folders go all the same.
-    match Engine::all(&state) {
-        Ok(engines) => {
-            for engine in &engines {
-                for id in run::sweep_kept(workspace, engine)? {
-                    report::note(&format!("removed the containers of {id}"));
-                }
-                if options.images {
-                    remove_images(engine)?;
-                }
-            }
+    let engines = Engine::all(&state).unwrap_or_else(|error| {
+        report::note(&format!("no engine to ask for containers: {error}"));
+        Vec::new()
+    });
+    for engine in &engines {
+        for id in run::sweep_kept(workspace, engine)? {
+            report::note(&format!("removed the containers of {id}"));
         }
-        Err(error) => report::note(&format!("no engine to ask for containers: {error}")),
     }
     remove_folders(workspace)?;
-    collect_caches(workspace)
+    let old = collect_caches(workspace)?;
+    let mut archives: BTreeSet<String> = old.iter().filter_map(file_name).collect();
+    if options.images {
+        archives.extend(kept_archives(workspace)?);
+    }
+    if !archives.is_empty() {
+        for engine in &engines {
+            remove_images(engine, &archives)?;
+        }
+    }
+    Ok(())
 }
 
 /// Sources, binaries and archives that no run of this checkout has used for long.
-fn collect_caches(workspace: &Workspace) -> Result<()> {
-    const CACHES: [&str; 3] = ["objects", "bin", "images"];
+fn collect_caches(workspace: &Workspace) -> Result<Vec<Utf8PathBuf>> {
+    const CACHES: [&str; 3] = ["objects", "bin", IMAGES];
     let state = workspace.state_directory();
-    let mut freed_bytes = 0;
+    let mut removed = Vec::new();
     for cache in CACHES {
-        freed_bytes += cache::collect(&state.join(cache), CACHE_AGE_MAX)?;
+        removed.extend(cache::collect(&state.join(cache), CACHE_AGE_MAX)?);
     }
+    let freed_bytes: u64 = removed.iter().map(|file| file.bytes).sum();
     if freed_bytes > 0 {
         report::note(&format!(
             "removed {} MB unused for two weeks",
             freed_bytes / 1_000_000
         ));
     }
-    Ok(())
+    Ok(removed.into_iter().map(|file| file.path).collect())
+}
+
+/// The archives of images that lie in this build folder, by file name.
+fn kept_archives(workspace: &Workspace) -> Result<Vec<String>> {
+    let folder = workspace.state_directory().join(IMAGES);
+    let Ok(entries) = folder.read_dir_utf8() else {
+        return Ok(Vec::new());
+    };
+    entries
+        .map(|entry| Ok(entry?.file_name().to_owned()))
+        .collect()
+}
+
+fn file_name(path: &Utf8PathBuf) -> Option<String> {
+    path.file_name().map(str::to_owned)
 }
 
 fn remove_folders(workspace: &Workspace) -> Result<()> {
@@ -81,17 +107,18 @@ fn remove_folders(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Images are shared by every checkout that has the same sources, so this one asks the engine to
-/// refuse what a container still uses.
-fn remove_images(engine: &Engine) -> Result<()> {
+/// The images that were loaded from these archives. Another checkout with the same sources may use
+/// one too, so this asks the engine to refuse what a container still uses.
+fn remove_images(engine: &Engine, archives: &BTreeSet<String>) -> Result<()> {
     let listing = engine
         .invocation()
         .args(["images", "--filter"])
         .arg(format!("label={}", crate::run::LABEL_TARGET))
         .args(["--format", "{{.Repository}}:{{.Tag}}"]);
     let listed = process::capture(&listing, IMAGES_DEADLINE)?.stdout;
+    let loaded = |reference: &&str| archives.contains(&archive_name(reference));
     let mut count = 0;
-    for reference in listed.lines() {
+    for reference in listed.lines().filter(loaded) {
         let removal = engine.invocation().args(["rmi", reference]);
         let output = process::output(&removal, IMAGES_DEADLINE)?;
         if output.code == 0 {
@@ -102,4 +129,10 @@ fn remove_images(engine: &Engine) -> Result<()> {
     }
     report::note(&format!("removed {count} images"));
     Ok(())
+}
+
+/// What phase 1 calls the archive of an image.
+fn archive_name(reference: &str) -> String {
+    let last = reference.rsplit('/').next().unwrap_or_default();
+    format!("{}.oci.tar", last.replace(':', "_"))
 }

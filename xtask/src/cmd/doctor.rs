@@ -8,6 +8,7 @@ use camino::Utf8Path;
 use super::{print_data, setup};
 use crate::engine::{self, Engine, Limits, Probe};
 use crate::exit::{Exit, Failure};
+use crate::host::diverted;
 use crate::host::needs::{self, Need, Part};
 use crate::source::workspace::Workspace;
 
@@ -138,6 +139,7 @@ fn engine_lines(probe: &Probe, another_works: bool) -> String {
             for note in &engine.notes {
                 let _ = writeln!(lines, "{:>8}  {program}, while probing: {note}", "");
             }
+            lines.push_str(&diverted_lines(engine));
             lines
         }
         Err(error) => {
@@ -155,6 +157,21 @@ fn engine_lines(probe: &Probe, another_works: bool) -> String {
             lines
         }
     }
+}
+
+/// A port that leads nowhere makes one run in a thousand fail, and nobody would guess why.
+fn diverted_lines(engine: &Engine) -> String {
+    let rules = match diverted::rules(engine) {
+        Ok(rules) => rules,
+        Err(error) => return format!("{:>8}  {error:#}\n", "no"),
+    };
+    let line = |(port, removal): (&u16, &String)| {
+        format!(
+            "{:>8}  port {port} of 127.0.0.1 is diverted to a container that is gone; fix: {removal}\n",
+            "left"
+        )
+    };
+    rules.iter().map(line).collect()
 }
 
 fn limits(limits: Limits) -> String {
