@@ -164,11 +164,18 @@ impl Session<'_> {
             }
         };
         let directory = self.run.directory();
-        let message = result.as_ref().err().map(ToString::to_string);
-        let phase = self.receipt.failed_phase().unwrap_or("run");
+        // What failed first is what the run is about.
+        let failed = self.receipt.failure.as_ref();
+        let failed = failed.map(|failure| (failure.phase, failure.message.clone()));
+        let failure = result
+            .as_ref()
+            .err()
+            .map(|error| failed.unwrap_or_else(|| ("run", report::error_text(error))));
         let outcome = junit::Outcome {
             tests: self.receipt.tests.as_ref(),
-            failure: message.as_deref().map(|message| (phase, message)),
+            failure: failure
+                .as_ref()
+                .map(|(phase, message)| (*phase, message.as_str())),
         };
         junit::write(
             &directory.join("junit.xml"),
