@@ -16,6 +16,7 @@ use crate::report;
 mod ask;
 mod bench;
 mod docker;
+pub mod dockerd;
 mod podman;
 mod probe_image;
 

@@ -144,12 +144,22 @@ pub fn write_atomically(path: &Utf8Path, bytes: &[u8]) -> Result<()> {
     write().with_context(|| format!("cannot write {path}"))
 }
 
-/// A lock among all commands of this user; let go when the value is dropped or the process ends.
-/// Whoever waits is told what for, and can be interrupted.
+/// As [`lock`], if nobody holds it.
 ///
 /// # Errors
-/// When the lock cannot be had: the file cannot be opened, a signal came, or nobody let go in time.
-pub fn lock(name: &str) -> Result<File> {
+/// When the file cannot be opened or locked.
+pub fn try_lock(name: &str) -> Result<Option<File>> {
+    let (path, file) = open_lock(name)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock {path}"))
+        }
+    }
+}
+
+fn open_lock(name: &str) -> Result<(Utf8PathBuf, File)> {
     let path = cache_directory()?.join(format!("{name}.lock"));
     let file = File::options()
         .create(true)
@@ -157,6 +167,16 @@ pub fn lock(name: &str) -> Result<File> {
         .write(true)
         .open(&path)
         .with_context(|| format!("cannot open {path}"))?;
+    Ok((path, file))
+}
+
+/// A lock among all commands of this user; let go when the value is dropped or the process ends.
+/// Whoever waits is told what for, and can be interrupted.
+///
+/// # Errors
+/// When the lock cannot be had: the file cannot be opened, a signal came, or nobody let go in time.
+pub fn lock(name: &str) -> Result<File> {
+    let (path, file) = open_lock(name)?;
     let begun = Instant::now();
     let mut told = false;
     poll::until("free lock", LOCK_DEADLINE, LOCK_INTERVAL, || {

@@ -407,6 +407,70 @@ pub fn stream_stderr(
     run(invocation, &Input::Empty, streams, deadline)
 }
 
+/// A child that goes on beside the others, until it is dropped: then it is ended with its group.
+pub struct Background {
+    running: Running,
+    command: String,
+}
+
+impl fmt::Debug for Background {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Background({})", self.command)
+    }
+}
+
+impl Background {
+    /// Starts it, with both streams written to `log`.
+    ///
+    /// # Errors
+    /// See [`ProcessError`]; never `Failed` or `Deadline`.
+    pub fn start(invocation: &Invocation, log: &Utf8Path) -> Result<Self, ProcessError> {
+        let log = open_log(invocation, Some(log))?;
+        let destination = || Destination {
+            log: log.clone(),
+            terminal: None,
+            kept: Kept::Tail,
+        };
+        let streams = Streams {
+            stdout: destination(),
+            stderr: destination(),
+        };
+        let running = begin(invocation, &Input::Empty, streams, Duration::MAX)?;
+        Ok(Self {
+            running,
+            command: invocation.to_string(),
+        })
+    }
+
+    /// The error of a child that has ended by itself, with its last lines.
+    ///
+    /// # Errors
+    /// When it has ended, whatever its code.
+    pub fn check(&self) -> Result<(), ProcessError> {
+        match self.running.handle.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(output)) => {
+                streams_end(&self.running, STREAMS_AFTER_END);
+                Err(ProcessError::Failed {
+                    command: self.command.clone(),
+                    code: code_of(output.status),
+                    stderr: last_lines(&text_of(&self.running.stderr)),
+                })
+            }
+            Err(source) => Err(ProcessError::Io {
+                command: self.command.clone(),
+                source,
+            }),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        end_group(&self.running);
+    }
+}
+
 fn open_log(
     invocation: &Invocation,
     log: Option<&Utf8Path>,
@@ -489,23 +553,7 @@ fn run(
     deadline: Duration,
 ) -> Result<Captured, ProcessError> {
     let command = || invocation.to_string();
-    if let Some(signal) = interrupt::pending() {
-        return Err(ProcessError::Interrupted {
-            signal,
-            command: command(),
-        });
-    }
-    let running =
-        start(invocation, input, streams, deadline).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound if directory_exists(invocation) => ProcessError::NotFound {
-                program: invocation.program.clone(),
-                command: command(),
-            },
-            _ => ProcessError::Io {
-                command: command(),
-                source,
-            },
-        })?;
+    let running = begin(invocation, input, streams, deadline)?;
     let ended = wait(&running);
     let stdout = text_of(&running.stdout);
     let stderr = text_of(&running.stderr);
@@ -529,6 +577,32 @@ fn run(
             source,
         }),
     }
+}
+
+/// Starts it, unless a signal came.
+fn begin(
+    invocation: &Invocation,
+    input: &Input,
+    streams: Streams,
+    deadline: Duration,
+) -> Result<Running, ProcessError> {
+    let command = || invocation.to_string();
+    if let Some(signal) = interrupt::pending() {
+        return Err(ProcessError::Interrupted {
+            signal,
+            command: command(),
+        });
+    }
+    start(invocation, input, streams, deadline).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound if directory_exists(invocation) => ProcessError::NotFound {
+            program: invocation.program.clone(),
+            command: command(),
+        },
+        _ => ProcessError::Io {
+            command: command(),
+            source,
+        },
+    })
 }
 
 fn directory_exists(invocation: &Invocation) -> bool {

@@ -8,7 +8,7 @@ use camino::Utf8Path;
 
 use super::{audit, e2e, print_data, setup, test};
 use crate::cli;
-use crate::engine::{Choice, Engine, EngineKind};
+use crate::engine::{Choice, Engine, EngineKind, dockerd};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::build::recipe::Profile;
 use crate::process::{self, Echo, Invocation, interrupt};
@@ -21,7 +21,16 @@ const CARGO_DEADLINE: Duration = Duration::from_secs(3600);
 const VERSION_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A step: its name, and what it does.
-type Step<'a> = (&'static str, Box<dyn Fn() -> Result<()> + 'a>);
+type Step<'a> = (&'static str, Box<dyn Fn() -> Result<Done> + 'a>);
+
+/// What came of a step that is not red.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Done {
+    /// It ran, and was green.
+    Ran,
+    /// What it is about is not here; the last line says so.
+    NotHere,
+}
 
 /// Runs every step, one after the other; a red one does not hide the next.
 ///
@@ -37,10 +46,9 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
         // After a signal nothing more is begun.
         let verdict = match interrupt::pending() {
             Some(_) => "not run",
-            None if section(name, &step) => "green",
-            None => "red",
+            None => section(name, &step),
         };
-        if verdict != "green" {
+        if !["green", "not here"].contains(&verdict) {
             red.push(name);
         }
         let seconds = format!("{:.1}", step_begun.elapsed().as_secs_f64());
@@ -52,7 +60,7 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
         closing_lines(workspace),
         if red.is_empty() { "green" } else { "red" },
         begun.elapsed().as_secs_f64(),
-        unproven(options.bundle.as_deref(), engine()).join("; ")
+        unproven(options.bundle.as_deref()).join("; ")
     );
     print_data(&summary)?;
     if let Some(job) = Job::here() {
@@ -66,30 +74,53 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
 }
 
 fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci) -> Vec<Step<'a>> {
-    let cargo_step = |name, arguments: &'static [&'static str]| -> Step<'a> {
-        (name, Box::new(move || cargo(workspace, arguments)))
-    };
+    fn step<'a>(name: &'static str, run: impl Fn() -> Result<()> + 'a) -> Step<'a> {
+        (name, Box::new(move || run().map(|()| Done::Ran)))
+    }
     let mut steps: Vec<Step<'a>> = Vec::new();
     if options.yes {
-        steps.push(("setup", Box::new(move || install(workspace))));
+        steps.push(step("setup", move || install(workspace)));
     }
-    steps.push(cargo_step("format", &["fmt", "--all", "--check"]));
-    steps.push(("clippy", Box::new(move || clippy(workspace))));
+    steps.push(step("format", move || {
+        cargo(workspace, &["fmt", "--all", "--check"])
+    }));
+    steps.push(step("clippy", move || clippy(workspace)));
     // The tidy rules are tests of xtask.
     let tests = cli::Test {
         yes: false,
         filters: Vec::new(),
     };
-    steps.push(("test", Box::new(move || test::run(workspace, &tests))));
-    steps.push(("audit", Box::new(move || audit::run(workspace))));
-    let all = cli::E2e {
+    steps.push(step("test", move || test::run(workspace, &tests)));
+    steps.push(step("audit", move || audit::run(workspace)));
+    // Which engines there are is only known when setup has run. Without any, the reason is told.
+    steps.push(step("e2e --all", move || {
+        end_to_end(workspace, engine().map_or(Choice::Auto, choice), true)
+    }));
+    let second = move || match second_engine() {
+        Some(kind) => end_to_end(workspace, choice(kind), false).map(|()| Done::Ran),
+        None => Ok(Done::NotHere),
+    };
+    steps.push(("e2e --all, other engine", Box::new(second)));
+    steps
+}
+
+const fn choice(kind: EngineKind) -> Choice {
+    match kind {
+        EngineKind::Podman => Choice::Podman,
+        EngineKind::Docker => Choice::Docker,
+    }
+}
+
+/// Every target on one engine.
+fn end_to_end(workspace: &Workspace, engine: Choice, first: bool) -> Result<()> {
+    let options = cli::E2e {
         targets: Vec::new(),
         all: true,
         keep: cli::Keep::Never,
-        engine: Choice::Auto,
+        engine,
         plan: false,
-        // Its first target is built twice: once as always, once from nothing.
-        no_cache: true,
+        // Its first target is built twice: once as always, once from nothing. Once is enough.
+        no_cache: first,
         pause_before: None,
         timeout: None,
         yes: false,
@@ -97,12 +128,11 @@ fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci) -> Vec<Step<'a>> {
         profile: Profile::E2e,
         filters: Vec::new(),
     };
-    steps.push(("e2e --all", Box::new(move || e2e::run(workspace, &all))));
-    steps
+    e2e::run(workspace, &options)
 }
 
 /// Runs a step in a section of its own.
-fn section(name: &str, step: &dyn Fn() -> Result<()>) -> bool {
+fn section(name: &str, step: &dyn Fn() -> Result<Done>) -> &'static str {
     let job = Job::here();
     match &job {
         Some(job) => job.open_section(name),
@@ -110,7 +140,11 @@ fn section(name: &str, step: &dyn Fn() -> Result<()>) -> bool {
     }
     let begun = Instant::now();
     let result = step();
-    let verdict = if result.is_ok() { "green" } else { "red" };
+    let verdict = match &result {
+        Ok(Done::Ran) => "green",
+        Ok(Done::NotHere) => "not here",
+        Err(_) => "red",
+    };
     report::line(verdict, name, begun.elapsed());
     if let Some(job) = &job {
         job.close_section();
@@ -119,12 +153,12 @@ fn section(name: &str, step: &dyn Fn() -> Result<()>) -> bool {
     if let Err(error) = &result {
         report::error(error);
     }
-    result.is_ok()
+    verdict
 }
 
 /// What the steps need and is missing: packages of the host, and components of the toolchain.
 fn install(workspace: &Workspace) -> Result<()> {
-    setup::ensure(workspace)?;
+    setup::ensure(workspace, setup::Purpose::Ci)?;
     for (subcommand, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
         let version = Invocation::new(cargo_program()).args([subcommand, "--version"]);
         if process::output(&version, VERSION_DEADLINE).is_ok_and(|output| output.code == 0) {
@@ -181,7 +215,7 @@ fn closing_lines(workspace: &Workspace) -> String {
 }
 
 /// What no step of this command proves, and why.
-fn unproven(bundle: Option<&Utf8Path>, used: Option<EngineKind>) -> Vec<String> {
+fn unproven(bundle: Option<&Utf8Path>) -> Vec<String> {
     let reason = match bundle {
         Some(folder) if !folder.join("bundle.toml").is_file() => {
             format!("and there is no bundle in {folder}")
@@ -192,24 +226,34 @@ fn unproven(bundle: Option<&Utf8Path>, used: Option<EngineKind>) -> Vec<String> 
     let mut unproven = vec![format!(
         "Kubernetes (runs go to the local cluster, which is containers; {reason})"
     )];
-    let engines = [EngineKind::Podman, EngineKind::Docker];
-    unproven.extend(
-        engines
-            .iter()
-            .filter(|&&kind| used != Some(kind))
-            .map(|kind| {
-                let name = kind.program();
-                format!("{name} (`cargo xtask e2e --all --engine {name}` proves it)")
-            }),
-    );
+    let used = [engine(), second_engine()];
+    for kind in [EngineKind::Podman, EngineKind::Docker] {
+        if !used.contains(&Some(kind)) {
+            let name = kind.program();
+            unproven.push(format!(
+                "{name} (it does not work here: cargo xtask doctor)"
+            ));
+        }
+    }
     unproven
 }
 
-/// The engine that the steps use.
+/// The engine that is used where none is asked for.
 fn engine() -> Option<EngineKind> {
+    find(Choice::Auto)
+}
+
+/// Another one: where docker has no server, one of our own.
+fn second_engine() -> Option<EngineKind> {
+    match engine()? {
+        EngineKind::Docker => None,
+        EngineKind::Podman if dockerd::is_wanted() => Some(EngineKind::Docker),
+        EngineKind::Podman => find(Choice::Docker),
+    }
+}
+
+fn find(choice: Choice) -> Option<EngineKind> {
     let folder = tempfile::tempdir().ok()?;
     let folder = Utf8Path::from_path(folder.path())?;
-    Engine::find(folder, Choice::Auto)
-        .ok()
-        .map(|engine| engine.kind)
+    Engine::find(folder, choice).ok().map(|engine| engine.kind)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use camino::Utf8PathBuf;
 
+use super::e2e;
 use crate::cache;
 use crate::cli;
 use crate::engine::Engine;
@@ -29,6 +30,7 @@ const IMAGES_DEADLINE: Duration = Duration::from_secs(120);
 /// When something is left: names it.
 pub fn run(workspace: &Workspace, options: &cli::Clean) -> Result<()> {
     let state = workspace.state_directory();
+    e2e::sweep_left_server(workspace)?;
     // Without an engine there are no containers; the folders go all the same.
     let engines = Engine::all(&state).unwrap_or_else(|error| {
         report::note(&format!("no engine to ask for containers: {error}"));

@@ -113,6 +113,12 @@ fn need_line(need: &Need, engine_works: bool) -> String {
                 "ok"
             )
         }
+        None if *part == Part::SecondEngine => {
+            format!(
+                "{:>8}  {name}: not here; {purpose}, and installs it with --yes\n",
+                ""
+            )
+        }
         None => format!(
             "{:>8}  {name}: {purpose}; fix: apt-get install {}\n",
             "missing",

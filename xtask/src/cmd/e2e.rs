@@ -1,15 +1,19 @@
 //! `e2e`: build, deploy, prove and test one target after the other, and always clean up. The phases
 //! themselves are in `pipeline`; here is their order in time, and what is told of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result};
+use anyhow::{Context as _, Error, Result};
+use camino::Utf8Path;
 
 use crate::cli;
+use crate::engine::dockerd::{self, OwnServer};
+use crate::engine::{Choice, Engine};
 use crate::exit::{Exit, Failure};
 use crate::process::interrupt;
 use crate::report::github::Job;
 use crate::report::{self, table};
+use crate::run;
 use crate::source::workspace::{Target, Workspace};
 
 mod deadline;
@@ -32,8 +36,9 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     }
     let deadline = Deadline::arm(options.timeout)?;
     if options.yes {
-        super::setup::ensure(workspace)?;
+        super::setup::ensure(workspace, super::setup::Purpose::MainJob)?;
     }
+    let _server = docker_server(workspace, options)?;
     let pause = Pause::new(options.pause_before)?;
     let mut outcomes = Vec::new();
     for (index, target) in targets.iter().enumerate() {
@@ -69,6 +74,45 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
         interrupt::check()?;
     }
     conclude(outcomes)
+}
+
+/// Where docker is asked for and no server runs: one for the time of this command. And what a
+/// command that was killed has left with such a server is removed, whatever is asked for.
+fn docker_server(workspace: &Workspace, options: &cli::E2e) -> Result<Option<OwnServer>> {
+    if options.engine == Choice::Docker && dockerd::is_wanted() {
+        if options.keep != cli::Keep::Never {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--keep needs a docker server that stays, and none runs here",
+            )
+            .hint("start docker, or use `--engine podman`")
+            .into());
+        }
+        let begun = Instant::now();
+        let server = OwnServer::start()?;
+        report::line(
+            "started",
+            "a docker server for this command",
+            begun.elapsed(),
+        );
+        return Ok(Some(server));
+    }
+    sweep_left_server(workspace)?;
+    Ok(None)
+}
+
+/// Removes what runs left on a docker server of a command that was killed, and that server.
+pub(super) fn sweep_left_server(workspace: &Workspace) -> Result<()> {
+    let Some(_server) = OwnServer::recover()? else {
+        return Ok(());
+    };
+    let settings = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let settings = Utf8Path::from_path(settings.path()).context("a folder that is not UTF-8")?;
+    let docker = Engine::find(settings, Choice::Docker)?;
+    for id in run::sweep(workspace, &docker)? {
+        report::note(&format!("removed what {id} had left"));
+    }
+    Ok(())
 }
 
 /// How one target ended.

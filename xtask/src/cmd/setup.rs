@@ -43,19 +43,28 @@ pub fn run(workspace: &Workspace, yes: bool) -> Result<()> {
             .hint("`cargo xtask setup --yes` runs these commands; or run them by hand")
             .into());
     }
-    install(workspace, &commands)
+    install(workspace, Purpose::MainJob, &commands)
 }
 
-/// Installs what the main job lacks, and says so; asks nobody. Costs nothing when all is there.
+/// What it is for that something may be installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To build, deploy and test a target.
+    MainJob,
+    /// To prove it on both engines.
+    Ci,
+}
+
+/// Installs what is lacking, and says so; asks nobody. Costs nothing when all is there.
 ///
 /// # Errors
 /// [`crate::exit::Exit::Host`] when something is still missing.
-pub fn ensure(workspace: &Workspace) -> Result<()> {
-    let packages = missing_packages(workspace)?;
+pub fn ensure(workspace: &Workspace, purpose: Purpose) -> Result<()> {
+    let packages = missing_packages(workspace, purpose)?;
     if packages.is_empty() {
         return Ok(());
     }
-    install(workspace, &apt_commands(&packages)?)
+    install(workspace, purpose, &apt_commands(&packages)?)
 }
 
 /// Installs the parts of the Rust toolchain that `ci` needs, and says so; asks nobody.
@@ -103,9 +112,12 @@ fn component_command(missing: &[&str]) -> Result<Invocation> {
 }
 
 /// The packages that are missing. An engine that works needs no more.
-fn missing_packages(workspace: &Workspace) -> Result<Vec<&'static str>> {
+fn missing_packages(workspace: &Workspace, purpose: Purpose) -> Result<Vec<&'static str>> {
     let mut missing = needs::all(&workspace.root);
     missing.retain(|need| need.found.is_none());
+    if purpose == Purpose::MainJob {
+        missing.retain(|need| need.part != Part::SecondEngine);
+    }
     if missing.iter().any(|need| need.part == Part::Engine) && find_engine().is_ok() {
         missing.retain(|need| need.part != Part::Engine);
     }
@@ -125,7 +137,7 @@ fn find_engine() -> Result<Engine> {
 }
 
 fn commands(workspace: &Workspace) -> Result<Vec<Invocation>> {
-    let packages = missing_packages(workspace)?;
+    let packages = missing_packages(workspace, Purpose::MainJob)?;
     let mut commands = match packages.is_empty() {
         true => Vec::new(),
         false => apt_commands(&packages)?,
@@ -212,7 +224,7 @@ fn has_lists() -> bool {
         .any(|entry| entry.file_name().contains("_Packages"))
 }
 
-fn install(workspace: &Workspace, commands: &[Invocation]) -> Result<()> {
+fn install(workspace: &Workspace, purpose: Purpose, commands: &[Invocation]) -> Result<()> {
     if let Err(error) = run_all(commands) {
         if report::is_signal(&error) || !has_lists() {
             return Err(error);
@@ -221,7 +233,7 @@ fn install(workspace: &Workspace, commands: &[Invocation]) -> Result<()> {
         run_all(&[update()?])?;
         run_all(commands)?;
     }
-    let left = missing_packages(workspace)?;
+    let left = missing_packages(workspace, purpose)?;
     if left.is_empty() {
         return Ok(());
     }

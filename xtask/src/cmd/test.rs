@@ -39,7 +39,7 @@ pub fn run(workspace: &Workspace, options: &cli::Test) -> Result<()> {
         return cargo_test(workspace, options, &features, None);
     }
     if options.yes {
-        setup::ensure(workspace)?;
+        setup::ensure(workspace, setup::Purpose::MainJob)?;
     }
     with_postgres(workspace, |url| {
         cargo_test(workspace, options, &features, Some(url))

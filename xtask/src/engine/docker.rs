@@ -10,7 +10,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Bench, does_not_work, last_error};
-use super::{Engine, EngineKind, INSTALL, Limits, Platform};
+use super::{Engine, EngineKind, INSTALL, Limits, Platform, dockerd};
 use crate::exit::{Exit, Failure};
 use crate::host::{self, Stamp};
 use crate::process::{self, Invocation};
@@ -65,7 +65,8 @@ pub(super) fn probe() -> Result<Engine> {
             .hint(INSTALL)
             .into());
     };
-    let server = server(&program)?;
+    let client = client(&program);
+    let server = server(&client)?;
     let platform = platform(&server)?;
     let key = Key {
         schema: 1,
@@ -74,6 +75,7 @@ pub(super) fn probe() -> Result<Engine> {
         environment: VARIABLES
             .iter()
             .filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)))
+            .chain(own_host())
             .collect(),
         program: host::stamp(program.clone()),
         server: server.clone(),
@@ -86,14 +88,14 @@ pub(super) fn probe() -> Result<Engine> {
             let _lock = host::lock("engine")?;
             match cached(&cache, &key) {
                 Some(outcome) => outcome,
-                None => find_out(&program, &platform, &cache, key)?,
+                None => find_out(&client, &platform, &cache, key)?,
             }
         }
     };
     Ok(Engine {
         kind: EngineKind::Docker,
         program,
-        environment: BTreeMap::new(),
+        environment: own_host().into_iter().collect(),
         version: server.version,
         platform,
         limits: outcome.limits,
@@ -106,17 +108,34 @@ fn cached(cache: &Utf8Path, key: &Key) -> Option<Outcome> {
     (cached.key == *key).then_some(cached.outcome)
 }
 
-fn server(program: &Utf8Path) -> Result<Server> {
-    let ask = Invocation::new(program.as_str()).args(["version", "--format", "{{json .}}"]);
+/// Whether a server answers.
+pub(super) fn has_server() -> bool {
+    host::program("docker").is_some_and(|program| server(&client(&program)).is_ok())
+}
+
+/// The client, with our own server's address if there is one.
+fn client(program: &Utf8Path) -> Invocation {
+    own_host().into_iter().fold(
+        Invocation::new(program.as_str()),
+        |client, (name, value)| client.env(name, value),
+    )
+}
+
+fn own_host() -> Option<(String, String)> {
+    Some(("DOCKER_HOST".to_owned(), dockerd::own_server()?))
+}
+
+fn server(client: &Invocation) -> Result<Server> {
+    let ask = client.clone().args(["version", "--format", "{{json .}}"]);
     let output = process::output(&ask, ANSWER_DEADLINE)
         .map_err(|error| does_not_work("does not answer").caused_by(error))?;
     let versions: Option<Versions> = serde_json::from_str(&output.stdout).ok();
     versions
         .and_then(|versions| versions.server)
-        .ok_or_else(|| no_server(program, &last_error(&output)))
+        .ok_or_else(|| no_server(client.program(), &last_error(&output)))
 }
 
-fn no_server(program: &Utf8Path, words: &str) -> anyhow::Error {
+fn no_server(program: &str, words: &str) -> anyhow::Error {
     let message = format!("{program} is a client without a server: {words}");
     Failure::new(Exit::Host, message).hint(INSTALL).into()
 }
@@ -135,28 +154,27 @@ fn platform(server: &Server) -> Result<Platform> {
 
 /// Runs containers; the caller holds the lock.
 fn find_out(
-    program: &Utf8Path,
+    docker: &Invocation,
     platform: &Platform,
     cache: &Utf8Path,
     key: Key,
 ) -> Result<Outcome> {
     let temporary = tempfile::tempdir().context("cannot make a temporary folder")?;
     let folder = Utf8PathBuf::try_from(temporary.path().to_owned())?;
-    let docker = Invocation::new(program.as_str());
     let bench = Bench::prepare(docker.clone(), platform, &folder)?;
-    let output = bench.run(&docker, &["--network=none"])?;
+    let output = bench.run(docker, &["--network=none"])?;
     if output.code != 0 {
         let words = last_error(&output);
         return Err(does_not_work(&format!("no container starts: {words}"))
             .hint("make `docker run` work for this user")
             .into());
     }
-    bench.check_network(&docker)?.map_err(|words| {
+    bench.check_network(docker)?.map_err(|words| {
         does_not_work(&format!("a private network does not come up: {words}"))
             .hint("make `docker network create` work for this user")
     })?;
     let mut notes = Vec::new();
-    let limits = bench.find_limits(&docker, &mut notes)?;
+    let limits = bench.find_limits(docker, &mut notes)?;
     let outcome = Outcome { limits, notes };
     let cached = Cached { key, outcome };
     host::write_cached(cache, &cached)?;

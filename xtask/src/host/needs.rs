@@ -29,6 +29,8 @@ pub enum Part {
     Engine,
     /// Third-party images are made with it where no registry answers.
     Images,
+    /// `ci` proves the second engine with it; the main job does without.
+    SecondEngine,
 }
 
 /// Who needs it.
@@ -67,7 +69,7 @@ const fn line(
 }
 
 #[rustfmt::skip]
-const LIST: [Line; 12] = [
+const LIST: [Line; 13] = [
     line(Part::Build, Who::Everyone, "cc", &["gcc", "libc6-dev"], "links what is built"),
     line(Part::Build, Who::Everyone, "libc.a", &["libc6-dev"], "is linked into static binaries"),
     line(Part::Build, Who::Repositories, "git", &["git"], "tells which files are sources"),
@@ -79,6 +81,7 @@ const LIST: [Line; 12] = [
     line(Part::Engine, Who::Users, "newuidmap", &["uidmap"], "lets a user run containers"),
     line(Part::Engine, Who::Users, "slirp4netns", &["slirp4netns"], "lets a user have networks"),
     line(Part::Engine, Who::Users, "fuse-overlayfs", &["fuse-overlayfs"], "lets a user keep images"),
+    line(Part::SecondEngine, Who::Everyone, "dockerd", &["docker.io"], "lets `cargo xtask ci` prove docker as well"),
     line(Part::Images, Who::Everyone, "mmdebstrap", &["mmdebstrap"], "makes third-party images where no registry answers"),
 ];
 
