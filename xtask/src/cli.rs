@@ -44,6 +44,8 @@ pub enum Command {
     Clean(Clean),
     /// Run the unit and integration tests, with a PostgreSQL server of their own
     Test(Test),
+    /// Measure what the tool costs, each figure as a ratio to its floor
+    Bench(Bench),
     /// Run everything that must be green before a change is merged
     Ci(Ci),
 }
@@ -212,4 +214,34 @@ pub struct Ci {
     /// A folder with tools and images for machines without a network
     #[arg(long, value_name = "DIR")]
     pub bundle: Option<Utf8PathBuf>,
+}
+
+/// What `bench` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Bench {
+    /// What to measure; everything without a name
+    #[arg(value_enum)]
+    pub subjects: Vec<Subject>,
+    /// How often; the median counts
+    #[arg(long, value_name = "COUNT", default_value_t = 5)]
+    pub rounds: usize,
+    /// Which container engine
+    #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
+    pub engine: Choice,
+    /// Print the figures as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Subject {
+    /// Hashing a tree of 5,000 files and 100 MB
+    PhaseZero,
+    /// An image of 20 MB, assembled and loaded
+    Package,
+    /// A run of which everything is there
+    Unchanged,
+    /// A run after an edit of one line
+    Edit,
 }

@@ -21,6 +21,7 @@ mod podman;
 mod probe_image;
 
 pub use ask::{ContainerFacts, ImageFacts};
+pub(crate) use probe_image::executable as smallest_executable;
 
 /// The fix when there is no engine.
 const INSTALL: &str = "`cargo xtask setup --yes` installs podman and what it needs";

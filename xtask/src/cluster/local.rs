@@ -33,7 +33,7 @@ mod plan;
 mod ready;
 
 pub(crate) use plan::Planned;
-use plan::{PlannedVolume, Pod};
+use plan::{PlannedVolume, Pod, Readiness};
 
 /// Making a network, a volume or a container on a busy host.
 const MAKE_DEADLINE: Duration = Duration::from_secs(60);
@@ -424,7 +424,7 @@ impl Preview<'_> {
         secrets: &Secrets,
         manifests: &Manifests,
         references: &References<impl Named>,
-    ) -> Result<(Vec<Invocation>, Resources)> {
+    ) -> Result<RollOut> {
         let around = plan::Surroundings {
             engine: self.engine,
             run: self.id,
@@ -434,30 +434,75 @@ impl Preview<'_> {
             config: &self.directory.join("config"),
             memory_volumes: run::has_memory_for_volumes(),
         };
-        let mut invocations = Vec::new();
-        let mut resources = Resources::default();
+        let mut planned = RollOut::default();
         for pod in plan::pods(&around, manifests, references)? {
-            for volume in &pod.volumes {
-                invocations.push(volume_creation(self.engine, self.labels, volume));
-            }
-            if pod.init.is_empty() {
-                invocations.push(pod.main.detached(self.engine));
-            } else {
-                invocations.push(pod.main.created(self.engine));
-                invocations.extend(pod.main.prepared(self.engine));
-                invocations.extend(pod.init.iter().map(|init| init.to_its_end(self.engine)));
-                invocations.push(pod.main.started(self.engine));
-            }
+            planned.pods.push(self.commands(&pod));
             let containers = pod.init.iter().chain([&pod.main]);
-            resources
+            planned
+                .resources
                 .containers
                 .extend(containers.map(|one| one.name.clone()));
+            let folders = pod
+                .volumes
+                .iter()
+                .filter_map(|volume| volume.directory.clone());
+            planned.memory_folders.extend(folders);
             let volumes = pod.volumes.into_iter().map(|volume| volume.name);
-            resources.volumes.extend(volumes);
+            planned.resources.volumes.extend(volumes);
+            planned.readiness.push((pod.main.name, pod.main.readiness));
         }
-        resources.networks.push(self.id.to_owned());
-        Ok((invocations, resources))
+        planned.resources.networks.push(self.id.to_owned());
+        Ok(planned)
     }
+
+    fn commands<Image>(&self, pod: &Pod<Image>) -> Vec<Invocation> {
+        let mut invocations = Vec::new();
+        for volume in &pod.volumes {
+            invocations.push(volume_creation(self.engine, self.labels, volume));
+        }
+        if pod.init.is_empty() {
+            invocations.push(pod.main.detached(self.engine));
+        } else {
+            invocations.push(pod.main.created(self.engine));
+            invocations.extend(pod.main.prepared(self.engine));
+            invocations.extend(pod.init.iter().map(|init| init.to_its_end(self.engine)));
+            invocations.push(pod.main.started(self.engine));
+        }
+        invocations
+    }
+}
+
+/// A roll-out as commands.
+#[derive(Debug, Default)]
+pub(crate) struct RollOut {
+    /// The commands of each pod, in their order.
+    pub(crate) pods: Vec<Vec<Invocation>>,
+    /// What they make.
+    pub(crate) resources: Resources,
+    /// Folders that volumes in memory lie in; they are made by hand.
+    pub(crate) memory_folders: Vec<Utf8PathBuf>,
+    /// When each container counts as ready.
+    pub(crate) readiness: Vec<(String, Readiness)>,
+}
+
+/// Waits until these containers are ready, one after the other.
+///
+/// # Errors
+/// When one is not in time, or has ended.
+pub(crate) fn wait_until_ready(
+    engine: &Engine,
+    containers: &[(String, Readiness)],
+    deadline: Duration,
+) -> Result<()> {
+    let facts = engine.containers(containers.iter().map(|(name, _)| name.as_str()))?;
+    for (name, readiness) in containers {
+        let now = facts
+            .get(name)
+            .with_context(|| format!("{name} is not there"))?;
+        ready::wait(readiness, now, deadline, &AtomicBool::new(false))
+            .map_err(|unready| ready::explain(name, unready, facts.get(name)))?;
+    }
+    Ok(())
 }
 
 /// A volume in memory is one of the engine's all the same: its label finds it, and its folder.

@@ -9,6 +9,7 @@ use crate::cli::Command;
 use crate::source::workspace::Workspace;
 
 pub mod audit;
+pub mod bench;
 pub mod build;
 pub mod ci;
 pub mod clean;
@@ -36,6 +37,7 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Logs(options) => logs::run(&workspace, options),
         Command::Clean(options) => clean::run(&workspace, options),
         Command::Test(options) => test::run(&workspace, options),
+        Command::Bench(options) => bench::run(&workspace, options),
         Command::Ci(options) => ci::run(&workspace, options),
         Command::Doctor(_) => doctor::run(&workspace),
         Command::Setup(options) => setup::run(&workspace, options.yes),

@@ -38,7 +38,7 @@ pub(super) fn assemble(platform: &Platform) -> Result<Assembled> {
 }
 
 /// The smallest static executable that ends with 0.
-fn executable(platform: &Platform) -> Result<Vec<u8>> {
+pub(crate) fn executable(platform: &Platform) -> Result<Vec<u8>> {
     let (machine, code): (u16, &[u8]) = match platform.architecture.as_str() {
         "amd64" => (62, EXIT_AMD64),
         "arm64" => (183, EXIT_ARM64),

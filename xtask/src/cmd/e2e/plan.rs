@@ -152,17 +152,17 @@ fn preview_roll_out(
     let manifests = Manifests::read(workspace, names)?;
     let references = References::planned(images, &target.third_party);
     let theirs = References::planned_third_party(&target.third_party);
-    let (third_party, first) = preview.roll_out(&secrets, &manifests.only(&theirs), &theirs)?;
-    let (ours, then) = preview.roll_out(&secrets, &manifests.without(&theirs), &references)?;
+    let first = preview.roll_out(&secrets, &manifests.only(&theirs), &theirs)?;
+    let then = preview.roll_out(&secrets, &manifests.without(&theirs), &references)?;
     let directory = &secrets.directory;
     std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {directory}"))?;
     Ok(Planned {
-        third_party,
-        ours,
+        third_party: first.pods.concat(),
+        ours: then.pods.concat(),
         resources: Resources {
-            containers: [first.containers, then.containers].concat(),
-            volumes: [first.volumes, then.volumes].concat(),
-            networks: first.networks,
+            containers: [first.resources.containers, then.resources.containers].concat(),
+            volumes: [first.resources.volumes, then.resources.volumes].concat(),
+            networks: first.resources.networks,
         },
     })
 }

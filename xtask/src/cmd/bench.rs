@@ -1,0 +1,146 @@
+//! `bench`: what the tool costs, each figure beside a floor that was measured in the same rounds,
+//! since absolute times say more about the machine and the hour than about the tool.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use camino::Utf8PathBuf;
+use serde::Serialize;
+
+use super::print_data;
+use crate::cli::{self, Subject};
+use crate::report::{self, table};
+use crate::source::workspace::Workspace;
+
+mod package;
+mod phase_zero;
+mod run;
+
+/// What was measured, in seconds; each is the median of its rounds.
+#[derive(Clone, Debug, Serialize)]
+struct Figure {
+    subject: &'static str,
+    /// What the subject is, and how large.
+    what: String,
+    seconds: f64,
+    floor: &'static str,
+    floor_seconds: f64,
+    ratio: f64,
+    /// What the ratio should be at most.
+    ratio_max: f64,
+}
+
+/// Measures, and prints a line for each figure.
+///
+/// # Errors
+/// When something that is measured fails.
+pub fn run(workspace: &Workspace, options: &cli::Bench) -> Result<()> {
+    let mut figures = Vec::new();
+    let wanted =
+        |subject: Subject| options.subjects.is_empty() || options.subjects.contains(&subject);
+    let rounds = options.rounds;
+    if wanted(Subject::PhaseZero) {
+        figures.push(told(|| phase_zero::measure(workspace, rounds))?);
+    }
+    if wanted(Subject::Package) {
+        figures.push(told(|| {
+            package::measure(workspace, options.engine, rounds)
+        })?);
+    }
+    if wanted(Subject::Unchanged) {
+        figures.push(told(|| run::unchanged(workspace, options.engine, rounds))?);
+    }
+    if wanted(Subject::Edit) {
+        figures.push(told(|| run::edit(workspace, options.engine, rounds))?);
+    }
+    if options.json {
+        return print_data(&format!("{}\n", serde_json::to_string_pretty(&figures)?));
+    }
+    let head = [
+        "subject",
+        "seconds",
+        "floor",
+        "ratio",
+        "at most",
+        "what",
+        "its floor",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(figures.iter().map(|figure| {
+        vec![
+            figure.subject.to_owned(),
+            format!("{:.3}", figure.seconds),
+            format!("{:.3}", figure.floor_seconds),
+            format!("{:.2}", figure.ratio),
+            format!("{:.2}", figure.ratio_max),
+            figure.what.clone(),
+            figure.floor.to_owned(),
+        ]
+    }));
+    print_data(&table::layout(&rows))
+}
+
+fn told(measure: impl FnOnce() -> Result<Figure>) -> Result<Figure> {
+    report::timed("measured", measure, |figure| {
+        format!("{}: {:.2} times its floor", figure.subject, figure.ratio)
+    })
+}
+
+/// The subject and its floor, one after the other in each round: what slows the machine down slows
+/// both. The first round of each is not counted.
+fn rounds(
+    count: usize,
+    mut subject: impl FnMut() -> Result<Duration>,
+    mut floor: impl FnMut() -> Result<Duration>,
+) -> Result<(f64, f64)> {
+    let (mut subjects, mut floors) = (Vec::new(), Vec::new());
+    for round in 0..=count {
+        let (one, other) = (subject()?, floor()?);
+        if round > 0 {
+            subjects.push(one);
+            floors.push(other);
+        }
+    }
+    Ok((median(subjects)?, median(floors)?))
+}
+
+fn median(mut times: Vec<Duration>) -> Result<f64> {
+    times.sort();
+    let middle = times.get(times.len() / 2).context("nothing was measured")?;
+    Ok(middle.as_secs_f64())
+}
+
+fn time(step: impl FnOnce() -> Result<()>) -> Result<Duration> {
+    let begun = Instant::now();
+    step()?;
+    Ok(begun.elapsed())
+}
+
+/// A folder that goes with the value, by its real name: no build may see two names for one place.
+fn temporary() -> Result<(tempfile::TempDir, Utf8PathBuf)> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let path = Utf8PathBuf::try_from(folder.path().to_owned())?.canonicalize_utf8()?;
+    Ok((folder, path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{median, rounds};
+
+    #[test]
+    fn a_figure_is_the_median_of_all_rounds_but_the_first() {
+        let seconds = |times: &[u64]| times.iter().copied().map(Duration::from_secs).collect();
+        assert_eq!(median(seconds(&[9, 1, 2])).unwrap(), 2.0);
+        assert!(median(Vec::new()).is_err());
+        let mut subject = [100, 1, 2, 3].into_iter().map(Duration::from_secs);
+        let (measured, floor) = rounds(
+            3,
+            || Ok(subject.next().unwrap()),
+            || Ok(Duration::from_secs(1)),
+        )
+        .unwrap();
+        assert_eq!((measured, floor), (2.0, 1.0));
+    }
+}
