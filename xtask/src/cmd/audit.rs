@@ -15,6 +15,7 @@ use crate::source::workspace::{Target, Workspace};
 mod lexer;
 mod reference;
 mod scan;
+mod test_items;
 
 pub use self::reference::Names;
 pub use self::scan::{Finding, Pattern, scan};

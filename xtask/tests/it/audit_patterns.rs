@@ -192,3 +192,29 @@ fn build_folders_are_not_read() {
     ];
     assert_eq!(findings(&cached), Vec::<String>::new());
 }
+
+#[test]
+fn a_folder_that_is_only_called_like_one_is_read() {
+    for path in ["deploy/target/x.yaml", "services/target/src/x.yaml"] {
+        let text = "image: datastorage:old\n";
+        check(path, text, &[(1, Pattern::FixedTag)]);
+    }
+}
+
+#[test]
+fn only_the_item_under_the_attribute_is_left_to_tests() {
+    let old = "\"localhost/datastorage:old\"";
+    for item in [
+        "fn f() { g(OLD) }",
+        "mod tests { fn f() { g(OLD) } }",
+        "mod tests;",
+        "use a::{b, c};",
+        "const A: [&str; 1] = [OLD];",
+    ] {
+        let text = format!("#[cfg(test)] {item}\nfn h() {{ g(OLD) }}\n").replace("OLD", old);
+        check("test-e2e/src/lib.rs", &text, &[(2, Pattern::FixedTag)]);
+    }
+    let arm = "fn f() { match a {\n#[cfg(test)] A => g(OLD),\nB => g(OLD) } }\n";
+    let arm = arm.replace("OLD", old);
+    check("test-e2e/src/lib.rs", &arm, &[(3, Pattern::FixedTag)]);
+}

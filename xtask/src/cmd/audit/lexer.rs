@@ -2,6 +2,8 @@
 //! line; comments and what stands under `#[cfg(test)]` are left out. It understands no more of the
 //! language than that.
 
+use super::test_items;
+
 /// A piece of source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Token {
@@ -23,7 +25,7 @@ pub(super) enum Kind {
 
 /// The tokens of a file that a run can execute.
 pub(super) fn tokens(source: &str) -> Vec<Token> {
-    without_tests(Lexer::new(source).collect())
+    test_items::without(Lexer::new(source).collect())
 }
 
 struct Lexer<'a> {
@@ -172,42 +174,6 @@ fn block_comment_length(text: &str) -> usize {
         }
     }
     text.len()
-}
-
-/// Drops each item that follows `#[cfg(test)]`, up to the end of its braces or its semicolon.
-fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
-    let head: Vec<Kind> = Lexer::new("#[cfg(test)]").map(|token| token.kind).collect();
-    let mut kept = Vec::with_capacity(tokens.len());
-    let mut rest = tokens.as_slice();
-    while let Some(token) = rest.first() {
-        let is_test = rest.len() >= head.len()
-            && rest
-                .iter()
-                .zip(&head)
-                .all(|(token, kind)| token.kind == *kind);
-        if is_test {
-            rest = &rest[head.len()..];
-            rest = &rest[item_length(rest)..];
-        } else {
-            kept.push(token.clone());
-            rest = &rest[1..];
-        }
-    }
-    kept
-}
-
-fn item_length(tokens: &[Token]) -> usize {
-    let mut depth = 0_usize;
-    for (index, token) in tokens.iter().enumerate() {
-        match token.kind {
-            Kind::Mark('{') => depth += 1,
-            Kind::Mark('}') if depth <= 1 => return index + 1,
-            Kind::Mark('}') => depth -= 1,
-            Kind::Mark(';') if depth == 0 => return index + 1,
-            _ => {}
-        }
-    }
-    tokens.len()
 }
 
 #[cfg(test)]

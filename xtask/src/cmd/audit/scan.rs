@@ -373,8 +373,8 @@ fn is_scanned_folder(root: &Utf8Path, path: &Utf8Path) -> bool {
     let hidden = name.starts_with('.') && ![".github", ".ci", ".cargo"].contains(&name);
     // Another checkout inside this one speaks for itself.
     let nested = root.join(path).join(".git").exists();
-    // cargo marks its build folders, wherever they are.
-    let built = name == "target" || root.join(path).join("CACHEDIR.TAG").exists();
+    // cargo marks its build folders, wherever they are; a folder may be called `target` as well.
+    let built = path == "target" || root.join(path).join("CACHEDIR.TAG").exists();
     !hidden && !nested && !built && path != "xtask/tests"
 }
 
