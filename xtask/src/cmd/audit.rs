@@ -12,9 +12,13 @@ use crate::pipeline::build::recipe::Profile;
 use crate::report::table;
 use crate::source::workspace::{Target, Workspace};
 
+mod call;
+mod command;
 mod lexer;
 mod reference;
 mod scan;
+mod source;
+mod template;
 mod test_items;
 
 pub use self::reference::Names;

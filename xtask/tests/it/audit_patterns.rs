@@ -60,7 +60,7 @@ fn the_right_pattern_is_not_found() {
     );
     check(
         "xtask/src/pipeline/tag.rs",
-        "fn show() { write!(f, \"localhost/{}:{}\", package, tag) }\n",
+        "impl fmt::Display for ImageRef {\nfn fmt() { write!(f, \"{}/{}:{}\", host, package, tag) }\n}\n",
         &[],
     );
 }
@@ -169,6 +169,192 @@ fn a_tag_made_at_deploy_time_is_found() {
         "fn deploy() {\n    apply(generate_image_name(\"datastorage\", target));\n}\n",
         &found,
     );
+}
+
+/// Puts each piece into a function of a Rust source, as its second line.
+#[track_caller]
+fn check_rust(pieces: &[&str], expected: &[Pattern]) {
+    for piece in pieces {
+        let text = format!("fn f() {{\n{piece};\n}}\n");
+        let expected: Vec<(usize, Pattern)> = expected.iter().map(|&found| (2, found)).collect();
+        check("xtask/src/pipeline/load.rs", &text, &expected);
+    }
+}
+
+#[test]
+fn a_re_tag_is_found_however_it_is_written() {
+    let pieces = [
+        r#"run(engine.invocation().args(vec!["tag", old, new]))"#,
+        r#"podman.args(["--root", "/x", "tag", old, new])"#,
+        r#"podman.args(["--root", root, "image", "tag", old, new])"#,
+        r#"Command::new("podman").arg("--debug").arg("tag").arg(old).arg(new)"#,
+        r#"let mut podman = Command::new("podman"); podman.arg("tag"); podman.arg(old)"#,
+        r#"let verb = "tag"; podman.arg(verb).args([old, new])"#,
+        r#"let words = vec!["tag".to_owned(), old, new]; podman.args(&words)"#,
+        r#"let mut words = Vec::new(); words.push("tag"); words.push(old); podman.args(words)"#,
+        r#"const VERB: &str = "tag"; podman.args([VERB, old, new])"#,
+        r#"podman.args(if again { ["tag", old, new] } else { ["rm", old, new] })"#,
+        r#"run(["docker", "image", "tag", old, new])"#,
+        r#"exec(&["tag", old, new])"#,
+        r#"cmd!(sh, "podman tag {old} {new}").run()"#,
+        r#"cmd!(sh, "podman --root {root} tag {old} {new}").run()"#,
+        r#"cmd!(sh, "podman").args(["tag", old, new]).run()"#,
+        r#"cmd("podman", ["exec", node, "ctr", "-n", "k8s.io", "images", "tag", old, new])"#,
+        r#"podman.args(["exec", node, "ctr", "-n=k8s.io", "i", "tag", old, new])"#,
+        r#"Command::new("/usr/bin/nerdctl").args(["tag", old, new])"#,
+        r#"Command::new("buildah").args(["tag", old, new])"#,
+        r#"Command::new("skopeo").args(["copy", old, "docker://ghcr.io/us/datastorage"])"#,
+        r#"Command::new("skopeo").arg("copy").arg(old).arg(datastorage_image)"#,
+    ];
+    check_rust(&pieces, &[Pattern::ReTag]);
+}
+
+#[test]
+fn what_is_no_re_tag_is_not_found() {
+    let pieces = [
+        r#"receipt.phase("tag", || tag(&inputs))"#,
+        r#"let head = ["target", "tag", "tests"]; print(head)"#,
+        r#"let words = ["xtask", "tag", target]; Command::new(cargo).args(words)"#,
+        r#"Command::new("git").args(["tag", "--list", "v1"])"#,
+        r#"let mut git = Command::new("git"); git.args(["tag", "--list", "v1"])"#,
+        r#"clap::Command::new("tag").arg(Arg::new("target"))"#,
+        r#"podman.args(["run", "--label", "tag", image])"#,
+        r#"let mut podman = Command::new("podman"); podman.arg("run"); podman.args(["tag", old])"#,
+        r#"podman.args(["image", "rm", "--force", image])"#,
+        r#"span.record("tag", old)"#,
+        r#"Command::new("skopeo").args(["copy", old, "oci-archive:out/datastorage.tar"])"#,
+        r#"Command::new("skopeo").args(["copy", old, "docker://ghcr.io/us/postgres"])"#,
+        r#"if let Some(tag) = map.get("tag") { podman.arg("images") }"#,
+    ];
+    check_rust(&pieces, &[]);
+}
+
+#[test]
+fn an_image_fetched_or_set_is_found_in_rust() {
+    let fetched = [
+        r#"engine.invocation().args(["pull", "--quiet", "ghcr.io/us/datastorage"])"#,
+        r#"Command::new("crictl").args(["pull", datastorage_image])"#,
+        r#"cmd!(sh, "ctr -n k8s.io images pull {registry}/datastorage")"#,
+        r#"cmd!(sh, "docker --context x pull {registry}/datastorage")"#,
+    ];
+    check_rust(&fetched, &[Pattern::SharedImage]);
+    let set = [
+        r#"Command::new("kubectl").args(["set", "image", "deployment/a", image])"#,
+        r#"kubectl.args(["-n", namespace, "set", "image", workload, image])"#,
+        r#"cmd!(sh, "kubectl -n {namespace} set image deployment/a a={image}")"#,
+    ];
+    check_rust(&set, &[Pattern::MadeAtDeployTime]);
+    let neither = [
+        r#"engine.invocation().args(["pull", "--quiet", image])"#,
+        r#"Command::new("git").args(["pull", "origin", "datastorage"])"#,
+        r#"kubectl.args(["set", "env", workload, image])"#,
+        r#"settings.set("image", name)"#,
+    ];
+    check_rust(&neither, &[]);
+}
+
+#[test]
+fn a_reference_put_together_is_found_however_it_is_written() {
+    let pieces = [
+        r#"let image = "localhost/datastorage:".to_owned() + &tag"#,
+        r#"let mut image = String::from("localhost/datastorage:"); image.push_str(tag)"#,
+        r#"let image = "datastorage:".to_string() + tag"#,
+        r#"let image = repository + ":" + tag"#,
+        r#"let image = format!("{repo}:{tag}")"#,
+        r#"let image = format!("{}:{}", repository, tag)"#,
+        r#"let image = format!("{host}/{}:{}", self.image_name(), image.tag())"#,
+        r#"let image = format!("{image}:{version}")"#,
+        r#"let image = concat!("localhost/", "datastorage", ":", env!("TAG"))"#,
+        r#"let image = [repo, tag].join(":")"#,
+        r#"let image = vec![repo.as_str(), &tag].join(":")"#,
+        r#"let image = ["localhost/datastorage", &made].join(":")"#,
+    ];
+    check_rust(&pieces, &[Pattern::MadeAtDeployTime]);
+    let fixed = [
+        r#"let image = concat!("localhost/", "datastorage", ":", "e2e")"#,
+        r#"let image = ["datastorage", "e2e"].join(":")"#,
+    ];
+    check_rust(&fixed, &[Pattern::FixedTag]);
+}
+
+#[test]
+fn other_texts_with_a_colon_are_no_references() {
+    let pieces = [
+        r#"let address = format!("{host}:{port}")"#,
+        r#"let place = format!("{}:{}", path, line)"#,
+        r#"let user = [user, group].join(":")"#,
+        r#"let address = "http://localhost/datastorage:".to_owned() + port"#,
+        r#"let format = "{{.Repository}}:{{.Tag}}""#,
+        r#"eprintln!("datastorage: {error}")"#,
+        r#"let address = format!("datastorage:{}", port)"#,
+        r#"let key = format!("{name}:{id}")"#,
+        r#"let next = index + 1 + tag.len()"#,
+        r#"let tag = format!("{target}-{}", digest.short())"#,
+    ];
+    check_rust(&pieces, &[]);
+}
+
+#[test]
+fn phase_0_writes_its_reference_once() {
+    let reference = "write!(f, \"{}/{}:{}\", host, package, tag)";
+    let right = format!("impl fmt::Display for ImageRef {{\nfn fmt() {{ {reference} }}\n}}\n");
+    let found = Pattern::MadeAtDeployTime;
+    for (text, line) in [
+        (format!("{right}fn other() {{ {reference} }}\n"), 4),
+        (
+            right.replace("}\n}", &format!("}}\nfn other() {{ {reference} }}\n}}")),
+            3,
+        ),
+        (format!("{right}fn random_tag() {{}}\n"), 4),
+        (right.replace("ImageRef", "Tagged"), 2),
+    ] {
+        check("xtask/src/pipeline/tag.rs", &text, &[(line, found)]);
+    }
+    check("xtask/src/pipeline/load.rs", &right, &[(2, found)]);
+    let fixed = format!("{right}const OLD: &str = \"localhost/datastorage:old\";\n");
+    check(
+        "xtask/src/pipeline/tag.rs",
+        &fixed,
+        &[(4, Pattern::FixedTag)],
+    );
+}
+
+#[test]
+fn commands_of_workflows_are_found_with_their_options() {
+    for (command, found) in [
+        (
+            "crictl pull ghcr.io/us/datastorage",
+            Some(Pattern::SharedImage),
+        ),
+        (
+            "ctr -n k8s.io images pull ghcr.io/us/datastorage",
+            Some(Pattern::SharedImage),
+        ),
+        (
+            "nerdctl pull ghcr.io/us/datastorage",
+            Some(Pattern::SharedImage),
+        ),
+        ("crictl pull ghcr.io/datastorage/postgres", None),
+        (
+            "kubectl -n x set image deployment/a a=$IMAGE",
+            Some(Pattern::MadeAtDeployTime),
+        ),
+        ("kubectl set env deployment/a A=b", None),
+        (
+            "docker --context x \\\n  image tag $OLD $NEW",
+            Some(Pattern::ReTag),
+        ),
+        (
+            "skopeo copy docker://$OLD docker://ghcr.io/us/datastorage",
+            Some(Pattern::ReTag),
+        ),
+        ("skopeo copy docker://ghcr.io/us/datastorage dir:out", None),
+        ("git tag v1", None),
+    ] {
+        let text = format!("a:\n- run: {command}\n");
+        let expected: Vec<(usize, Pattern)> = found.map(|found| (2, found)).into_iter().collect();
+        check(".github/workflows/e2e.yml", &text, &expected);
+    }
 }
 
 #[test]

@@ -17,8 +17,8 @@ pub struct Names {
 pub(super) enum Mention {
     /// With a tag that stands there: the image without its repository, `datastorage:e2e`.
     Literal {
-        /// The package.
-        package: String,
+        /// Name and tag.
+        image: String,
         /// The tag or digest; `latest` where none stands.
         tag: String,
     },
@@ -52,6 +52,7 @@ fn mention(word: &str, names: &Names) -> Option<Mention> {
         None => (None, word),
     };
     // `gateway@datastorage` is a token's name; a digest says what it is.
+    let image = name;
     let (name, tag) = match name.split_once('@') {
         Some((name, digest)) if digest.starts_with("sha256:") => (name, digest),
         _ => name.split_once(':')?,
@@ -75,9 +76,51 @@ fn mention(word: &str, names: &Names) -> Option<Mention> {
         .bytes()
         .all(|byte| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte));
     (!is_port && is_tag && !tag.is_empty() && ours).then(|| Mention::Literal {
-        package: name.to_owned(),
+        image: image.to_owned(),
         tag: tag.to_owned(),
     })
+}
+
+/// Whether a text ends where the tag of one of our images would follow: `localhost/datastorage:`.
+/// The first part of its path is a host, as the distribution specification tells one from a path.
+pub(super) fn is_opened(text: &str, names: &Names) -> bool {
+    let word = words(text).last().filter(|word| text.ends_with(word));
+    let Some(reference) = word.and_then(|word| word.strip_suffix(':')) else {
+        return false;
+    };
+    let Some((host, _)) = reference.split_once('/') else {
+        return false;
+    };
+    let is_host = host == "localhost" || host.contains(['.', '{', '$']);
+    is_host && is_ours(reference, names)
+}
+
+/// Whether a word names one of our images, with a tag or without: `ghcr.io/us/datastorage`,
+/// `docker://$REGISTRY/datastorage:$TAG`, `$DATASTORAGE_IMAGE`. A file is no image.
+pub(super) fn is_ours(word: &str, names: &Names) -> bool {
+    let files = ["oci-archive:", "docker-archive:", "oci:", "dir:"];
+    if files.iter().any(|transport| word.starts_with(transport)) {
+        return false;
+    }
+    let name = word.rsplit('/').next().unwrap_or_default();
+    if let Some(variable) = name.strip_prefix(['$', '{']) {
+        let end = variable.find(['}', ':']).unwrap_or(variable.len());
+        return names_ours(&variable[..end], names);
+    }
+    let name = name.strip_prefix("containers-storage:").unwrap_or(name);
+    let end = name.find([':', '@']).unwrap_or(name.len());
+    names.packages.contains(&name[..end])
+}
+
+/// `DATASTORAGE_IMAGE`: a variable that is called like one of our packages.
+fn names_ours(variable: &str, names: &Names) -> bool {
+    let words: String = variable
+        .to_lowercase()
+        .replace(|letter: char| !letter.is_alphanumeric(), "_");
+    names
+        .packages
+        .iter()
+        .any(|package| format!("_{words}_").contains(&format!("_{}_", package.replace('-', "_"))))
 }
 
 #[cfg(test)]
@@ -93,7 +136,7 @@ mod tests {
         let found: Vec<String> = mentions(text, &names)
             .into_iter()
             .map(|mention| match mention {
-                Mention::Literal { package, tag } => format!("{package}:{tag}"),
+                Mention::Literal { image, .. } => image,
                 Mention::Filled => "filled".to_owned(),
             })
             .collect();

@@ -16,8 +16,11 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::lexer::{self, Kind, Token};
-use super::reference::{Mention, Names, mentions};
+use super::call;
+use super::command;
+use super::reference::{Mention, Names, is_opened, mentions};
+use super::source::Source;
+use super::template::{self, is_reference};
 
 /// A wrong pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,7 +59,7 @@ pub struct Finding {
     pub text: String,
 }
 
-/// The one file where references are made.
+/// The one file where a reference is made: `ImageRef` writes itself there.
 const PHASE_0: &str = "xtask/src/pipeline/tag.rs";
 
 /// Every wrong pattern in the tree below `root`, by path and line.
@@ -118,10 +121,10 @@ impl File<'_> {
         for mention in mentions(text, self.names) {
             match mention {
                 Mention::Filled => self.find(line, Pattern::MadeAtDeployTime, text),
-                Mention::Literal { package, tag } => self.literals.push(Literal {
+                Mention::Literal { image, tag } => self.literals.push(Literal {
                     path: self.path.to_owned(),
                     line,
-                    image: format!("{package}:{tag}"),
+                    image,
                     tag,
                 }),
             }
@@ -159,53 +162,50 @@ impl File<'_> {
     /// Workflows, and whatever else holds command lines.
     fn commands(&mut self, source: &str) {
         for (line, text) in numbered(source) {
-            let text = without_comment(text);
-            self.mentioned(line, text);
-            if renames(text) {
-                self.find(line, Pattern::ReTag, text);
-            }
-            if fetches(text) && self.names_ours(text) {
-                self.find(line, Pattern::SharedImage, text);
-            }
-            if sets_image(text) {
-                self.find(line, Pattern::MadeAtDeployTime, text);
+            self.mentioned(line, without_comment(text));
+        }
+        for (line, text) in command_lines(source) {
+            for (line, pattern) in command::in_line(line, &text, self.names) {
+                self.find(line, pattern, &text);
             }
         }
-    }
-
-    fn names_ours(&self, text: &str) -> bool {
-        text.split(|letter: char| !(letter.is_alphanumeric() || letter == '-' || letter == '_'))
-            .any(|word| self.names.packages.contains(word))
     }
 
     /// What a run can execute.
-    fn rust(&mut self, source: &str) {
-        let tokens = lexer::tokens(source);
-        for (index, token) in tokens.iter().enumerate() {
-            match &token.kind {
-                Kind::Text(text) => {
-                    for (offset, part) in text.lines().enumerate() {
-                        self.rust_text(token.line + offset, part, &tokens[..index]);
-                    }
-                }
-                Kind::Name(name) if is_function(&tokens[index + 1..]) => {
-                    self.function(token.line, name);
-                }
-                Kind::Name(_) | Kind::Mark(_) => {}
+    fn rust(&mut self, text: &str) {
+        let source = Source::new(text);
+        let phase_0 = if self.path == PHASE_0 {
+            source.implementation("Display", "ImageRef")
+        } else {
+            0..0
+        };
+        // The one that is right: phase 0 writes its reference once.
+        let mut right = 1;
+        for template in template::templates(&source) {
+            if right > 0 && phase_0.contains(&template.at) && is_reference(&template.text) {
+                right -= 1;
+                continue;
             }
+            for (offset, part) in template.text.lines().enumerate() {
+                self.rust_text(template.line + offset, part);
+            }
+        }
+        for (line, pattern) in call::commands(&source, self.names) {
+            let text = text.lines().nth(line - 1).unwrap_or_default();
+            self.find(line, pattern, text);
+        }
+        for call in source.calls() {
+            self.function(source.line(call.at), call.name);
         }
     }
 
-    fn rust_text(&mut self, line: usize, text: &str, before: &[Token]) {
-        if self.path != PHASE_0 {
-            self.mentioned(line, text);
-        }
-        // `.args(["tag", from, to])` as well as a whole command line.
-        if (text == "tag" && is_argument(before)) || renames(text) {
-            self.find(line, Pattern::ReTag, text);
-        }
-        if sets_image(text) {
+    fn rust_text(&mut self, line: usize, text: &str) {
+        self.mentioned(line, text);
+        if is_reference(text) || is_opened(text, self.names) {
             self.find(line, Pattern::MadeAtDeployTime, text);
+        }
+        for (line, pattern) in command::in_line(line, text, self.names) {
+            self.find(line, pattern, text);
         }
     }
 
@@ -218,27 +218,10 @@ impl File<'_> {
         }
         let makes = has(&["generate", "random", "unique", "fresh"]);
         let reference = has(&["tag"]) || has(&["image"]) && has(&["name", "ref", "reference"]);
-        if makes && reference && self.path != PHASE_0 {
+        if makes && reference {
             self.find(line, Pattern::MadeAtDeployTime, name);
         }
     }
-}
-
-fn is_function(after: &[Token]) -> bool {
-    after
-        .first()
-        .is_some_and(|token| token.kind == Kind::Mark('('))
-}
-
-/// The literal is handed to a call of `arg` or `args`, which is how children get their arguments.
-fn is_argument(before: &[Token]) -> bool {
-    let mut tokens = before.iter().rev().map(|token| &token.kind);
-    // Walks back over other literals of the same list, up to the call's bracket.
-    let opening = tokens.find(|kind| !matches!(kind, Kind::Text(_) | Kind::Mark(',' | '[' | '&')));
-    if opening != Some(&Kind::Mark('(')) {
-        return false;
-    }
-    matches!(tokens.next(), Some(Kind::Name(name)) if name == "arg" || name == "args")
 }
 
 /// A constant tag is shared when it stands in several files or is the tag of another target.
@@ -280,56 +263,27 @@ fn judge_literals(literals: Vec<Literal>, names: &Names) -> Vec<Finding> {
         .collect()
 }
 
-/// `docker tag`, `podman image tag`, `ctr -n k8s.io images tag`, `crane tag`.
-fn renames(text: &str) -> bool {
-    let words: Vec<&str> = text.split_whitespace().collect();
-    let tool = words.iter().position(|word| {
-        let name = word.rsplit('/').next().unwrap_or(word);
-        [
-            "docker", "podman", "nerdctl", "buildah", "ctr", "crane", "regctl",
-        ]
-        .contains(&name)
-    });
-    tool.is_some_and(|tool| {
-        words[tool + 1..]
-            .iter()
-            .take_while(|word| !["&&", "||", ";", "|"].contains(word))
-            .take(5)
-            .any(|&word| word == "tag")
-    })
-}
-
-fn fetches(text: &str) -> bool {
-    [
-        "docker pull",
-        "podman pull",
-        "docker image pull",
-        "crane pull",
-    ]
-    .iter()
-    .any(|command| text.contains(command))
-}
-
-/// Commands that put another image into what is deployed already.
-fn sets_image(text: &str) -> bool {
-    let commands = [
-        "kubectl set image",
-        "kustomize edit set image",
-        "--set image.tag",
-        "--set=image.tag",
-    ];
-    // With what is set: a phrase alone, as here, does nothing.
-    commands.iter().any(|command| {
-        text.split_once(command)
-            .is_some_and(|(_, rest)| rest.trim_start_matches([' ', '=']).len() > 1)
-    })
-}
-
 fn numbered(source: &str) -> impl Iterator<Item = (usize, &str)> {
     source
         .lines()
         .enumerate()
         .map(|(index, text)| (index + 1, text))
+}
+
+/// Lines without comments; what ends in a backslash goes on in the next.
+fn command_lines(source: &str) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let mut goes_on = false;
+    for (line, text) in numbered(source) {
+        let text = without_comment(text).trim_end();
+        let part = text.strip_suffix('\\').unwrap_or(text);
+        match lines.last_mut().filter(|_| goes_on) {
+            Some((_, command)) => command.push_str(part),
+            None => lines.push((line, part.to_owned())),
+        }
+        goes_on = part.len() < text.len();
+    }
+    lines
 }
 
 fn without_comment(text: &str) -> &str {
