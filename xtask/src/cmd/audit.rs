@@ -14,6 +14,7 @@ use crate::source::workspace::{Target, Workspace};
 
 mod call;
 mod command;
+mod entry;
 mod lexer;
 mod reference;
 mod scan;

@@ -171,6 +171,66 @@ fn a_tag_made_at_deploy_time_is_found() {
     );
 }
 
+#[test]
+fn a_repository_and_its_tag_are_found() {
+    for (block, found) in [
+        (
+            "  repository: localhost/datastorage\n  tag: e2e\n",
+            Some((3, Pattern::FixedTag)),
+        ),
+        (
+            "  tag: ${TAG}\n  repository: us/datastorage\n",
+            Some((2, Pattern::MadeAtDeployTime)),
+        ),
+        (
+            "  repository: us/datastorage\n  tag: \"\"\n",
+            Some((2, Pattern::FixedTag)),
+        ),
+        ("  repository: postgres\n  tag: \"15\"\n", None),
+        ("repository: datastorage\ntag: e2e\n", None),
+    ] {
+        let text = format!("image:\n{block}");
+        check(
+            "deploy/values.yaml",
+            &text,
+            Vec::from_iter(found).as_slice(),
+        );
+    }
+    let pair = "image:\n  repository: us/datastorage\n  tag: e2e\n";
+    let shared = [
+        ("deploy/gateway.yaml", "image: datastorage:e2e\n"),
+        ("deploy/values.yaml", pair),
+    ];
+    assert_eq!(
+        findings(&shared),
+        [
+            "deploy/gateway.yaml:1 shared image",
+            "deploy/values.yaml:3 shared image"
+        ]
+    );
+    let flow = "a:\n  image: {repository: us/datastorage, tag: e2e}\n";
+    check("deploy/values.yaml", flow, &[(2, Pattern::FixedTag)]);
+}
+
+#[test]
+fn json_manifests_are_read() {
+    let fixed = [(2, Pattern::FixedTag)];
+    for image in [
+        "localhost/datastorage:e2e",
+        "localhost/datastorage",
+        "x:latest",
+    ] {
+        let text = format!("{{\n\"image\": \"{image}\"}}\n");
+        check("deploy/datastorage.json", &text, &fixed);
+    }
+    let pair = "{\"image\": {\"repository\": \"datastorage\",\n\"tag\": \"e2e\"}}\n";
+    check("deploy/values.json", pair, &fixed);
+    for image in ["datastorage", "postgres:15"] {
+        let text = format!("{{\"image\": \"{image}\", \"tag\": \"e2e\"}}\n");
+        check("deploy/datastorage.json", &text, &[]);
+    }
+}
+
 /// Puts each piece into a function of a Rust source, as its second line.
 #[track_caller]
 fn check_rust(pieces: &[&str], expected: &[Pattern]) {

@@ -18,7 +18,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::call;
 use super::command;
-use super::reference::{Mention, Names, is_opened, mentions};
+use super::entry::{self, Entry};
+use super::lexer;
+use super::reference::{Mention, Names, is_opened, is_ours, mentions};
 use super::source::Source;
 use super::template::{self, is_reference};
 
@@ -80,6 +82,7 @@ pub fn scan(root: &Utf8Path, names: &Names) -> Result<Vec<Finding>> {
         };
         match path.extension() {
             Some("rs") => file.rust(&source),
+            Some("json") => file.json(&source),
             Some("yaml" | "yml") if !is_workflow(&path) => file.manifest(&source),
             _ => file.commands(&source),
         }
@@ -95,8 +98,10 @@ pub fn scan(root: &Utf8Path, names: &Names) -> Result<Vec<Finding>> {
 struct Literal {
     path: Utf8PathBuf,
     line: usize,
-    image: String,
+    package: String,
     tag: String,
+    /// What stands there.
+    text: String,
 }
 
 struct File<'a> {
@@ -124,8 +129,13 @@ impl File<'_> {
                 Mention::Literal { image, tag } => self.literals.push(Literal {
                     path: self.path.to_owned(),
                     line,
-                    image,
+                    package: image
+                        .split([':', '@'])
+                        .next()
+                        .unwrap_or_default()
+                        .to_owned(),
                     tag,
+                    text: image,
                 }),
             }
         }
@@ -133,24 +143,65 @@ impl File<'_> {
 
     /// Manifests name our images by their logical name and nothing else.
     fn manifest(&mut self, source: &str) {
+        let mut entries = Vec::new();
         for (line, text) in numbered(source) {
             let text = without_comment(text);
             self.mentioned(line, text);
-            let Some((key, value)) = text.trim_start_matches([' ', '-']).split_once(':') else {
-                continue;
-            };
-            let value = value.trim().trim_matches(['"', '\'']);
-            match key.trim() {
-                "image" if self.is_ours_without_tag(value) => {
-                    // No tag means `latest`, which is a fixed tag.
-                    self.find(line, Pattern::FixedTag, text);
+            entries.extend(entry::of_yaml_line(line, text));
+        }
+        self.entries(&entries);
+    }
+
+    fn json(&mut self, source: &str) {
+        for (line, text) in numbered(source) {
+            self.mentioned(line, text);
+        }
+        self.entries(&entry::of_json(&lexer::tokens(source)));
+    }
+
+    fn entries(&mut self, entries: &[Entry]) {
+        for (index, entry) in entries.iter().enumerate() {
+            let (line, value) = (entry.line, entry.value.as_str());
+            match entry.key.as_str() {
+                "image" if value.is_empty() => {
+                    let block = entries[index + 1..].iter();
+                    let block = block.take_while(|inner| inner.depth > entry.depth);
+                    self.image_block(&block.collect::<Vec<_>>());
                 }
-                "image" if value.ends_with(":latest") => self.find(line, Pattern::FixedTag, text),
-                "newTag" => self.find(line, Pattern::FixedTag, text),
-                "newName" => self.find(line, Pattern::ReTag, text),
+                // No tag means `latest`, which is a fixed tag.
+                "image" if self.is_ours_without_tag(value) || value.ends_with(":latest") => {
+                    self.find(line, Pattern::FixedTag, value);
+                }
+                "newTag" => self.find(line, Pattern::FixedTag, value),
+                "newName" => self.find(line, Pattern::ReTag, value),
                 _ => {}
             }
         }
+    }
+
+    /// `repository` and `tag` as the values of Helm charts have them.
+    fn image_block(&mut self, block: &[&Entry]) {
+        let get = |key: &str| block.iter().find(|entry| entry.key == key);
+        let Some(repository) = get("repository").filter(|own| is_ours(&own.value, self.names))
+        else {
+            return;
+        };
+        let Some(tag) = get("tag").filter(|tag| !tag.value.is_empty()) else {
+            self.find(repository.line, Pattern::FixedTag, &repository.value);
+            return;
+        };
+        if tag.value.contains('$') {
+            self.find(tag.line, Pattern::MadeAtDeployTime, &tag.value);
+            return;
+        }
+        let name = repository.value.rsplit('/').next().unwrap_or_default();
+        self.literals.push(Literal {
+            path: self.path.to_owned(),
+            line: tag.line,
+            package: name.to_owned(),
+            tag: tag.value.clone(),
+            text: tag.value.clone(),
+        });
     }
 
     fn is_ours_without_tag(&self, image: &str) -> bool {
@@ -226,9 +277,9 @@ impl File<'_> {
 
 /// A constant tag is shared when it stands in several files or is the tag of another target.
 fn judge_literals(literals: Vec<Literal>, names: &Names) -> Vec<Finding> {
-    let mut files: BTreeMap<&str, Vec<&Utf8Path>> = BTreeMap::new();
+    let mut files: BTreeMap<(&str, &str), Vec<&Utf8Path>> = BTreeMap::new();
     for literal in &literals {
-        let paths = files.entry(&literal.image).or_default();
+        let paths = files.entry((&literal.package, &literal.tag)).or_default();
         if !paths.contains(&literal.path.as_path()) {
             paths.push(&literal.path);
         }
@@ -246,7 +297,8 @@ fn judge_literals(literals: Vec<Literal>, names: &Names) -> Vec<Finding> {
         })
     };
     let pattern = |literal: &Literal| {
-        if files[literal.image.as_str()].len() > 1 || is_foreign(literal) {
+        if files[&(literal.package.as_str(), literal.tag.as_str())].len() > 1 || is_foreign(literal)
+        {
             Pattern::SharedImage
         } else {
             Pattern::FixedTag
@@ -258,7 +310,7 @@ fn judge_literals(literals: Vec<Literal>, names: &Names) -> Vec<Finding> {
             path: literal.path.clone(),
             line: literal.line,
             pattern: pattern(literal),
-            text: literal.image.clone(),
+            text: literal.text.clone(),
         })
         .collect()
 }
@@ -339,4 +391,5 @@ fn is_scanned_file(path: &Utf8Path) -> bool {
         || name.starts_with("Containerfile")
         || ["Makefile", "justfile"].contains(&name)
         || path.starts_with(".ci")
+        || path.starts_with("deploy") && path.extension() == Some("json")
 }
