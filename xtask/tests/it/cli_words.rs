@@ -47,6 +47,7 @@ Commands:
   logs    Print the log of a service of the newest run
   clean   Remove what the tool made in this checkout and no living run uses
   test    Run the unit and integration tests, with a PostgreSQL server of their own
+  bench   Measure what the tool costs, each figure as a ratio to its floor
   ci      Run everything that must be green before a change is merged
 
 Options:
