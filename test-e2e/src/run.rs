@@ -125,7 +125,14 @@ impl Run {
     #[must_use]
     #[track_caller]
     pub fn token(&self, subject: &str, service: &str) -> String {
-        secret(&self.tokens_directory.join(format!("{subject}@{service}")))
+        let path = self.tokens_directory.join(format!("{subject}@{service}"));
+        assert!(
+            path.exists(),
+            "{subject} has no token for {service}: its role there belongs into \
+             [package.metadata.e2e.subjects.{subject}], for a person in test-e2e/Cargo.toml, for \
+             a service in its own: {service} = \"read\""
+        );
+        secret(&path)
     }
 
     /// A password by the name of what it opens.

@@ -96,9 +96,9 @@ pub struct E2e {
 pub enum Keep {
     /// Never
     Never,
-    /// When the run was red
+    /// When a run was red that had got as far as containers
     OnFailure,
-    /// Always
+    /// Always, once there are containers
     Always,
 }
 
@@ -158,7 +158,11 @@ pub struct Audit {}
 
 /// What `doctor` takes.
 #[derive(Clone, Debug, Args)]
-pub struct Doctor {}
+pub struct Doctor {
+    /// Which container engine is asked for
+    #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
+    pub engine: Choice,
+}
 
 /// What `setup` takes.
 #[derive(Clone, Debug, Args)]

@@ -25,6 +25,9 @@ pub(crate) use probe_image::executable as smallest_executable;
 
 /// The fix when there is no engine.
 const INSTALL: &str = "`cargo xtask setup --yes` installs podman and what it needs";
+/// The fix when docker is asked for and has no server.
+const NO_DOCKER: &str =
+    "start docker; or install docker.io: as root, a server is then started for each command";
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -49,6 +52,12 @@ pub enum Choice {
 }
 
 impl Choice {
+    /// Whether this engine may be used.
+    #[must_use]
+    pub fn allows(self, kind: EngineKind) -> bool {
+        self.kinds().contains(&kind)
+    }
+
     fn kinds(self) -> &'static [EngineKind] {
         match self {
             Self::Auto => &[EngineKind::Podman, EngineKind::Docker],
@@ -248,16 +257,17 @@ fn none_works(errors: Vec<(EngineKind, anyhow::Error)>) -> anyhow::Error {
 /// The fix when none of these works: that of an engine that is there, since nothing needs to be
 /// installed then; else the installation.
 pub fn remedy<'a>(errors: impl Iterator<Item = (EngineKind, &'a anyhow::Error)>) -> String {
-    let mut broken = None;
+    let (mut broken, mut install) = (None, None);
     for (kind, error) in errors {
         match Failure::find(error).and_then(Failure::hint_text) {
-            Some(INSTALL) => {}
+            Some(INSTALL) => install = Some(INSTALL),
+            Some(NO_DOCKER) => install = install.or(Some(NO_DOCKER)),
             Some(hint) => return hint.to_owned(),
             None => broken = broken.or(Some(kind)),
         }
     }
     broken.map_or_else(
-        || INSTALL.to_owned(),
+        || install.unwrap_or(INSTALL).to_owned(),
         |kind| {
             let program = kind.program();
             format!("{program} is installed and fails by itself: make `{program} run` work for this user")

@@ -193,6 +193,29 @@ impl Manifests {
         part
     }
 
+    /// Which reference every container of a service gets, by the service's name; as a roll-out puts
+    /// them in.
+    ///
+    /// # Errors
+    /// [`Exit::Manifest`] for an image that does not belong to the run.
+    pub(crate) fn references_in(
+        &self,
+        references: &References<impl Named>,
+    ) -> Result<BTreeMap<&str, BTreeSet<String>>> {
+        let mut found: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        for workload in &self.workloads {
+            let spec = &workload.deployment.spec.template.spec;
+            for container in spec.init_containers.iter().chain(&spec.containers) {
+                let image = references.get(workload, &container.image)?;
+                found
+                    .entry(&workload.service)
+                    .or_default()
+                    .insert(image.reference().to_owned());
+            }
+        }
+        Ok(found)
+    }
+
     /// What stands in the manifests and means nothing here: `NetworkPolicy gateway`, ...
     pub fn void(&self) -> impl Iterator<Item = &str> {
         self.void.iter().map(String::as_str)

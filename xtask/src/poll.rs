@@ -28,11 +28,15 @@ pub fn until<T>(
     mut look: impl FnMut() -> Result<Look<T>>,
 ) -> Result<T> {
     let begun = Instant::now();
+    let mut last = None;
     loop {
-        interrupt::check()?;
+        interrupt::check().map_err(|error| match &last {
+            Some(status) => error.context(Waited(format!("no {what} so far; last seen: {status}"))),
+            None => error,
+        })?;
         let status = match look()? {
             Look::Found(value) => return Ok(value),
-            Look::NotYet(status) => status,
+            Look::NotYet(status) => last.insert(status),
         };
         if begun.elapsed() + interval > deadline {
             bail!(
@@ -43,6 +47,11 @@ pub fn until<T>(
         thread::sleep(interval);
     }
 }
+
+/// What a wait had seen when a signal ended it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Waited(String);
 
 /// Lets `interval` pass between two looks of a loop that has a deadline and a status of its own.
 ///

@@ -43,6 +43,7 @@ pub struct Invocation {
     arguments: Vec<String>,
     environment: Environment,
     removed: BTreeSet<String>,
+    secret: BTreeSet<String>,
     directory: Option<Utf8PathBuf>,
     inherited: Vec<Arc<OwnedFd>>,
 }
@@ -152,6 +153,7 @@ impl Invocation {
             arguments: Vec::new(),
             environment: Environment::Inherited(BTreeMap::new()),
             removed: BTreeSet::new(),
+            secret: BTreeSet::new(),
             directory: None,
             inherited: Vec::new(),
         }
@@ -180,6 +182,14 @@ impl Invocation {
         self.removed.remove(&name);
         variables.insert(name, value.into());
         self
+    }
+
+    /// Sets a variable whose value is shown nowhere.
+    #[must_use]
+    pub fn secret_env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        let name = name.into();
+        self.secret.insert(name.clone());
+        self.env(name, value)
     }
 
     /// Takes a variable of the tool's own away.
@@ -289,7 +299,11 @@ impl fmt::Display for Invocation {
             }
         };
         for (name, value) in variables {
-            write!(formatter, "{name}={} ", quoted(value))?;
+            let shown = match self.secret.contains(name) {
+                true => "...".to_owned(),
+                false => quoted(value),
+            };
+            write!(formatter, "{name}={shown} ")?;
         }
         formatter.write_str(&quoted(&self.program))?;
         self.arguments

@@ -8,9 +8,10 @@ use anyhow::{Context as _, Result};
 
 use super::{print_data, tag};
 use crate::exit::{Exit, Failure};
+use crate::manifest::{Manifests, References};
 use crate::pipeline::build::recipe::Profile;
 use crate::report::table;
-use crate::source::workspace::{Target, Workspace};
+use crate::source::workspace::{PackageName, Target, Workspace};
 
 mod call;
 mod command;
@@ -37,11 +38,14 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let findings = scan(&workspace.root, &names(workspace))?;
     print_data(&text(&rows, &findings))?;
-    let shared = rows.len() - distinct(&rows);
-    if findings.is_empty() && shared == 0 {
+    let wrong = rows.len() - distinct(&rows) + rows.iter().filter(|row| !row.agrees()).count();
+    if findings.is_empty() && wrong == 0 {
         return Ok(());
     }
-    let message = format!("{} wrong tag patterns", findings.len() + shared);
+    let message = match findings.len() + wrong {
+        1 => "1 wrong tag pattern".to_owned(),
+        count => format!("{count} wrong tag patterns"),
+    };
     Err(Failure::new(Exit::Red, message)
         .hint("docs/image-tags.md has the right pattern, and each wrong one")
         .into())
@@ -61,26 +65,51 @@ pub fn names(workspace: &Workspace) -> Names {
     }
 }
 
-/// A target, and the reference that each phase hands on.
+/// A target, and the reference that each phase works with.
 #[derive(Debug)]
 struct Row {
     target: String,
     tag: String,
+    /// As phase 0 makes it.
     reference: String,
+    /// What stands in the image, and what its archive is called.
+    build: String,
+    /// What the engine is asked for.
+    load: String,
+    /// What the manifests start, as they are read for a roll-out.
+    deploy: String,
 }
 
-/// Phase 0 as a run does it. Build, load and deploy take the reference from its result and have no
-/// other way to one, so there is one reference to show.
+impl Row {
+    fn agrees(&self) -> bool {
+        [&self.build, &self.load, &self.deploy]
+            .into_iter()
+            .all(|phase| *phase == self.reference)
+    }
+}
+
+/// Phase 0 as a run does it; build and load have no other way to a reference than its result, and
+/// the manifests are read and filled as for a roll-out.
 fn row(workspace: &Workspace, target: &Target) -> Result<Row> {
     let images = tag::compute(workspace, target, Profile::E2e)?;
-    let reference = images
+    let image = images
         .get(&workspace.against)
-        .with_context(|| format!("{} has no image of {}", target.name, workspace.against))?
-        .reference();
+        .with_context(|| format!("{} has no image of {}", target.name, workspace.against))?;
+    let reference = image.reference().to_string();
+    let ours = target.packages.iter().map(PackageName::as_str);
+    let names = ours.chain(target.third_party.iter().map(String::as_str));
+    let manifests = Manifests::read(workspace, names)?;
+    let references = References::planned(&images, &target.third_party);
+    let deployed = manifests.references_in(&references)?;
+    let deployed = deployed.get(workspace.against.as_str());
+    let deployed: Vec<&str> = deployed.into_iter().flatten().map(String::as_str).collect();
     Ok(Row {
         target: target.name.to_string(),
-        tag: reference.tag().to_owned(),
-        reference: reference.to_string(),
+        tag: image.reference().tag().to_owned(),
+        build: reference.clone(),
+        load: reference.clone(),
+        deploy: deployed.join(" "),
+        reference,
     })
 }
 
@@ -101,16 +130,27 @@ fn text(rows: &[Row], findings: &[Finding]) -> String {
     let mut lines = vec![head.map(str::to_owned).to_vec()];
     for row in rows {
         let shared = uses[row.reference.as_str()] > 1;
-        let (pattern, verdict) = match shared {
-            false => ("tagged once, in phase 0", "right"),
-            true => ("shared image", "wrong"),
+        let (pattern, verdict) = match (shared, row.agrees()) {
+            (false, true) => ("tagged once, in phase 0", "right"),
+            (true, _) => ("shared image", "wrong"),
+            (false, false) => ("made at deploy time", "wrong"),
         };
         let mut line = vec![row.target.clone(), row.tag.clone()];
-        line.extend(std::iter::repeat_n(row.reference.clone(), 3));
+        // A reference is long; where it is that of phase 0, its tag stands beside it already.
+        line.extend([&row.build, &row.load, &row.deploy].map(|phase| {
+            match *phase == row.reference {
+                true => "this tag".to_owned(),
+                false => phase.clone(),
+            }
+        }));
         line.extend([pattern.to_owned(), verdict.to_owned()]);
         lines.push(line);
     }
-    let mut text = table::layout(&lines);
+    let mut text = String::new();
+    if let Some(repository) = rows.first().and_then(|row| row.reference.split(':').next()) {
+        text.push_str(&format!("each reference is {repository}:<tag>\n"));
+    }
+    text.push_str(&table::layout(&lines));
     for finding in findings {
         text.push_str(&format!(
             "{}:{}: {}: {}\n",

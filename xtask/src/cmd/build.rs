@@ -41,7 +41,7 @@ pub fn run(workspace: &Workspace, options: &cli::Build) -> Result<()> {
         None => workspace.targets.values().collect(),
     };
     if let Some(directory) = &options.output {
-        fs::create_dir_all(directory).with_context(|| format!("cannot make {directory}"))?;
+        super::check_folder("--output", directory)?;
     }
     let mut list = Vec::new();
     for target in targets {

@@ -44,13 +44,19 @@ pub fn run(workspace: &Workspace, options: &cli::Clean) -> Result<()> {
     remove_folders(workspace)?;
     let old = collect_caches(workspace)?;
     let mut archives: BTreeSet<String> = old.iter().filter_map(file_name).collect();
-    if options.images {
-        archives.extend(kept_archives(workspace)?);
-    }
+    let kept = match options.images {
+        true => kept_archives(workspace)?,
+        false => Vec::new(),
+    };
+    archives.extend(kept.iter().filter_map(file_name));
     if !archives.is_empty() {
         for engine in &engines {
             remove_images(engine, &archives)?;
         }
+    }
+    // Last: they tell which images are ours.
+    for archive in kept {
+        fs::remove_file(&archive).with_context(|| format!("cannot remove {archive}"))?;
     }
     Ok(())
 }
@@ -73,14 +79,18 @@ fn collect_caches(workspace: &Workspace) -> Result<Vec<Utf8PathBuf>> {
     Ok(removed.into_iter().map(|file| file.path).collect())
 }
 
-/// The archives of images that lie in this build folder, by file name.
-fn kept_archives(workspace: &Workspace) -> Result<Vec<String>> {
+/// The archives of images that lie in this build folder.
+fn kept_archives(workspace: &Workspace) -> Result<Vec<Utf8PathBuf>> {
     let folder = workspace.state_directory().join(IMAGES);
     let Ok(entries) = folder.read_dir_utf8() else {
         return Ok(Vec::new());
     };
     entries
-        .map(|entry| Ok(entry?.file_name().to_owned()))
+        .map(|entry| Ok(entry?.into_path()))
+        .filter(|path| {
+            path.as_ref()
+                .is_ok_and(|path| path.extension() == Some("tar"))
+        })
         .collect()
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 
 use super::{print_data, setup};
-use crate::engine::{self, Engine, Limits, Probe};
+use crate::engine::{self, Choice, Engine, Limits, Probe, dockerd};
 use crate::exit::{Exit, Failure};
 use crate::host::diverted;
 use crate::host::needs::{self, Need, Part};
@@ -16,11 +16,16 @@ use crate::source::workspace::Workspace;
 ///
 /// # Errors
 /// [`crate::exit::Exit::Host`] when the main job could not run.
-pub fn run(workspace: &Workspace) -> Result<()> {
+pub fn run(workspace: &Workspace, choice: Choice) -> Result<()> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let folder = Utf8Path::from_path(folder.path()).context("the temporary folder is not UTF-8")?;
     let probes = Engine::probe_all(folder);
-    let chosen = probes.iter().find(|probe| probe.result.is_ok());
+    let wanted = |probe: &&Probe| choice.allows(probe.kind);
+    let chosen = probes
+        .iter()
+        .filter(wanted)
+        .find(|probe| probe.result.is_ok());
+    let own_server = choice == Choice::Docker && chosen.is_none() && dockerd::is_wanted();
     let needs = needs::all(&workspace.root);
     let mut text = String::new();
     for need in &needs {
@@ -35,31 +40,27 @@ pub fn run(workspace: &Workspace) -> Result<()> {
         .filter(|need| need.found.is_none() && need.part == Part::Build)
         .map(|need| need.name)
         .collect();
-    match chosen {
-        Some(probe) => {
-            let _ = writeln!(
-                text,
-                "{:>8}  {}: the first engine on which a container was seen to run",
-                "chosen",
-                probe.kind.program()
-            );
+    let choice_line = match chosen {
+        Some(probe) => format!(
+            "{}: the first engine that is asked for and was seen to run a container",
+            probe.kind.program()
+        ),
+        None if own_server => {
+            "docker: with a server of its own for each command, since none runs".to_owned()
         }
-        None => {
-            let _ = writeln!(
-                text,
-                "{:>8}  no engine: none was seen to run a container; fix: {}",
-                "chosen",
-                remedy(&probes)
-            );
-        }
-    }
+        None => format!(
+            "no engine: none was seen to run a container; fix: {}",
+            remedy(&probes, choice)
+        ),
+    };
+    let _ = writeln!(text, "{:>8}  {choice_line}", "chosen");
     print_data(&text)?;
-    if chosen.is_some() && blocked.is_empty() {
+    if (chosen.is_some() || own_server) && blocked.is_empty() {
         return Ok(());
     }
     let blocked_count = blocked.len();
     let mut lacks: Vec<&str> = blocked;
-    if chosen.is_none() {
+    if chosen.is_none() && !own_server {
         lacks.push("a container engine that works");
     }
     Err(Failure::new(
@@ -72,13 +73,14 @@ pub fn run(workspace: &Workspace) -> Result<()> {
     .hint(if blocked_count > 0 {
         "`cargo xtask setup --yes` installs what is missing".to_owned()
     } else {
-        remedy(&probes)
+        remedy(&probes, choice)
     })
     .into())
 }
 
-fn remedy(probes: &[Probe]) -> String {
-    engine::remedy(probes.iter().filter_map(|probe| {
+fn remedy(probes: &[Probe], choice: Choice) -> String {
+    let wanted = probes.iter().filter(|probe| choice.allows(probe.kind));
+    engine::remedy(wanted.filter_map(|probe| {
         let error = probe.result.as_ref().err()?;
         Some((probe.kind, error))
     }))

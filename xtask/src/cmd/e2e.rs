@@ -34,6 +34,9 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     if options.plan {
         return plan::print(workspace, &targets, options);
     }
+    if let Some(folder) = &options.report {
+        super::check_folder("--report", folder)?;
+    }
     let deadline = Deadline::arm(options.timeout)?;
     if options.yes {
         super::setup::ensure(workspace, super::setup::Purpose::MainJob)?;
@@ -151,11 +154,14 @@ fn selection<'a>(workspace: &'a Workspace, options: &cli::E2e) -> Result<Vec<&'a
     if options.all {
         return Ok(workspace.targets.values().collect());
     }
-    options
-        .targets
-        .iter()
-        .map(|name| workspace.target(name))
-        .collect()
+    let mut targets: Vec<&Target> = Vec::new();
+    for name in &options.targets {
+        let target = workspace.target(name)?;
+        if !targets.iter().any(|known| known.name == target.name) {
+            targets.push(target);
+        }
+    }
+    Ok(targets)
 }
 
 fn rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {

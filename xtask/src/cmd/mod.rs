@@ -4,8 +4,10 @@
 use std::io::Write as _;
 
 use anyhow::Result;
+use camino::Utf8Path;
 
 use crate::cli::Command;
+use crate::exit::{Exit, Failure};
 use crate::source::workspace::Workspace;
 
 pub mod audit;
@@ -39,9 +41,28 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Test(options) => test::run(&workspace, options),
         Command::Bench(options) => bench::run(&workspace, options),
         Command::Ci(options) => ci::run(&workspace, options),
-        Command::Doctor(_) => doctor::run(&workspace),
+        Command::Doctor(options) => doctor::run(&workspace, options.engine),
         Command::Setup(options) => setup::run(&workspace, options.yes),
     }
+}
+
+/// Makes a folder that an option names, and sees that files can be written there: before minutes
+/// are spent on what would be written.
+///
+/// # Errors
+/// [`Exit::Usage`], naming option and folder.
+pub(crate) fn check_folder(option: &str, folder: &Utf8Path) -> Result<()> {
+    std::fs::create_dir_all(folder)
+        .and_then(|()| tempfile::tempfile_in(folder).map(drop))
+        .map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                format!("{option} {folder}: no files can be written there"),
+            )
+            .hint("name a folder that is yours")
+            .caused_by(error)
+            .into()
+        })
 }
 
 /// Writes data to standard output. A reader that has gone (`| head`) is no failure.

@@ -97,7 +97,7 @@ fn cargo_test(
     }
     let command = invocation.to_string();
     if let Some(url) = url {
-        invocation = invocation.env("TEST_POSTGRES_URL", url);
+        invocation = invocation.secret_env("TEST_POSTGRES_URL", url);
     }
     let log = log_path(workspace);
     let state = workspace.state_directory();

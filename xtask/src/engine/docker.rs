@@ -10,7 +10,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Bench, does_not_work, last_error};
-use super::{Engine, EngineKind, INSTALL, Limits, Platform, dockerd};
+use super::{Engine, EngineKind, Limits, NO_DOCKER, Platform, dockerd};
 use crate::exit::{Exit, Failure};
 use crate::host::{self, Stamp};
 use crate::process::{self, Invocation};
@@ -62,7 +62,7 @@ struct Cached {
 pub(super) fn probe() -> Result<Engine> {
     let Some(program) = host::program("docker") else {
         return Err(Failure::new(Exit::Host, "is not installed")
-            .hint(INSTALL)
+            .hint(NO_DOCKER)
             .into());
     };
     let client = client(&program);
@@ -137,7 +137,7 @@ fn server(client: &Invocation) -> Result<Server> {
 
 fn no_server(program: &str, words: &str) -> anyhow::Error {
     let message = format!("{program} is a client without a server: {words}");
-    Failure::new(Exit::Host, message).hint(INSTALL).into()
+    Failure::new(Exit::Host, message).hint(NO_DOCKER).into()
 }
 
 fn platform(server: &Server) -> Result<Platform> {

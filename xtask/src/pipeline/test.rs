@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attest::Attested;
 use super::build::TestProgram;
+use crate::exit::{Exit, Failure};
 use crate::process::{self, Echo, Invocation};
 use crate::run::Run;
 
@@ -102,6 +103,55 @@ pub fn test(
     Ok(TestReport {
         results,
         program_succeeded: code == 0,
+    })
+}
+
+/// Sees that the filters leave something to run, before anything is deployed for it.
+///
+/// # Errors
+/// [`Exit::Usage`], naming the filters and the tests that there are.
+pub fn check_filters(run: &Run, program: &TestProgram, filters: &[String]) -> Result<()> {
+    if filters.is_empty() {
+        return Ok(());
+    }
+    let list = |filters: &[String]| {
+        let list = invocation(run.directory(), program.path(), filters).arg("--list");
+        process::output(&list, LIST_DEADLINE)
+    };
+    let asked = list(filters)?;
+    let words = filters.join(" ");
+    if asked.code != 0 {
+        let said = asked.stderr.lines().next().unwrap_or_default().to_owned();
+        return Err(Failure::new(
+            Exit::Usage,
+            format!("the tests do not take `-- {words}`: {said}"),
+        )
+        .hint("after `--` stand words that names of tests contain; options of e2e stand before it")
+        .into());
+    }
+    let names = |text: &str| -> Vec<String> {
+        let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
+        names.map(str::to_owned).collect()
+    };
+    if names(&asked.stdout).is_empty() {
+        let known = names(&list(&[])?.stdout);
+        return Err(
+            Failure::new(Exit::Usage, format!("no test has `{words}` in its name"))
+                .hint(format!("there are:\n  {}", known.join("\n  ")))
+                .into(),
+        );
+    }
+    Ok(())
+}
+
+/// What the tests have told so far, of a program that was ended: what began and did not end has
+/// failed.
+#[must_use]
+pub fn told_so_far(run: &Run) -> Option<TestReport> {
+    let lines = fs::read_to_string(run.directory().join("tests.jsonl")).ok()?;
+    Some(TestReport {
+        results: results(&lines).ok()?,
+        program_succeeded: false,
     })
 }
 

@@ -63,8 +63,18 @@ pub fn timed<T>(
 }
 
 /// An error with its causes, and its hint, on standard error.
+/// What a signal ended is told as that: the command that it happened to end is nobody's concern.
 pub fn error(error: &Error) {
-    say_part!("{}", error_text(error));
+    let by = match exit_of(error) {
+        Exit::Interrupted => "Ctrl-C",
+        Exit::Terminated => "SIGTERM",
+        Exit::HungUp => "SIGHUP",
+        _ => {
+            say_part!("{}", error_text(error));
+            return;
+        }
+    };
+    say!("error: ended by {by}");
 }
 
 /// An error with its causes, and its hint: what [`error()`] prints.

@@ -222,7 +222,60 @@ impl Workspace {
     /// [`crate::exit::Exit::Usage`] when it is unknown: suggests the nearest, lists the known.
     pub fn target(&self, name: &str) -> Result<&Target> {
         let found = self.targets.values().find(|target| target.name.0 == name);
-        found.ok_or_else(|| unknown("target", name, self.targets.keys().map(TargetName::as_str)))
+        let target = found.ok_or_else(|| self.no_target(name))?;
+        self.check_test_target(name)?;
+        Ok(target)
+    }
+
+    /// Why a name is none of a target: a package of that name lacks something.
+    fn no_target(&self, name: &str) -> anyhow::Error {
+        let tests = &self.packages[&self.tests].directory;
+        let package = self.packages.values().find(|one| one.name.0 == name);
+        let lacks = match package {
+            None => return unknown("target", name, self.targets.keys().map(TargetName::as_str)),
+            Some(package) if package.e2e.is_none() => {
+                format!(
+                    "{}/Cargo.toml has no [package.metadata.e2e]",
+                    package.directory
+                )
+            }
+            Some(_) => format!("there is no {tests}/tests/{name}.rs"),
+        };
+        Failure::new(
+            Exit::Usage,
+            format!("`{name}` is a package and no target: {lacks}"),
+        )
+        .hint("README.md, \"Add a service\", has all that makes one")
+        .into()
+    }
+
+    /// cargo builds the tests of a target by their name in the manifest.
+    fn check_test_target(&self, name: &str) -> Result<()> {
+        let manifest = self.packages[&self.tests].directory.join("Cargo.toml");
+        let path = self.root.join(&manifest);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let table: toml::Table = text
+            .parse()
+            .with_context(|| format!("cannot read {path}"))?;
+        let entries = table.get("test").and_then(toml::Value::as_array);
+        let mut names = entries
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.get("name").and_then(toml::Value::as_str));
+        let found_by_cargo = table
+            .get("package")
+            .and_then(|package| package.get("autotests"))
+            .and_then(toml::Value::as_bool)
+            .unwrap_or(true);
+        if found_by_cargo || names.any(|known| known == name) {
+            return Ok(());
+        }
+        let what = format!("has no [[test]] of the name `{name}`");
+        Err(Failure::new(Exit::Source, format!("{manifest} {what}"))
+            .hint(format!(
+                "add to it:\n  [[test]]\n  name = \"{name}\"\n  test = false"
+            ))
+            .into())
     }
 
     /// A member by its name.

@@ -1,6 +1,7 @@
 //! What the manifests of a workspace say, and what they may not say.
 
 use std::collections::BTreeSet;
+use std::fs;
 
 use xtask::exit::{Exit, Failure};
 use xtask::source::workspace::{SecretValue, Workspace};
@@ -25,7 +26,8 @@ fn check_refused(tree: &Tree, expected: &[&str]) {
 
 #[test]
 fn targets_are_packages_with_tests_and_those_declared() {
-    let workspace = Tree::bare().workspace();
+    let tree = Tree::bare();
+    let workspace = tree.workspace();
     let targets = workspace.targets.keys().map(|name| name.as_str());
     assert_eq!(names(targets), names(["pipeline", "store"]));
     let pipeline = workspace.target("pipeline").unwrap();
@@ -49,6 +51,25 @@ fn packages_tell_version_dependencies_and_metadata() {
     let token = &metadata.secrets["gate"]["store-token"];
     assert_eq!(*token, SecretValue::Token("store".to_owned()));
     assert!(workspace.package("common").unwrap().e2e.is_none());
+}
+
+#[test]
+fn a_package_that_is_no_target_tells_what_it_lacks() {
+    let tree = Tree::bare();
+    let refusal = |name: &str| format!("{:#}", tree.workspace().target(name).unwrap_err());
+    assert!(refusal("gate").contains("there is no test-e2e/tests/gate.rs"));
+    assert!(refusal("common").contains("has no [package.metadata.e2e]"));
+    tree.workspace().target("store").unwrap();
+    let manifest = fs::read_to_string(tree.path("test-e2e/Cargo.toml")).unwrap();
+    let by_hand = manifest.replacen("[package]\n", "[package]\nautotests = false\n", 1);
+    assert_ne!(by_hand, manifest);
+    tree.write("test-e2e/Cargo.toml", &by_hand);
+    assert!(refusal("store").contains("has no [[test]] of the name `store`"));
+    tree.write(
+        "test-e2e/Cargo.toml",
+        &format!("{by_hand}\n[[test]]\nname = \"store\"\n"),
+    );
+    tree.workspace().target("store").unwrap();
 }
 
 #[test]

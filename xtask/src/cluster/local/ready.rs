@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -17,6 +17,8 @@ use crate::report;
 
 /// Between two questions.
 const INTERVAL: Duration = Duration::from_millis(20);
+/// Whoever waits wants to know what for.
+const TELL_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection to our own machine.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
 /// How long a connection must last to count: a proxy in between takes every connection, and lets
@@ -50,6 +52,7 @@ pub(super) fn wait(
     deadline: Duration,
     given_up: &AtomicBool,
 ) -> Result<(), Unready> {
+    let mut told = Instant::now();
     let found = poll::until("readiness", deadline, INTERVAL, || {
         // A second process means that the first has ended.
         if facts.status != "running" || facts.restart_count > 0 || has_ended(facts.pid) {
@@ -61,7 +64,13 @@ pub(super) fn wait(
         }
         Ok(match ask(readiness, facts) {
             Answer::Ready => Look::Found(Ok(())),
-            Answer::NotYet(status) => Look::NotYet(status),
+            Answer::NotYet(status) => {
+                if told.elapsed() > TELL_INTERVAL {
+                    told = Instant::now();
+                    report::note(&format!("waiting for {}: {status}", facts.name));
+                }
+                Look::NotYet(status)
+            }
         })
     });
     match found {

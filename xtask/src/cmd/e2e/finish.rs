@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Instant;
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Error, Result, anyhow};
 use camino::Utf8Path;
 
 use super::deadline::Deadline;
@@ -13,6 +13,7 @@ use crate::cli::{Keep, Phase};
 use crate::cluster::Cluster;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::clean;
+use crate::poll::Waited;
 use crate::process::interrupt::Shield;
 use crate::report::github::Job;
 use crate::report::{self, failure, is_signal, junit, receipt::Verdict};
@@ -65,7 +66,9 @@ impl Session<'_> {
     fn explain(&mut self, error: &Error) {
         let phase = self.receipt.failed_phase();
         let message = report::error_text(error);
-        if let Some(cluster) = &self.cluster {
+        // Of what did not come so far, healthy third parties say nothing.
+        let deployed = !matches!(phase, Some("manifests" | "tag" | "build")) && !is_signal(error);
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| deployed) {
             match cluster.describe() {
                 Ok(lines) => lines
                     .iter()
@@ -196,13 +199,16 @@ impl Session<'_> {
             .tests
             .as_ref()
             .map_or_else(|| "not tested".to_owned(), |tests| tests.verdict());
-        let cluster = self.receipt.cluster.as_deref().unwrap_or("no cluster");
+        let cluster = match (&self.receipt.tests, &self.receipt.cluster) {
+            (Some(_), Some(cluster)) => format!(" on {cluster}"),
+            _ => String::new(),
+        };
         let kept = if kept {
             ", kept: cargo xtask status"
         } else {
             ""
         };
-        let object = format!("{}: {tests} on {cluster}{kept}", self.target.name);
+        let object = format!("{}: {tests}{cluster}{kept}", self.target.name);
         report::line(verdict, &object, self.begun().elapsed());
     }
 }
@@ -212,9 +218,13 @@ impl Session<'_> {
 fn in_time(error: Error) -> Error {
     let exit = report::exit_of(&error);
     if Deadline::passed() && is_signal(&error) {
-        return Failure::new(Exit::Timeout, "the time of --timeout is over")
-            .hint("give it more seconds, or look at the phase times in receipt.json")
-            .into();
+        let failure = Failure::new(Exit::Timeout, "the time of --timeout is over")
+            .hint("give it more seconds, or look at the phase times in receipt.json");
+        let waited = error.downcast_ref::<Waited>().map(ToString::to_string);
+        return match waited {
+            Some(waited) => failure.caused_by(anyhow!(waited)).into(),
+            None => failure.into(),
+        };
     }
     match exit {
         Exit::Interrupted => Failure::new(exit, "ended by Ctrl-C").into(),

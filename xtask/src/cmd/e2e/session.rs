@@ -20,7 +20,7 @@ use crate::pipeline::build::{Built, Options, Origin, TestProgram, build};
 use crate::pipeline::deploy::deploy;
 use crate::pipeline::load::load;
 use crate::pipeline::tag::{Inputs, Repository, Tagged, tag};
-use crate::pipeline::test::test;
+use crate::pipeline::test::{check_filters, test, told_so_far};
 use crate::pipeline::{Frozen, Images};
 use crate::report::receipt::Receipt;
 use crate::report::{self, failure};
@@ -231,6 +231,7 @@ impl<'a> Session<'a> {
             .phase("build", || build(self.workspace, images, &options))?;
         self.receipt.built(&built, &program);
         report::line("built", &origins(&built, &program), begun.elapsed());
+        check_filters(&self.run, &program, &self.options.filters)?;
         Ok((built, program))
     }
 
@@ -300,7 +301,14 @@ impl<'a> Session<'a> {
         crate::report::say!("{:>12} {}", "testing", since_start(self.begun));
         let report = self.receipt.phase("test", || {
             test(&run, attested, program, filters, TEST_DEADLINE)
-        })?;
+        });
+        let report = match report {
+            Ok(report) => report,
+            Err(error) => {
+                self.receipt.tests = told_so_far(&run);
+                return Err(error);
+            }
+        };
         report::line("tested", &report.verdict(), begun.elapsed());
         self.receipt.tests = Some(report.clone());
         let again = self

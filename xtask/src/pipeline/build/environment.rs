@@ -61,7 +61,9 @@ const NOT_PASSED_PREFIXES: [&str; 6] = [
     "CXXFLAGS_",
 ];
 /// Begin like those, and reach no byte.
-const NOT_WORTH_SAYING: [&str; 3] = [
+const NOT_WORTH_SAYING: [&str; 4] = [
+    // cargo run sets it.
+    "LD_LIBRARY_PATH",
     "CARGO_BUILD_JOBS",
     "CARGO_BUILD_TARGET_DIR",
     "CARGO_TARGET_DIR",

@@ -387,6 +387,11 @@ impl Cargo<'_> {
             "{} does not build (the compiler's message is above), so none of our images was deployed",
             product.package()
         );
-        Err(Failure::new(Exit::Build, what).into())
+        let failure = Failure::new(Exit::Build, what);
+        // The compiler names a path that is there: in the working tree, and not in the mirror.
+        if built.stderr.contains("couldn't read") || built.stderr.contains("No such file") {
+            return Err(failure.hint("a build sees its own package, the local packages that it depends on, and nothing else of the tree: move the file into one of them").into());
+        }
+        Err(failure.into())
     }
 }
