@@ -50,6 +50,17 @@ macro_rules! scenario {
     }};
 }
 
+/// Tests whose run was killed would go on against containers that are being removed. The kernel
+/// ends this process with the one that started it, see PR_SET_PDEATHSIG in prctl(2); it holds for
+/// the thread that asks, so every test does. By hand, nobody's end matters.
+fn end_with_the_run() {
+    if std::env::var_os("E2E_RUN").is_some() {
+        let kill = Some(rustix::process::Signal::KILL);
+        // A kernel without it lets them end by themselves, red.
+        let _ = rustix::process::set_parent_process_death_signal(kill);
+    }
+}
+
 impl Scenario {
     /// Finds the run of `target`, waits for the lock and notes the start. `place` is the path of
     /// an item in the test function, `gateway::duplicates_are_counted::here`.
@@ -60,6 +71,7 @@ impl Scenario {
     #[track_caller]
     pub fn open(target: &str, place: &str, access: Access) -> Self {
         note_panics();
+        end_with_the_run();
         let run = match Run::find(target) {
             Ok(run) => run,
             Err(error) => panic!("{error}"),
