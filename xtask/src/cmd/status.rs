@@ -19,6 +19,8 @@ use crate::report::table;
 use crate::run::{self, LABEL_CHECKOUT, Record, State};
 use crate::source::workspace::Workspace;
 
+/// How many ended runs people see; `--json` has all.
+const ENDED_MAX: usize = 10;
 const LIST_DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Serialize)]
@@ -36,6 +38,8 @@ struct Status {
 struct RunStatus {
     #[serde(flatten)]
     record: Record,
+    /// How it ended, as its receipt tells it.
+    verdict: Option<String>,
     services: BTreeMap<String, ServiceStatus>,
     psql: Vec<String>,
 }
@@ -116,10 +120,17 @@ fn run_status(workspace: &Workspace, record: Record) -> Result<RunStatus> {
         }
     }
     Ok(RunStatus {
+        verdict: verdict(&record.directory),
         record,
         services,
         psql,
     })
+}
+
+fn verdict(run_directory: &Utf8Path) -> Option<String> {
+    let receipt = fs::read(run_directory.join("receipt.json")).ok()?;
+    let receipt: serde_json::Value = serde_json::from_slice(&receipt).ok()?;
+    receipt["verdict"].as_str().map(str::to_owned)
 }
 
 /// One line for each account of the database that the manifests name and the run has a password of.
@@ -231,11 +242,30 @@ fn size_bytes(directory: &Utf8Path, seen: &mut BTreeSet<(u64, u64)>) -> u64 {
 
 fn text(status: &Status) -> String {
     let mut text = String::new();
-    for run in &status.runs {
-        let state = format!("{:?}", run.record.state).to_lowercase();
+    let ended = |run: &&RunStatus| run.record.state == State::Ended;
+    let ended_count = status.runs.iter().filter(ended).count();
+    if ended_count > ENDED_MAX {
+        let older = ended_count - ENDED_MAX;
         text.push_str(&format!(
-            "run  {}  {state}\n     {}\n",
-            run.record.id, run.record.directory
+            "{older} older runs have ended; `clean` removes their folders\n"
+        ));
+    }
+    let mut to_skip = ended_count.saturating_sub(ENDED_MAX);
+    for run in &status.runs {
+        if ended(&run) && to_skip > 0 {
+            to_skip -= 1;
+            continue;
+        }
+        let state = format!("{:?}", run.record.state).to_lowercase();
+        let verdict = run
+            .verdict
+            .as_deref()
+            .filter(|_| run.record.state != State::Running);
+        text.push_str(&format!(
+            "run  {}  {state}{}\n     {}\n",
+            run.record.id,
+            verdict.map_or_else(String::new, |verdict| format!(", {verdict}")),
+            run.record.directory
         ));
         for (name, service) in &run.services {
             for container in &service.containers {
