@@ -282,6 +282,7 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
         let Some(_held) = claim else { continue };
         remove_labelled(engine, &format!("{LABEL_RUN}={id}"))?;
         if let Some(directory) = owner.directory.filter(|directory| directory.is_dir()) {
+            remove_secrets(&directory)?;
             append_journal(&directory, CLEANED, &json!({"by": "sweep"}))?;
         }
         swept.push(id);
@@ -303,6 +304,20 @@ pub fn sweep_kept(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>>
         }
     }
     sweep(workspace, engine)
+}
+
+/// Removes the tokens and passwords of a run: they open nothing any more.
+///
+/// # Errors
+/// When they cannot be removed: names the folder.
+pub fn remove_secrets(run_directory: &Utf8Path) -> Result<()> {
+    let secrets = run_directory.join("secrets");
+    match fs::remove_dir_all(&secrets) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {secrets}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What a label finds in the engine.

@@ -153,7 +153,7 @@ fn make_tokens(workspace: &Workspace, target: &Target) -> Result<Vec<Token>> {
             for (service, role) in roles {
                 check_role(workspace, package.as_str(), subject, service, role)?;
                 if !target
-                    .packages
+                    .packages()
                     .iter()
                     .any(|known| known.as_str() == service)
                 {
@@ -205,12 +205,12 @@ fn declared(workspace: &Workspace, target: &Target) -> Result<Vec<Declared>> {
         };
         metadata.secrets.iter().map(named).collect()
     };
-    for package in &target.packages {
+    for package in target.packages() {
         if let Some(e2e) = &workspace.package(package.as_str())?.e2e {
             all.extend(own(package.as_str(), e2e));
         }
     }
-    for name in &target.third_party {
+    for name in target.third_party() {
         let secrets = third_party::secrets(workspace, name)?;
         all.extend(secrets.into_iter().map(|(secret, keys)| Declared {
             owner: name.clone(),

@@ -33,7 +33,7 @@ mod plan;
 mod ready;
 
 pub(crate) use plan::Planned;
-use plan::{PlannedVolume, Pod, Readiness};
+use plan::{PlannedVolume, Pod};
 
 /// Making a network, a volume or a container on a busy host.
 const MAKE_DEADLINE: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ impl Local {
         let network = run.id().to_owned();
         let third_party = thread::scope(|scope| {
             let providing: Vec<_> = target
-                .third_party
+                .third_party()
                 .iter()
                 .map(|name| scope.spawn(|| third_party::provide(workspace, engine, name)))
                 .collect();
@@ -373,20 +373,20 @@ fn creation(engine: &Engine, what: &str, labels: &[String], name: &str) -> Invoc
         .arg(name)
 }
 
-impl<Image> Planned<Image> {
+impl<Image: Named> Planned<Image> {
     fn to_its_end(&self, engine: &Engine) -> Invocation {
-        engine.invocation().arg("run").args(&self.arguments)
+        engine.invocation().arg("run").args(self.arguments())
     }
 
     fn detached(&self, engine: &Engine) -> Invocation {
         engine
             .invocation()
             .args(["run", "--detach"])
-            .args(&self.arguments)
+            .args(self.arguments())
     }
 
     fn created(&self, engine: &Engine) -> Invocation {
-        engine.invocation().arg("create").args(&self.arguments)
+        engine.invocation().arg("create").args(self.arguments())
     }
 
     /// podman can make namespaces and network before the process is started.
@@ -436,26 +436,22 @@ impl Preview<'_> {
         };
         let mut planned = RollOut::default();
         for pod in plan::pods(&around, manifests, references)? {
-            planned.pods.push(self.commands(&pod));
+            let commands = self.commands(&pod);
+            let shown = commands.iter().map(ToString::to_string);
+            planned.commands.extend(shown);
             let containers = pod.init.iter().chain([&pod.main]);
             planned
                 .resources
                 .containers
                 .extend(containers.map(|one| one.name.clone()));
-            let folders = pod
-                .volumes
-                .iter()
-                .filter_map(|volume| volume.directory.clone());
-            planned.memory_folders.extend(folders);
             let volumes = pod.volumes.into_iter().map(|volume| volume.name);
             planned.resources.volumes.extend(volumes);
-            planned.readiness.push((pod.main.name, pod.main.readiness));
         }
         planned.resources.networks.push(self.id.to_owned());
         Ok(planned)
     }
 
-    fn commands<Image>(&self, pod: &Pod<Image>) -> Vec<Invocation> {
+    fn commands(&self, pod: &Pod<impl Named>) -> Vec<Invocation> {
         let mut invocations = Vec::new();
         for volume in &pod.volumes {
             invocations.push(volume_creation(self.engine, self.labels, volume));
@@ -472,37 +468,13 @@ impl Preview<'_> {
     }
 }
 
-/// A roll-out as commands.
+/// A roll-out as people read it: text, so that nothing can be started from it.
 #[derive(Debug, Default)]
 pub(crate) struct RollOut {
-    /// The commands of each pod, in their order.
-    pub(crate) pods: Vec<Vec<Invocation>>,
-    /// What they make.
+    /// Its command lines, in their order.
+    pub(crate) commands: Vec<String>,
+    /// What they would make.
     pub(crate) resources: Resources,
-    /// Folders that volumes in memory lie in; they are made by hand.
-    pub(crate) memory_folders: Vec<Utf8PathBuf>,
-    /// When each container counts as ready.
-    pub(crate) readiness: Vec<(String, Readiness)>,
-}
-
-/// Waits until these containers are ready, one after the other.
-///
-/// # Errors
-/// When one is not in time, or has ended.
-pub(crate) fn wait_until_ready(
-    engine: &Engine,
-    containers: &[(String, Readiness)],
-    deadline: Duration,
-) -> Result<()> {
-    let facts = engine.containers(containers.iter().map(|(name, _)| name.as_str()))?;
-    for (name, readiness) in containers {
-        let now = facts
-            .get(name)
-            .with_context(|| format!("{name} is not there"))?;
-        ready::wait(readiness, now, deadline, &AtomicBool::new(false))
-            .map_err(|unready| ready::explain(name, unready, facts.get(name)))?;
-    }
-    Ok(())
 }
 
 /// A volume in memory is one of the engine's all the same: its label finds it, and its folder.

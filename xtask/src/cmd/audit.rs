@@ -31,24 +31,31 @@ pub use self::scan::{Finding, Pattern, scan};
 /// # Errors
 /// [`Exit::Red`] when something was found.
 pub fn run(workspace: &Workspace) -> Result<()> {
+    let findings = scan(&workspace.root, &names(workspace))?;
+    // A manifest that a run refuses has no row; what is wrong in the tree is told all the same.
     let rows = workspace
         .targets
         .values()
         .map(|target| row(workspace, target))
-        .collect::<Result<Vec<_>>>()?;
-    let findings = scan(&workspace.root, &names(workspace))?;
+        .collect::<Result<Vec<_>>>();
+    let (rows, refused) = match rows {
+        Ok(rows) => (rows, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
     print_data(&text(&rows, &findings))?;
     let wrong = rows.len() - distinct(&rows) + rows.iter().filter(|row| !row.agrees()).count();
-    if findings.is_empty() && wrong == 0 {
-        return Ok(());
-    }
     let message = match findings.len() + wrong {
+        0 => return refused.map_or(Ok(()), Err),
         1 => "1 wrong tag pattern".to_owned(),
         count => format!("{count} wrong tag patterns"),
     };
-    Err(Failure::new(Exit::Red, message)
-        .hint("docs/image-tags.md has the right pattern, and each wrong one")
-        .into())
+    let failure = Failure::new(Exit::Red, message)
+        .hint("docs/image-tags.md has the right pattern, and each wrong one");
+    Err(match refused {
+        Some(error) => failure.caused_by(error),
+        None => failure,
+    }
+    .into())
 }
 
 /// What the tree is searched for.
@@ -96,10 +103,10 @@ fn row(workspace: &Workspace, target: &Target) -> Result<Row> {
         .get(&workspace.against)
         .with_context(|| format!("{} has no image of {}", target.name, workspace.against))?;
     let reference = image.reference().to_string();
-    let ours = target.packages.iter().map(PackageName::as_str);
-    let names = ours.chain(target.third_party.iter().map(String::as_str));
+    let ours = target.packages().iter().map(PackageName::as_str);
+    let names = ours.chain(target.third_party().iter().map(String::as_str));
     let manifests = Manifests::read(workspace, names)?;
-    let references = References::planned(&images, &target.third_party);
+    let references = References::planned(&images, target.third_party());
     let deployed = manifests.references_in(&references)?;
     let deployed = deployed.get(workspace.against.as_str());
     let deployed: Vec<&str> = deployed.into_iter().flatten().map(String::as_str).collect();
@@ -150,7 +157,9 @@ fn text(rows: &[Row], findings: &[Finding]) -> String {
     if let Some(repository) = rows.first().and_then(|row| row.reference.split(':').next()) {
         text.push_str(&format!("each reference is {repository}:<tag>\n"));
     }
-    text.push_str(&table::layout(&lines));
+    if !rows.is_empty() {
+        text.push_str(&table::layout(&lines));
+    }
     for finding in findings {
         text.push_str(&format!(
             "{}:{}: {}: {}\n",

@@ -2,7 +2,6 @@
 //! for packages that have a feature `postgres`. The server is the one of `deploy/postgres.yaml`, on a
 //! random port of 127.0.0.1, and goes when the tests have ended, however they ended.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -129,24 +128,17 @@ fn with_postgres(workspace: &Workspace, tests: impl FnOnce(&str) -> Result<()>) 
             tests(&url)
         });
     let _shield = Shield::raise();
-    let removed = run.clean_up(&engine).and_then(|()| {
-        let secrets = run.directory().join("secrets");
-        if secrets.exists() {
-            fs::remove_dir_all(&secrets).with_context(|| format!("cannot remove {secrets}"))?;
-        }
-        Ok(())
-    });
+    let removed = run
+        .clean_up(&engine)
+        .and_then(|()| run::remove_secrets(run.directory()));
     result.and(removed)
 }
 
 /// The server alone. Its name is borrowed: what runs is none of a target's packages.
 fn target(workspace: &Workspace) -> Result<Target> {
     let name = workspace.targets.keys().next();
-    Ok(Target {
-        name: name.context("the workspace has no target")?.clone(),
-        packages: BTreeSet::new(),
-        third_party: BTreeSet::from([POSTGRES.to_owned()]),
-    })
+    let name = name.context("the workspace has no target")?.clone();
+    Ok(Target::of_third_party(name, &[POSTGRES]))
 }
 
 fn start(workspace: &Workspace, target: &Target, run: &Run, engine: &Engine) -> Result<String> {

@@ -104,16 +104,6 @@ impl References<Expected> {
         references
     }
 
-    /// The same, where the engine has the images of third parties already.
-    pub(crate) fn by_hand(images: &Images<Tagged>, third_party: &[ThirdPartyImage]) -> Self {
-        let mut references = Self::planned(images, []);
-        for image in third_party {
-            let reference = Expected(image.reference().to_owned());
-            references.0.insert(image.name().to_owned(), reference);
-        }
-        references
-    }
-
     /// Third parties alone: what they are called is only known when the engine has them.
     pub(crate) fn planned_third_party<'a>(names: impl IntoIterator<Item = &'a String>) -> Self {
         let theirs = names

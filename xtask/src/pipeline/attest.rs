@@ -90,11 +90,11 @@ impl Attested {
     }
 
     /// Looks again: same containers, same images, same answers, and no restart that the run's
-    /// `faults.jsonl` did not announce.
+    /// `faults.jsonl` did not announce. What was seen is told in `seen`, whatever it proves.
     ///
     /// # Errors
     /// [`crate::exit::Exit::Attest`], with what differs.
-    pub fn look_again(&self, run: &Run, cluster: &Cluster) -> Result<Vec<Evidence>> {
+    pub fn look_again(&self, run: &Run, cluster: &Cluster, seen: &mut Vec<Evidence>) -> Result<()> {
         let Cluster::Local(local) = cluster;
         let faults = faults(run)?;
         let (evidence, mut differences) = look(&self.deployment, local)?;
@@ -104,8 +104,9 @@ impl Attested {
                 .find(|now| now.container == before.container);
             differences.extend(after.and_then(|after| restarted(before, after, &faults)));
         }
+        *seen = evidence;
         if differences.is_empty() {
-            return Ok(evidence);
+            return Ok(());
         }
         Err(failure(
             "after the tests, what runs is not what was proved before them",
@@ -114,21 +115,24 @@ impl Attested {
     }
 }
 
-/// Proves every container of the deployment.
+/// Proves every container of the deployment. What was seen is told in `seen`, whatever it proves.
 ///
 /// # Errors
 /// [`crate::exit::Exit::Attest`], with what differs: what was built, what runs.
-pub fn attest(deployment: Deployment, cluster: &Cluster) -> Result<Attested> {
+pub fn attest(
+    deployment: Deployment,
+    cluster: &Cluster,
+    seen: &mut Vec<Evidence>,
+) -> Result<Attested> {
     let Cluster::Local(local) = cluster;
     let (evidence, mut differences) = look(&deployment, local)?;
-    for seen in &evidence {
-        if seen.restart_count > 0 {
-            differences.push(format!(
-                "{} was restarted {} times before anything was tested",
-                seen.container, seen.restart_count
-            ));
-        }
+    for one in evidence.iter().filter(|one| one.restart_count > 0) {
+        differences.push(format!(
+            "{} was restarted {} times before anything was tested",
+            one.container, one.restart_count
+        ));
     }
+    seen.clone_from(&evidence);
     if differences.is_empty() {
         return Ok(Attested {
             deployment,
@@ -151,7 +155,7 @@ fn look(deployment: &Deployment, local: &Local) -> Result<(Vec<Evidence>, Vec<St
     let facts = local.facts()?;
     let mut differences = Vec::new();
     for (package, _) in deployment.images().iter() {
-        let runs = |container: &Planned<Seen>| container.image.package() == Some(package);
+        let runs = |container: &Planned<Seen>| container.image().package() == Some(package);
         if !local.containers().iter().any(runs) {
             differences.push(format!("no container runs the image of {package}"));
         }
@@ -209,7 +213,7 @@ fn look_at(
         seen.differences.push(format!("{name} is gone"));
         return Ok(seen);
     };
-    let image = &container.image;
+    let image = container.image();
     if facts.image_id != image.image_id() {
         seen.differences.push(format!(
             "{name} runs image {}, built was {} ({})",

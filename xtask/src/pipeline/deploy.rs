@@ -137,14 +137,14 @@ fn write_run_file(
 }
 
 fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned<Seen>) -> Service<'a> {
-    let package = container.image.package();
+    let package = container.image().package();
     let image = package.and_then(|package| images.get(package));
     let config_maps = container.config_maps.iter();
     Service {
         containers: Vec::new(),
         ports: &container.ports,
         source_digest: image.map(|image| image.built().source()),
-        image_id: container.image.image_id(),
+        image_id: container.image().image_id(),
         config_maps: config_maps
             .map(|name| (name.as_str(), Local::config_directory(run, name)))
             .collect(),

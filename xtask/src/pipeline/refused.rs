@@ -35,12 +35,12 @@
 //!
 //! ```
 //! # use xtask::{cluster::Cluster, pipeline::{Images, attest::attest, deploy::Deployment, load::Loaded}};
-//! fn phase_5(deployment: Deployment, cluster: &Cluster) { let _ = attest(deployment, cluster); }
+//! fn phase_5(deployment: Deployment, cluster: &Cluster) { let _ = attest(deployment, cluster, &mut Vec::new()); }
 //! ```
 //!
 //! ```compile_fail,E0308
 //! # use xtask::{cluster::Cluster, pipeline::{Images, attest::attest, deploy::Deployment, load::Loaded}};
-//! fn phase_5(deployment: Images<Loaded>, cluster: &Cluster) { let _ = attest(deployment, cluster); }
+//! fn phase_5(deployment: Images<Loaded>, cluster: &Cluster) { let _ = attest(deployment, cluster, &mut Vec::new()); }
 //! ```
 //!
 //! Tests run against what was proved, not against what was only deployed.

@@ -231,9 +231,14 @@ pub fn tag(inputs: &Inputs<'_>) -> Result<Images<Tagged>> {
     let Inputs {
         workspace, target, ..
     } = inputs;
+    ensure!(
+        workspace.target(target.name.as_str())? == *target,
+        "{} is not the target as the workspace has it",
+        target.name
+    );
     let mut scopes: BTreeMap<PackageName, Scope> = BTreeMap::new();
     scopes.insert(workspace.tests.clone(), Scope::Tests);
-    for package in &target.packages {
+    for package in target.packages() {
         scopes.insert(package.clone(), Scope::Binary);
     }
     let keep = match inputs.keep_in {
@@ -258,7 +263,7 @@ pub fn tag(inputs: &Inputs<'_>) -> Result<Images<Tagged>> {
         };
         (package.clone(), image)
     };
-    let by_package = target.packages.iter().map(tagged).collect();
+    let by_package = target.packages().iter().map(tagged).collect();
     Ok(Images {
         frozen: Arc::new(Frozen {
             target: target.name.clone(),

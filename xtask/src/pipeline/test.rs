@@ -6,7 +6,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use camino::Utf8Path;
 use serde::{Deserialize, Serialize};
 
@@ -79,11 +79,20 @@ impl TestReport {
 /// When the program cannot be run or does not end in time; failing tests are no error.
 pub fn test(
     run: &Run,
-    _attested: &Attested,
+    attested: &Attested,
     program: &TestProgram,
     filters: &[String],
     deadline: Duration,
 ) -> Result<TestReport> {
+    let frozen = attested.deployment().images().frozen();
+    let of_this_run = frozen
+        .snapshot()
+        .packages()
+        .any(|package| package.source() == program.source());
+    ensure!(
+        of_this_run,
+        "the tests are of other sources than what was proved"
+    );
     let invocation = invocation(run.directory(), program.path(), filters);
     run.note(
         "test",

@@ -55,10 +55,10 @@ fn case(target: &str, result: &TestResult) -> TestCase {
         TestCaseStatus::success()
     } else {
         let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-        status.set_message(result.message.clone().unwrap_or_default());
-        if let Some(location) = &result.location {
-            status.set_description(location.clone());
-        }
+        let message = result.message.as_deref().unwrap_or("it said nothing");
+        let location = result.location.as_deref().unwrap_or("-");
+        status.set_message(message.lines().next().unwrap_or_default());
+        status.set_description(format!("{location}\n{message}"));
         status
     };
     let mut case = TestCase::new(result.name.clone(), status);
@@ -69,7 +69,9 @@ fn case(target: &str, result: &TestResult) -> TestCase {
 
 fn error(name: &str, message: &str) -> TestCase {
     let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
-    status.set_message(message.to_owned());
+    // An attribute of XML has one line.
+    status.set_message(message.lines().next().unwrap_or_default());
+    status.set_description(message);
     TestCase::new(name.to_owned(), status)
 }
 

@@ -403,7 +403,7 @@ impl std::fmt::Display for LockId {
     }
 }
 
-const UPDATE: &str = "bring it up to date: `cargo metadata --format-version 1 > /dev/null`";
+const UPDATE: &str = "bring it up to date with `cargo metadata --format-version 1 > /dev/null`; if cargo cannot read it either, take it back from git: `git checkout Cargo.lock`";
 
 fn refused(message: &str) -> Failure {
     Failure::new(Exit::Source, message).hint(UPDATE)

@@ -112,14 +112,36 @@ impl TryFrom<String> for SecretValue {
 }
 
 /// What a target runs and tests.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Its name; its tests are `test-e2e/tests/<name>.rs`.
     pub name: TargetName,
+    packages: BTreeSet<PackageName>,
+    third_party: BTreeSet<String>,
+}
+
+impl Target {
+    /// Third-party images alone, for what no run of a target is.
+    #[must_use]
+    pub fn of_third_party(name: TargetName, third_party: &[&str]) -> Self {
+        Self {
+            name,
+            packages: BTreeSet::new(),
+            third_party: third_party.iter().map(|&image| image.to_owned()).collect(),
+        }
+    }
+
     /// Every member that gets an image in its runs, [`Workspace::against`] among them.
-    pub packages: BTreeSet<PackageName>,
+    #[must_use]
+    pub const fn packages(&self) -> &BTreeSet<PackageName> {
+        &self.packages
+    }
+
     /// Every third-party image in its runs.
-    pub third_party: BTreeSet<String>,
+    #[must_use]
+    pub const fn third_party(&self) -> &BTreeSet<String> {
+        &self.third_party
+    }
 }
 
 /// The workspace.

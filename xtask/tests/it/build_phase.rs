@@ -509,6 +509,41 @@ fn what_was_not_frozen_reaches_no_binary() {
 }
 
 #[test]
+fn what_a_build_script_declares_lies_in_the_closure() {
+    let tree = tree();
+    let outside: Utf8PathBuf = tree.path("outside.txt");
+    fs::write(&outside, "").unwrap();
+    let script = |says: &str| {
+        let text = format!("fn main() {{ println!(\"{says}\"); }}");
+        tree.write("services/gate/build.rs", &text);
+    };
+    let main = "fn main() { println!(\"right\"); }";
+    for (says, expected) in [
+        (
+            format!("cargo:rerun-if-changed={outside}"),
+            format!("the build script of `gate` reads {outside}"),
+        ),
+        (
+            "cargo::rerun-if-changed=../../../../../../README.md".to_owned(),
+            format!("reads {}", tree.path("README.md")),
+        ),
+        (
+            "cargo:rerun-if-env-changed=PATH".to_owned(),
+            "reads the variable PATH".to_owned(),
+        ),
+        (
+            format!("cargo:rustc-link-search=native={}", tree.root()),
+            format!("links what lies in {}", tree.root()),
+        ),
+    ] {
+        script(&says);
+        check_refused(&tree, main, false, &expected);
+    }
+    script("cargo:rerun-if-changed=src/main.rs");
+    assert_eq!(said(&tree, image(&built(&tree, "gate"), "gate")), "right\n");
+}
+
+#[test]
 fn what_is_not_reproducible_is_told() {
     let tree = tree();
     let clock = "fn main() { let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap(); \

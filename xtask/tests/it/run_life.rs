@@ -260,12 +260,17 @@ fn a_sweep_takes_the_dead_and_leaves_the_living_and_the_kept() {
         world.make_all(run);
     }
     kept.keep().unwrap();
+    let folders = [&dead, &living, &kept].map(|run| run.directory().join("secrets"));
+    for folder in &folders {
+        fs::create_dir(folder).unwrap();
+    }
     let (dead_id, kept_id) = (world.end(dead), world.end(kept));
     assert_eq!(
         run::sweep(&world.workspace, &world.engine).unwrap(),
         std::slice::from_ref(&dead_id)
     );
     assert_eq!(world.left().len(), 6);
+    assert_eq!(folders.map(|folder| folder.exists()), [false, true, true]);
     assert_eq!(world.state(&dead_id), State::Ended);
     assert_eq!(world.state(&kept_id), State::Kept);
     assert_eq!(world.state(living.id()), State::Running);

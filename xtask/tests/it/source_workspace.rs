@@ -31,9 +31,9 @@ fn targets_are_packages_with_tests_and_those_declared() {
     let targets = workspace.targets.keys().map(|name| name.as_str());
     assert_eq!(names(targets), names(["pipeline", "store"]));
     let pipeline = workspace.target("pipeline").unwrap();
-    let packages = pipeline.packages.iter().map(|name| name.as_str());
+    let packages = pipeline.packages().iter().map(|name| name.as_str());
     assert_eq!(names(packages), names(["gate", "store"]));
-    assert_eq!(pipeline.third_party, names(["postgres"]));
+    assert_eq!(*pipeline.third_party(), names(["postgres"]));
     assert_eq!(workspace.against.as_str(), "store");
     assert_eq!(workspace.tests.as_str(), "test-e2e");
 }
@@ -178,8 +178,8 @@ fn this_workspace_loads() {
     let root = Workspace::find_root().unwrap();
     let workspace = Workspace::load(&root).unwrap();
     let pipeline = workspace.target("pipeline").unwrap();
-    assert!(pipeline.packages.contains(&workspace.against));
-    assert!(pipeline.packages.len() >= 6);
+    assert!(pipeline.packages().contains(&workspace.against));
+    assert!(pipeline.packages().len() >= 6);
     assert!(workspace.state_directory().ends_with("e2e"));
     assert!(workspace.state_directory().is_absolute());
 }

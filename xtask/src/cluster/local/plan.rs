@@ -60,13 +60,28 @@ pub(crate) struct Planned<Image> {
     pub(crate) name: String,
     /// The manifest's name.
     pub(crate) service: String,
-    pub(crate) image: Image,
-    /// All after `run`.
-    pub(crate) arguments: Vec<String>,
+    image: Image,
+    options: Vec<String>,
+    command: Vec<String>,
     /// Ports by name.
     pub(crate) ports: BTreeMap<String, u16>,
     pub(crate) config_maps: Vec<String>,
     pub(crate) readiness: Readiness,
+}
+
+impl<Image: Named> Planned<Image> {
+    /// What it runs.
+    pub(crate) const fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// All after `run`. The one place where a reference comes into a command line.
+    pub(super) fn arguments(&self) -> Vec<String> {
+        let mut arguments = self.options.clone();
+        arguments.push(self.image.reference().to_owned());
+        arguments.extend(self.command.iter().cloned());
+        arguments
+    }
 }
 
 /// When a container counts as ready.
@@ -211,13 +226,12 @@ impl<Image: Named> Planner<'_, Image> {
                 .next()
                 .map(|program| format!("--entrypoint={program}")),
         );
-        arguments.push(image.reference().to_owned());
-        arguments.extend(command.chain(&container.args).cloned());
         Ok(Planned {
             name,
             service: self.workload.service.clone(),
             image: image.clone(),
-            arguments,
+            options: arguments,
+            command: command.chain(&container.args).cloned().collect(),
             ports: named_ports(container),
             config_maps,
             readiness: readiness(container),
@@ -520,14 +534,15 @@ spec:
     #[track_caller]
     fn has(planned: &Planned<Expected>, arguments: &[&str]) {
         for argument in arguments {
-            let found = planned.arguments.iter().any(|one| one == argument);
-            assert!(found, "no {argument} in {:#?}", planned.arguments);
+            let found = planned.arguments().iter().any(|one| one == argument);
+            assert!(found, "no {argument} in {:#?}", planned.arguments());
         }
     }
 
     #[track_caller]
     fn has_none_like(planned: &Planned<Expected>, start: &str) {
-        let found = planned.arguments.iter().find(|one| one.starts_with(start));
+        let arguments = planned.arguments();
+        let found = arguments.iter().find(|one| one.starts_with(start));
         assert_eq!(found, None);
     }
 
@@ -613,7 +628,7 @@ spec:
         );
         has(main, &["--volume=/config-of-run/db:/config:ro,z"]);
         assert!(
-            main.arguments
+            main.arguments()
                 .ends_with(&["<db>", "-D", "/data"].map(str::to_owned))
         );
         assert_eq!(main.readiness, Readiness::Tcp { port: 5432 });
@@ -631,7 +646,7 @@ spec:
         assert_eq!(init.name, "run-db-0-init-init");
         has(init, &["--entrypoint=/init", "--network=net"]);
         assert!(
-            init.arguments
+            init.arguments()
                 .ends_with(&["<db>", "--now"].map(str::to_owned))
         );
         for start in ["--restart", "--publish", "--network-alias"] {

@@ -1,5 +1,5 @@
 //! A run as a person types it: from the command to the moment before its first test, unchanged and
-//! after an edit of one line. The floors are the same containers started by hand, and cargo.
+//! after an edit of one line. The floors are the same containers alone, and cargo.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -9,18 +9,21 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::phase_zero::copy_tree;
 use super::{Figure, rounds, temporary};
-use crate::cluster::local::{Preview, RollOut, wait_until_ready, write_config};
+use crate::cluster::Cluster;
 use crate::cmd::ci::cargo_program;
-use crate::engine::{Choice, Engine};
-use crate::manifest::{Manifests, References};
+use crate::engine::{Choice, Engine, Platform};
+use crate::manifest::Manifests;
 use crate::pipeline::build::recipe::Profile;
+use crate::pipeline::build::{Options, build_images};
+use crate::pipeline::deploy::deploy;
+use crate::pipeline::load::load;
+use crate::pipeline::tag::{Inputs, Repository, tag};
 use crate::poll::{self, Look};
 use crate::process::interrupt::Shield;
 use crate::process::{self, Background, Echo, Invocation};
 use crate::run::Run;
 use crate::secrets::Secrets;
 use crate::source::workspace::{PackageName, Target, Workspace};
-use crate::threads::all;
 
 /// With a cold build before it.
 const RUN_DEADLINE: Duration = Duration::from_secs(1200);
@@ -44,7 +47,7 @@ pub(super) fn unchanged(workspace: &Workspace, choice: Choice, count: usize) -> 
         subject: "unchanged",
         what: format!("{} again, from the command to its first test", target.name),
         seconds,
-        floor: "the same containers started by hand, all pods at once",
+        floor: "network and containers alone, all at once, until ready",
         floor_seconds,
         ratio: seconds / floor_seconds,
         ratio_max: 1.5,
@@ -85,7 +88,7 @@ pub(super) fn edit(workspace: &Workspace, choice: Choice, count: usize) -> Resul
         subject: "edit",
         what: format!("one line of {} edited, to the first test", package.name),
         seconds,
-        floor: "cargo build after such an edit, and the containers by hand",
+        floor: "cargo build after such an edit, and the containers alone",
         floor_seconds,
         ratio: seconds / floor_seconds,
         ratio_max: 1.3,
@@ -131,7 +134,7 @@ fn until_first_test(
     Ok(took)
 }
 
-/// The commands of the plan, from a run of its own, until everything is ready.
+/// Network and containers alone, from a run of its own, until everything is ready.
 fn by_hand(workspace: &Workspace, target: &Target, choice: Choice) -> Result<Duration> {
     let run = Run::begin_named(workspace, &target.name, "bench")?;
     let engine = match Engine::find(run.directory(), choice) {
@@ -150,57 +153,52 @@ fn by_hand(workspace: &Workspace, target: &Target, choice: Choice) -> Result<Dur
     Ok(took)
 }
 
+/// Everything that comes before is done already, and not counted.
 fn start_by_hand(
     workspace: &Workspace,
     target: &Target,
     run: &Run,
     engine: &Engine,
 ) -> Result<Duration> {
-    let images = crate::cmd::tag::compute(workspace, target, Profile::E2e)?;
+    let state = workspace.state_directory();
+    let images = tag(&Inputs {
+        workspace,
+        target,
+        repository: Repository::localhost(),
+        platform: Platform::host()?,
+        profile: Profile::E2e,
+        keep_in: Some(&state),
+    })?;
+    let built = build_images(
+        workspace,
+        images,
+        &Options {
+            no_cache: false,
+            archives: &crate::cmd::build::archives_directory(workspace)?,
+            log: &run.directory().join("build.log"),
+        },
+    )?;
     let secrets = Secrets::make(workspace, target, run.directory())?;
-    let names = target.packages.iter().map(PackageName::as_str);
+    let names = target.packages().iter().map(PackageName::as_str);
     let manifests = Manifests::read(
         workspace,
-        names.chain(target.third_party.iter().map(String::as_str)),
+        names.chain(target.third_party().iter().map(String::as_str)),
     )?;
-    write_config(run, &manifests)?;
-    let labels = run.labels();
-    let preview = Preview {
-        engine,
-        id: run.id(),
-        directory: run.directory(),
-        labels: &labels,
-    };
-    let mut third_party = Vec::new();
-    for name in &target.third_party {
-        third_party.push(crate::third_party::provide(workspace, engine, name)?);
-    }
-    let references = References::by_hand(&images, &third_party);
-    let planned = preview.roll_out(&secrets, &manifests, &references)?;
     let begun = Instant::now();
-    call(&preview.network())?;
-    bring_up(&planned)?;
-    wait_until_ready(engine, &planned.readiness, STEP_DEADLINE)?;
-    Ok(begun.elapsed())
-}
-
-fn bring_up(planned: &RollOut) -> Result<()> {
-    for folder in &planned.memory_folders {
-        fs::create_dir(folder).with_context(|| format!("cannot make {folder}"))?;
-    }
-    std::thread::scope(|scope| {
-        let pods = planned
-            .pods
-            .iter()
-            .map(|commands| scope.spawn(|| commands.iter().try_for_each(call)));
-        all(pods.collect())
-    })
-}
-
-fn call(invocation: &Invocation) -> Result<()> {
-    let _shield = Shield::raise();
-    process::capture(invocation, STEP_DEADLINE)?;
-    Ok(())
+    let mut cluster = Cluster::start_local(workspace, target, run, engine)?;
+    let made = begun.elapsed();
+    let loaded = load(built, &cluster)?;
+    let begun = Instant::now();
+    deploy(
+        workspace,
+        run,
+        &secrets,
+        &manifests,
+        loaded,
+        &mut cluster,
+        STEP_DEADLINE,
+    )?;
+    Ok(made + begun.elapsed())
 }
 
 /// cargo alone, as it stands in the recipe: the same profile for the same platform.

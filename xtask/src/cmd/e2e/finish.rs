@@ -17,6 +17,7 @@ use crate::poll::Waited;
 use crate::process::interrupt::Shield;
 use crate::report::github::Job;
 use crate::report::{self, failure, is_signal, junit, receipt::Verdict};
+use crate::run;
 
 impl Session<'_> {
     /// Ends the run; gives back how it ended.
@@ -122,14 +123,7 @@ impl Session<'_> {
         } else {
             self.run.nothing_made()?;
         }
-        // Its tokens and passwords open nothing any more.
-        let secrets = self.run.directory().join("secrets");
-        match fs::remove_dir_all(&secrets) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot remove {secrets}"))
-            }
-            _ => Ok(()),
-        }
+        run::remove_secrets(self.run.directory())
     }
 
     /// A run tests what it froze; what was edited since belongs to the next one.
@@ -170,10 +164,12 @@ impl Session<'_> {
         // What failed first is what the run is about.
         let failed = self.receipt.failure.as_ref();
         let failed = failed.map(|failure| (failure.phase, failure.message.clone()));
-        let failure = result
-            .as_ref()
-            .err()
-            .map(|error| failed.unwrap_or_else(|| ("run", report::error_text(error))));
+        let failure = result.as_ref().err().map(|error| match failed {
+            // Which command a signal happened to end is nobody's concern.
+            Some((phase, _)) if is_signal(error) => (phase, report::error_text(error)),
+            Some(failed) => failed,
+            None => ("run", report::error_text(error)),
+        });
         let outcome = junit::Outcome {
             tests: self.receipt.tests.as_ref(),
             failure: failure

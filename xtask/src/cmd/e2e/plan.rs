@@ -1,7 +1,7 @@
 //! `--plan`: phases, references and commands of a run, from the functions that a run calls. It
 //! compiles, makes and starts nothing. What is only known in a run stands in angle brackets.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -134,8 +134,8 @@ fn loads(workspace: &Workspace, images: &Images<Tagged>, engine: &Engine) -> Vec
 
 /// How everything would be started, and what there would be to remove.
 struct Planned {
-    third_party: Vec<Invocation>,
-    ours: Vec<Invocation>,
+    third_party: Vec<String>,
+    ours: Vec<String>,
     resources: Resources,
 }
 
@@ -147,18 +147,18 @@ fn preview_roll_out(
 ) -> Result<Planned> {
     // They open nothing, and go with the folder.
     let secrets = Secrets::make(workspace, target, preview.directory)?;
-    let names = target.packages.iter().map(|package| package.as_str());
-    let names = names.chain(target.third_party.iter().map(String::as_str));
+    let names = target.packages().iter().map(|package| package.as_str());
+    let names = names.chain(target.third_party().iter().map(String::as_str));
     let manifests = Manifests::read(workspace, names)?;
-    let references = References::planned(images, &target.third_party);
-    let theirs = References::planned_third_party(&target.third_party);
+    let references = References::planned(images, target.third_party());
+    let theirs = References::planned_third_party(target.third_party());
     let first = preview.roll_out(&secrets, &manifests.only(&theirs), &theirs)?;
     let then = preview.roll_out(&secrets, &manifests.without(&theirs), &references)?;
     let directory = &secrets.directory;
     std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {directory}"))?;
     Ok(Planned {
-        third_party: first.pods.concat(),
-        ours: then.pods.concat(),
+        third_party: first.commands,
+        ours: then.commands,
         resources: Resources {
             containers: [first.resources.containers, then.resources.containers].concat(),
             volumes: [first.resources.volumes, then.resources.volumes].concat(),
@@ -171,7 +171,7 @@ fn phase(text: &mut String, number: u8, name: &str, what: &str) {
     let _ = writeln!(text, "  {number} {name}: {what}");
 }
 
-fn commands(text: &mut String, invocations: &[Invocation]) {
+fn commands(text: &mut String, invocations: &[impl Display]) {
     for invocation in invocations {
         let _ = writeln!(text, "    $ {invocation}");
     }

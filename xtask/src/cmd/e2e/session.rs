@@ -179,8 +179,8 @@ impl<'a> Session<'a> {
     /// once, and what is edited later belongs to the next run.
     fn read_manifests(&mut self) -> Result<Manifests> {
         let (workspace, target) = (self.workspace, self.target);
-        let ours = target.packages.iter().map(PackageName::as_str);
-        let names = ours.chain(target.third_party.iter().map(String::as_str));
+        let ours = target.packages().iter().map(PackageName::as_str);
+        let names = ours.chain(target.third_party().iter().map(String::as_str));
         let manifests = self
             .receipt
             .phase("manifests", || Manifests::read(workspace, names))?;
@@ -275,10 +275,12 @@ impl<'a> Session<'a> {
 
         self.stop_before(Phase::Attest)?;
         let begun = Instant::now();
+        let mut seen = Vec::new();
         let attested = self
             .receipt
-            .phase("attest", || attest(deployment, cluster))?;
-        self.receipt.evidence = attested.evidence().to_vec();
+            .phase("attest", || attest(deployment, cluster, &mut seen));
+        self.receipt.evidence = seen;
+        let attested = attested?;
         let object = format!(
             "{} containers run what was built",
             attested.evidence().len()
@@ -311,10 +313,11 @@ impl<'a> Session<'a> {
         };
         report::line("tested", &report.verdict(), begun.elapsed());
         self.receipt.tests = Some(report.clone());
-        let again = self
-            .receipt
-            .phase("attest again", || attested.look_again(&run, cluster))
-            .map(|evidence| self.receipt.evidence_after_tests = evidence);
+        let mut seen = Vec::new();
+        let again = self.receipt.phase("attest again", || {
+            attested.look_again(&run, cluster, &mut seen)
+        });
+        self.receipt.evidence_after_tests = seen;
         self.receipt.save()?;
         if report.green() {
             return again;

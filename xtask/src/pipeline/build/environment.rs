@@ -135,6 +135,11 @@ pub(super) fn of_download() -> BTreeMap<String, String> {
     })
 }
 
+/// Whether the value that a build sees of this variable is the shell's own: in no digest.
+pub(super) fn comes_from_the_shell(name: &str) -> bool {
+    name == "PATH" || TAKEN.contains(&name)
+}
+
 /// Says once which variables of the shell a build by hand would have seen.
 pub(super) fn say_what_is_not_passed() {
     static SAID: Once = Once::new();

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 
-use super::environment::Folders;
+use super::environment::{self, Folders};
 use super::recipe::Tools;
 use crate::exit::{Exit, Failure};
 use crate::source::snapshot::PackageSnapshot;
@@ -45,17 +45,19 @@ struct Target {
     kind: Vec<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Debug, Deserialize)]
 struct Executed {
     package_id: String,
     env: Vec<(String, String)>,
+    linked_paths: Vec<String>,
+    out_dir: Utf8PathBuf,
 }
 
 /// What cargo told of a build.
 pub(super) struct Told {
     artifacts: Vec<Artifact>,
-    /// Variables that build scripts set, by package ID.
-    set_by_scripts: BTreeMap<String, BTreeSet<String>>,
+    /// What build scripts did, by package ID.
+    scripts: BTreeMap<String, Executed>,
 }
 
 impl Told {
@@ -63,16 +65,15 @@ impl Told {
     pub(super) fn read(messages: &str) -> Result<Self> {
         let mut told = Self {
             artifacts: Vec::new(),
-            set_by_scripts: BTreeMap::new(),
+            scripts: BTreeMap::new(),
         };
         for line in messages.lines().filter(|line| line.starts_with('{')) {
             let message = serde_json::from_str(line)
                 .with_context(|| format!("cannot read cargo's message {line}"))?;
             match message {
                 Message::CompilerArtifact(artifact) => told.artifacts.push(artifact),
-                Message::BuildScriptExecuted(Executed { package_id, env }) => {
-                    let names = env.into_iter().map(|(name, _)| name).collect();
-                    told.set_by_scripts.insert(package_id, names);
+                Message::BuildScriptExecuted(script) => {
+                    told.scripts.insert(script.package_id.clone(), script);
                 }
                 Message::Other => {}
             }
@@ -107,9 +108,19 @@ pub(super) fn check_inputs(told: &Told, allowed: &Allowed<'_>) -> Result<()> {
     let mut findings = BTreeSet::new();
     let is_local = |artifact: &&Artifact| artifact.manifest_path.starts_with(allowed.mirror);
     for artifact in told.artifacts.iter().filter(is_local) {
-        let nothing = BTreeSet::new();
-        let by_script = told.set_by_scripts.get(&artifact.package_id);
-        let by_script = by_script.unwrap_or(&nothing);
+        let script = told.scripts.get(&artifact.package_id);
+        let by_script: BTreeSet<&str> = script
+            .iter()
+            .flat_map(|script| script.env.iter().map(|(name, _)| name.as_str()))
+            .collect();
+        let is_script = artifact
+            .target
+            .kind
+            .iter()
+            .any(|kind| kind == "custom-build");
+        if let Some(script) = script.filter(|_| is_script) {
+            findings.extend(read_by_script(script, artifact, allowed, &closure)?);
+        }
         for path in dep_files(artifact)? {
             let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
             let read = Read::parse(&text);
@@ -122,7 +133,7 @@ pub(super) fn check_inputs(told: &Told, allowed: &Allowed<'_>) -> Result<()> {
                 findings.insert(format!("`{name}` was compiled from {file}"));
             }
             for variable in read.variables {
-                if !allowed.variable(&variable, by_script) {
+                if !allowed.variable(&variable, &by_script) {
                     findings.insert(format!("`{name}` reads the variable {variable}"));
                 }
             }
@@ -140,6 +151,55 @@ pub(super) fn check_inputs(told: &Told, allowed: &Allowed<'_>) -> Result<()> {
     Err(Failure::new(Exit::Build, what)
         .hint("what a build reads must lie in the package, or in a path dependency of it")
         .into())
+}
+
+/// What a build script of a local package says that it read, and is in no closure. One that reads
+/// without saying so is not found out here.
+fn read_by_script(
+    script: &Executed,
+    artifact: &Artifact,
+    allowed: &Allowed<'_>,
+    closure: &BTreeSet<Utf8PathBuf>,
+) -> Result<BTreeSet<String>> {
+    let folder = artifact.manifest_path.parent().context("no folder")?;
+    let name = folder.file_name().unwrap_or_default();
+    // cargo keeps what the script said beside what it made.
+    let said = script.out_dir.with_file_name("output");
+    let said = fs::read_to_string(&said).with_context(|| format!("cannot read {said}"))?;
+    let told = |key: &str| -> Vec<String> {
+        said.lines()
+            .filter_map(|line| line.strip_prefix("cargo:"))
+            .map(|line| line.strip_prefix(':').unwrap_or(line))
+            .filter_map(|line| line.strip_prefix(key)?.strip_prefix('='))
+            .map(|value| value.trim().to_owned())
+            .collect()
+    };
+    let mut findings = BTreeSet::new();
+    for path in told("rerun-if-changed") {
+        let path = normalised(&folder.join(path));
+        // What is not there cannot have been read, and would be in the closure if it came.
+        let absent = path.starts_with(allowed.mirror) && !path.exists();
+        if !absent && !allowed.file(&path, closure) {
+            findings.insert(format!("the build script of `{name}` reads {path}"));
+        }
+    }
+    for variable in told("rerun-if-env-changed") {
+        if environment::comes_from_the_shell(&variable) {
+            findings.insert(format!(
+                "the build script of `{name}` reads the variable {variable}"
+            ));
+        }
+    }
+    for path in &script.linked_paths {
+        let path = path.split_once('=').map_or(path.as_str(), |(_, path)| path);
+        let path = normalised(&folder.join(path));
+        if !allowed.file(&path, closure) {
+            findings.insert(format!(
+                "the build script of `{name}` links what lies in {path}"
+            ));
+        }
+    }
+    Ok(findings)
 }
 
 /// Fails when a binary holds a path of this machine: it would be another one elsewhere.
@@ -199,7 +259,7 @@ impl Allowed<'_> {
         .any(|folder| file.starts_with(folder))
     }
 
-    fn variable(&self, name: &str, set_by_script: &BTreeSet<String>) -> bool {
+    fn variable(&self, name: &str, set_by_script: &BTreeSet<&str>) -> bool {
         name == "OUT_DIR"
             || name.starts_with("CARGO_")
             || OURS.contains(&name)
