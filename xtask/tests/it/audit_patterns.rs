@@ -464,3 +464,102 @@ fn only_the_item_under_the_attribute_is_left_to_tests() {
     let arm = arm.replace("OLD", old);
     check("test-e2e/src/lib.rs", &arm, &[(3, Pattern::FixedTag)]);
 }
+
+/// Puts each line into a file, as its second.
+#[track_caller]
+fn check_lines(path: &str, lines: &[&str], expected: &[Pattern]) {
+    for line in lines {
+        let expected: Vec<(usize, Pattern)> = expected.iter().map(|&found| (2, found)).collect();
+        check(path, &format!("a:\n{line}\n"), &expected);
+    }
+}
+
+#[test]
+fn a_tag_of_digits_is_no_port_where_an_image_is_named() {
+    let fixed = [Pattern::FixedTag];
+    let manifest = [
+        "  image: localhost/datastorage:20260101",
+        "- image: ghcr.io/us/datastorage:1",
+        "  image: datastorage:15",
+        "  image: \"datastorage:15\"",
+        "  args: [\"--image\", \"datastorage:15\"]",
+        "  - {name: DATASTORAGE_IMAGE, image: datastorage:15}",
+        "  value: datastorage:20260101",
+    ];
+    check_lines("deploy/datastorage.yaml", &manifest, &fixed);
+    check_lines("deploy/a.json", &["\"image\": \"datastorage:15\""], &fixed);
+    let workflow = [
+        "- run: docker build -t localhost/datastorage:20260101 .",
+        "- run: make IMAGE=datastorage:15",
+    ];
+    check_lines(".github/workflows/e2e.yml", &workflow, &fixed);
+    check_lines("Dockerfile", &["FROM datastorage:15"], &fixed);
+    let rust = [
+        r#"const B: &str = "localhost/datastorage:20260101""#,
+        r#"let image = "datastorage:15""#,
+        r#"Container { image: "datastorage:15".to_owned() }"#,
+        r#"pod.with_image("datastorage:15")"#,
+    ];
+    check_rust(&rust, &fixed);
+}
+
+#[test]
+fn a_port_is_no_tag() {
+    let manifest = [
+        "  value: \"http://datastorage:8080\"",
+        "  value: datastorage:8080",
+        "  - {name: UPSTREAM, value: \"datastorage:8080\"}",
+        "  value: datastorage:${DATASTORAGE_PORT}",
+    ];
+    check_lines("deploy/datastorage.yaml", &manifest, &[]);
+    let rust = [
+        r#"connect("datastorage:8080")"#,
+        r#"let url = "http://datastorage:8080/a""#,
+        r#"let address = ("datastorage:8080", "image")"#,
+        r#"fail("± datastorage:8080")"#,
+    ];
+    check_rust(&rust, &[]);
+}
+
+#[test]
+fn a_name_with_a_colon_is_a_reference_where_its_tag_says_so() {
+    let fixed = [
+        r#"f("datastorage:latest")"#,
+        r#"f("datastorage:e2e-test")"#,
+        r#"f("datastorage:v1.2")"#,
+        r#"f("datastorage:gateway")"#,
+        r#"f("datastorage:3f9a1c0b7d52e8f4")"#,
+    ];
+    check_rust(&fixed, &[Pattern::FixedTag]);
+    let made = [
+        r#"f(format!("datastorage:gateway-{random}"))"#,
+        r#"f(format!("datastorage:{tag}"))"#,
+        r#"f(format!("datastorage:{}", git.sha()))"#,
+        r#"let image = format!("datastorage:{made}")"#,
+        r#"f(format!("{registry}/datastorage:{made}"))"#,
+    ];
+    check_rust(&made, &[Pattern::MadeAtDeployTime]);
+    let neither = [
+        r#"let scopes = ["gateway:write", "gateway:read-all"]"#,
+        r#"info_span!("datastorage:insert")"#,
+        r#"let key = format!("signalprocessing:{fingerprint}")"#,
+        r#"log!("datastorage:{x} rows")"#,
+        r#"let mount = format!("/data/datastorage:{mode}")"#,
+        r#"let mount = format!("{root}/datastorage:{mode}")"#,
+        r#"let mount = "./data/datastorage:ro""#,
+        r#"let next = format!("{image_url}:{version}")"#,
+    ];
+    check_rust(&neither, &[]);
+    let made = ["- run: ./up.sh datastorage:${{ github.sha }}"];
+    check_lines(
+        ".github/workflows/e2e.yml",
+        &made,
+        &[Pattern::MadeAtDeployTime],
+    );
+    let neither = [
+        "- run: echo \"gateway:ok\"",
+        "  key: datastorage:${{ hashFiles('Cargo.lock') }}",
+        "- run: scp x host:/srv/datastorage:ro",
+    ];
+    check_lines(".github/workflows/e2e.yml", &neither, &[]);
+}

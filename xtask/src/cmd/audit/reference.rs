@@ -1,5 +1,7 @@
-//! What in a text names one of our images: a literal tag, or a tag that is filled in. An address
-//! with a port is none.
+//! What in a text names one of our images: a literal tag, or a tag that is filled in. Where an image
+//! is named, or a repository stands before the name, every tag counts; elsewhere a name with a colon
+//! can be an address with a port, a scope or a label, and counts where what follows is called like a
+//! tag.
 
 use std::collections::BTreeSet;
 
@@ -26,26 +28,87 @@ pub(super) enum Mention {
     Filled,
 }
 
+/// What kind of place a text stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Where an image is named, and nothing else can stand: `image:`, an argument of an engine.
+    Image,
+    /// Anywhere else.
+    Any,
+}
+
+/// Names that say that what they hold is an image.
+const PLACE_WORDS: [&str; 4] = ["image", "images", "reference", "tag"];
+
+/// Whether a key, an option, a variable or a function is called like what holds an image.
+pub(super) fn says_image(name: &str) -> bool {
+    has_word(name, &PLACE_WORDS)
+}
+
+/// Whether one of the words of a name is among the candidates: `image_name` is `image` and `name`.
+pub(super) fn has_word(names: &str, candidates: &[&str]) -> bool {
+    names
+        .to_lowercase()
+        .split(|letter: char| !letter.is_alphanumeric())
+        .any(|word| candidates.contains(&word))
+}
+
+/// What else a tag is called.
+pub(super) const VERSION_WORDS: [&str; 7] = [
+    "commit", "digest", "hash", "revision", "sha", "suffix", "version",
+];
+
 /// Every mention in one line of text, in order. Where a name stands alone it is the logical name
 /// and no mention.
-pub(super) fn mentions(text: &str, names: &Names) -> Vec<Mention> {
+pub(super) fn mentions(text: &str, place: Place, names: &Names) -> Vec<Mention> {
     words(text)
-        .filter_map(|word| mention(word, names))
+        .filter_map(|(start, word)| {
+            let place = if is_image_behind(&text[..start]) {
+                Place::Image
+            } else {
+                place
+            };
+            mention(word, &text[start + word.len()..], place, names)
+        })
         .collect()
 }
 
-/// Pieces that can be a reference: `=` starts one too (`--tag=datastorage:e2e`).
-fn words(text: &str) -> impl Iterator<Item = &str> {
+/// Pieces that can be a reference, and where each begins: `=` starts one too
+/// (`--tag=datastorage:e2e`).
+fn words(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let ends = |letter: char| letter.is_whitespace() || "\"'`,;=()[]<>|".contains(letter);
-    text.split(ends).filter(|word| !word.is_empty())
+    text.split_inclusive(ends)
+        .scan(0, move |next, piece| {
+            let start = *next;
+            *next += piece.len();
+            Some((start, piece.trim_end_matches(ends)))
+        })
+        .filter(|(_, word)| !word.is_empty())
 }
 
-fn mention(word: &str, names: &Names) -> Option<Mention> {
+/// Whether what follows is an image: `image: `, `IMAGE=`, `"--image", `, `FROM `.
+fn is_image_behind(before: &str) -> bool {
+    let is_quote = |letter: char| letter.is_whitespace() || "\"'`([".contains(letter);
+    let before = before.trim_end_matches(is_quote);
+    let is_key = before.ends_with([':', '=']);
+    let name = before.trim_end_matches(|letter| is_quote(letter) || ":=,".contains(letter));
+    let is_end = |letter: char| !letter.is_alphanumeric() && !"_-.".contains(letter);
+    let name = name.rsplit(is_end).next().unwrap_or_default();
+    name == "FROM" || name == "--from" || (is_key || name.starts_with("--")) && says_image(name)
+}
+
+/// A reference, and what stands behind it in the same line.
+fn mention(word: &str, behind: &str, place: Place, names: &Names) -> Option<Mention> {
     // An address, `http://datastorage:8080`, or a transport, `docker://localhost/datastorage:e2e`.
-    let word = match word.split_once("://") {
-        Some(("docker" | "containers-storage" | "oci-archive", rest)) => rest,
+    let (word, place) = match word.split_once("://") {
+        Some(("docker" | "containers-storage" | "oci-archive", rest)) => (rest, Place::Image),
         Some(_) => return None,
-        None => word,
+        None => (word, place),
+    };
+    // The last of a mapping, `{image: datastorage:e2e}`.
+    let word = match word.contains('{') {
+        true => word,
+        false => word.trim_end_matches('}'),
     };
     let (path, name) = match word.rsplit_once('/') {
         Some((path, name)) => (Some(path), name),
@@ -62,29 +125,116 @@ fn mention(word: &str, names: &Names) -> Option<Mention> {
     if !ours && !filled_name {
         return None;
     }
-    if tag.contains(['{', '$']) {
-        let is_port = tag.to_ascii_lowercase().contains("port");
-        return (!is_port).then_some(Mention::Filled);
+    let is_image = match (origin(path), place) {
+        (Origin::File, _) => return None,
+        (Origin::Repository, _) | (Origin::Unknown, Place::Image) => true,
+        (Origin::Unknown, Place::Any) => false,
+    };
+    if let Some(start) = tag.find(['{', '$']) {
+        let is_tag = is_image || is_tag_like(&tag[..start], names) || is_filled_tag(tag, behind);
+        return is_tag.then_some(Mention::Filled);
     }
-    let is_port = !tag.is_empty()
+    let is_written = !tag.is_empty()
         && tag
-            .split('/')
-            .next()?
             .bytes()
-            .all(|byte| byte.is_ascii_digit());
-    let is_tag = tag
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte));
-    (!is_port && is_tag && !tag.is_empty() && ours).then(|| Mention::Literal {
+            .all(|byte| byte.is_ascii_alphanumeric() || b"._-:".contains(&byte));
+    let is_tag = is_written && (is_image || is_tag_like(tag, names));
+    (is_tag && ours).then(|| Mention::Literal {
         image: image.to_owned(),
         tag: tag.to_owned(),
     })
 }
 
+/// What the path before a name says.
+enum Origin {
+    /// `localhost`, `ghcr.io/us`, `$REGISTRY`: the name is an image's.
+    Repository,
+    /// Nothing, or a variable that can hold anything.
+    Unknown,
+    /// `/data`, `./data`, `host:/data`: the name is a file's.
+    File,
+}
+
+/// Names of variables that hold the beginning of a reference.
+const REGISTRY_WORDS: [&str; 8] = [
+    "host",
+    "image",
+    "images",
+    "namespace",
+    "organization",
+    "registry",
+    "repo",
+    "repository",
+];
+
+fn origin(path: Option<&str>) -> Origin {
+    let Some(path) = path else {
+        return Origin::Unknown;
+    };
+    let first = path.split('/').next().unwrap_or_default();
+    if first.starts_with(['{', '$']) {
+        return match has_word(first, &REGISTRY_WORDS) {
+            true => Origin::Repository,
+            false => Origin::Unknown,
+        };
+    }
+    let (host, port) = first.split_once(':').unwrap_or((first, "0"));
+    let is_port = port.starts_with(|letter: char| letter.is_ascii_digit() || "{$".contains(letter));
+    match is_port && !host.is_empty() && !host.starts_with(['.', '~']) {
+        true => Origin::Repository,
+        false => Origin::File,
+    }
+}
+
+/// What tags are called that say nothing of the code.
+const TAG_WORDS: [&str; 16] = [
+    "canary", "ci", "dev", "e2e", "edge", "head", "latest", "local", "main", "master", "nightly",
+    "prod", "snapshot", "stable", "staging", "test",
+];
+
+/// Whether a word behind a colon is a tag wherever it stands: one of the usual words, a version, a
+/// target's name, a hash, or a number that is too long for a port.
+pub(super) fn is_tag_like(tag: &str, names: &Names) -> bool {
+    let of_target = |target: &String| {
+        tag.strip_prefix(target.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    tag.starts_with("sha256:")
+        || names.targets.iter().any(of_target)
+        || is_version(tag)
+        || tag
+            .split(['-', '_', '.'])
+            .any(|part| TAG_WORDS.contains(&part) || is_hash(part))
+}
+
+/// `v1`, `v1.2-rc1`, `1.2`.
+fn is_version(tag: &str) -> bool {
+    let digits = tag.strip_prefix('v').unwrap_or(tag);
+    let starts = digits.starts_with(|letter: char| letter.is_ascii_digit());
+    starts && (digits.len() < tag.len() || digits.contains('.'))
+}
+
+/// Seven hex digits or more, as git shortens a hash, and some of them numbers; a date is as long.
+fn is_hash(part: &str) -> bool {
+    part.len() >= 7
+        && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && part.bytes().any(|byte| byte.is_ascii_digit())
+}
+
+/// `${TAG}`, `${{ github.sha }}`: what is filled in is called like a tag. An expression goes on
+/// behind the word.
+fn is_filled_tag(tag: &str, behind: &str) -> bool {
+    let goes_on = tag.contains(['{', '(']) && !tag.contains(['}', ')']) || tag.ends_with('$');
+    let end = behind.find(['}', ')']).filter(|_| goes_on);
+    let called = |text: &str| has_word(text, &["tag"]) || has_word(text, &VERSION_WORDS);
+    called(tag) || called(&behind[..end.unwrap_or(0)])
+}
+
 /// Whether a text ends where the tag of one of our images would follow: `localhost/datastorage:`.
 /// The first part of its path is a host, as the distribution specification tells one from a path.
 pub(super) fn is_opened(text: &str, names: &Names) -> bool {
-    let word = words(text).last().filter(|word| text.ends_with(word));
+    let word = words(text).map(|(_, word)| word).last();
+    let word = word.filter(|word| text.ends_with(word));
     let Some(reference) = word.and_then(|word| word.strip_suffix(':')) else {
         return false;
     };
@@ -125,7 +275,7 @@ fn names_ours(variable: &str, names: &Names) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Mention, Names, mentions};
+    use super::{Mention, Names, Place, mentions};
 
     #[track_caller]
     fn check(text: &str, expected: &[&str]) {
@@ -133,7 +283,7 @@ mod tests {
             packages: ["datastorage", "gateway"].map(str::to_owned).into(),
             targets: ["gateway".to_owned()].into(),
         };
-        let found: Vec<String> = mentions(text, &names)
+        let found: Vec<String> = mentions(text, Place::Any, &names)
             .into_iter()
             .map(|mention| match mention {
                 Mention::Literal { image, .. } => image,

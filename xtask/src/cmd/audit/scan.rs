@@ -20,7 +20,7 @@ use super::call;
 use super::command;
 use super::entry::{self, Entry};
 use super::lexer;
-use super::reference::{Mention, Names, is_opened, is_ours, mentions};
+use super::reference::{Mention, Names, Place, is_opened, is_ours, mentions};
 use super::source::Source;
 use super::template::{self, is_reference};
 
@@ -122,8 +122,8 @@ impl File<'_> {
     }
 
     /// Mentions of our images in one line.
-    fn mentioned(&mut self, line: usize, text: &str) {
-        for mention in mentions(text, self.names) {
+    fn mentioned(&mut self, line: usize, text: &str, place: Place) {
+        for mention in mentions(text, place, self.names) {
             match mention {
                 Mention::Filled => self.find(line, Pattern::MadeAtDeployTime, text),
                 Mention::Literal { image, tag } => self.literals.push(Literal {
@@ -146,7 +146,7 @@ impl File<'_> {
         let mut entries = Vec::new();
         for (line, text) in numbered(source) {
             let text = without_comment(text);
-            self.mentioned(line, text);
+            self.mentioned(line, text, Place::Any);
             entries.extend(entry::of_yaml_line(line, text));
         }
         self.entries(&entries);
@@ -154,7 +154,7 @@ impl File<'_> {
 
     fn json(&mut self, source: &str) {
         for (line, text) in numbered(source) {
-            self.mentioned(line, text);
+            self.mentioned(line, text, Place::Any);
         }
         self.entries(&entry::of_json(&lexer::tokens(source)));
     }
@@ -213,7 +213,7 @@ impl File<'_> {
     /// Workflows, and whatever else holds command lines.
     fn commands(&mut self, source: &str) {
         for (line, text) in numbered(source) {
-            self.mentioned(line, without_comment(text));
+            self.mentioned(line, without_comment(text), Place::Any);
         }
         for (line, text) in command_lines(source) {
             for (line, pattern) in command::in_line(line, &text, self.names) {
@@ -238,7 +238,7 @@ impl File<'_> {
                 continue;
             }
             for (offset, part) in template.text.lines().enumerate() {
-                self.rust_text(template.line + offset, part);
+                self.rust_text(template.line + offset, part, template.place);
             }
         }
         for (line, pattern) in call::commands(&source, self.names) {
@@ -250,8 +250,8 @@ impl File<'_> {
         }
     }
 
-    fn rust_text(&mut self, line: usize, text: &str) {
-        self.mentioned(line, text);
+    fn rust_text(&mut self, line: usize, text: &str, place: Place) {
+        self.mentioned(line, text, place);
         if is_reference(text) || is_opened(text, self.names) {
             self.find(line, Pattern::MadeAtDeployTime, text);
         }

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::reference::{Place, VERSION_WORDS, has_word, says_image};
 use super::source::Source;
 
 /// A text, the line where it begins, and the token.
@@ -11,6 +12,7 @@ pub(super) struct Template {
     pub(super) at: usize,
     pub(super) line: usize,
     pub(super) text: String,
+    pub(super) place: Place,
 }
 
 /// Names that say that something is an image or where it is kept.
@@ -28,10 +30,8 @@ const IMAGE_WORDS: [&str; 8] = [
 /// Names that say only that; with them, a version is a tag as well.
 const REPOSITORY_WORDS: [&str; 4] = ["image", "images", "repo", "repository"];
 
-/// What else a tag is called.
-const VERSION_WORDS: [&str; 7] = [
-    "commit", "digest", "hash", "revision", "sha", "suffix", "version",
-];
+/// Names that say that what is called like an image is where it can be found.
+const ADDRESS_WORDS: [&str; 6] = ["dir", "file", "folder", "path", "uri", "url"];
 
 /// Methods that change no text.
 const SAME_TEXT: [&str; 16] = [
@@ -61,9 +61,35 @@ pub(super) fn templates(source: &Source) -> Vec<Template> {
                 .or_else(|| joined(source, at))
                 .or_else(|| sum(source, at))?;
             let line = source.line(at);
-            Some(Template { at, line, text })
+            let place = place(source, at);
+            Some(Template {
+                at,
+                line,
+                text,
+                place,
+            })
         })
         .collect()
+}
+
+/// An image is named where the variable, constant, field or function that a text goes to is called
+/// like one: `let image = ..`, `image: ..`, `with_image(..)`.
+fn place(source: &Source, at: usize) -> Place {
+    let bounds = [';', '{', '}', ','];
+    let start = (at.saturating_sub(20)..at)
+        .rev()
+        .find(|&index| bounds.iter().any(|&mark| source.is_mark(index, mark)))
+        .map_or(at.saturating_sub(20), |bound| bound + 1);
+    let is_named = |index: usize| {
+        let is_path = source.is_mark(index + 1, ':') && source.is_mark(index + 2, ':');
+        let takes = [':', '=', '('];
+        let takes = takes.iter().any(|&mark| source.is_mark(index + 1, mark));
+        takes && !is_path && source.name(index).is_some_and(says_image)
+    };
+    match (start..at).any(is_named) {
+        true => Place::Image,
+        false => Place::Any,
+    }
 }
 
 /// Whether the names in a text say that it is an image reference: `{repository}:{tag}`.
@@ -79,15 +105,10 @@ pub(super) fn is_reference(text: &str) -> bool {
         let right = &right[..right.find('}').unwrap_or(right.len())];
         let left_is = |candidates: &[&str]| has_word(left, candidates);
         has_word(right, &["tag"]) && left_is(&IMAGE_WORDS)
-            || has_word(right, &VERSION_WORDS) && left_is(&REPOSITORY_WORDS)
+            || has_word(right, &VERSION_WORDS)
+                && left_is(&REPOSITORY_WORDS)
+                && !left_is(&ADDRESS_WORDS)
     })
-}
-
-fn has_word(names: &str, candidates: &[&str]) -> bool {
-    names
-        .to_lowercase()
-        .split(|letter: char| !letter.is_alphanumeric())
-        .any(|word| candidates.contains(&word))
 }
 
 /// A literal; what a formatting macro fills in is told by name.
