@@ -563,3 +563,44 @@ fn a_name_with_a_colon_is_a_reference_where_its_tag_says_so() {
     ];
     check_lines(".github/workflows/e2e.yml", &neither, &[]);
 }
+
+#[test]
+fn a_tag_is_found_where_the_name_is_bound_to_a_variable() {
+    let fixed = [
+        r#"let image = "localhost/datastorage"; format!("{image}:e2e")"#,
+        r#"let image = "localhost/datastorage"; format!("{image}:latest")"#,
+        r#"let r = "localhost/datastorage"; format!("{}:{}", r, "1")"#,
+        r#"let r = String::from("localhost/datastorage"); format!("{r}:1")"#,
+        r#"const R: &str = "localhost/datastorage"; format!("{R}:1")"#,
+        r#"let (r, tag) = a; const TAG: &str = "1"; format!("localhost/datastorage:{TAG}")"#,
+        r#"let mut r = String::from("localhost/datastorage"); r.push(':'); r.push_str("1")"#,
+        r#"format!("{image}:latest")"#,
+        r#"format!("{}:{}", image, "e2e")"#,
+        r#"format!("{}/{}:{}", "localhost", "datastorage", "1")"#,
+    ];
+    check_rust(&fixed, &[Pattern::FixedTag]);
+    let made = [
+        r#"let r = "localhost/datastorage"; format!("{r}:{}", std::env::var("TAG").unwrap())"#,
+        r#"format!("{}/{}:{}", "localhost", "datastorage", t)"#,
+        r#"let mut r = String::from("localhost/datastorage"); r.push(':'); r.push_str(t)"#,
+        r#"let mut r = "localhost/datastorage".to_owned(); r += ":"; r += &t"#,
+        r#"let r = "localhost/datastorage"; f(r.to_owned() + ":" + &t)"#,
+        r#"let r = "localhost/datastorage"; [r, t].join(":")"#,
+    ];
+    check_rust(&made, &[Pattern::MadeAtDeployTime]);
+}
+
+#[test]
+fn a_variable_that_is_bound_to_something_else_is_no_name() {
+    let pieces = [
+        r#"let r = "localhost/datastorage"; let r = f(r); format!("{r}:{t}")"#,
+        r#"let r = "localhost/datastorage"; f(r); format!("{}:{t}", self.r)"#,
+        r#"let r = "http://datastorage"; format!("{r}:{port}")"#,
+        r#"let host = "datastorage"; format!("{host}:{port}")"#,
+        r#"let mut text = String::from("datastorage"); text.push(':'); text.push_str(t)"#,
+        r#"let mut all = vec!["localhost/datastorage"]; all.push(other)"#,
+        r#"format!("{image}:{line}")"#,
+        r#"format!("{image_path}:latest")"#,
+    ];
+    check_rust(&pieces, &[]);
+}

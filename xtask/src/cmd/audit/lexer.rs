@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Name(String),
     /// The text of a string literal, escapes as they are written.
     Text(String),
+    /// A character literal, which is no text where texts are looked for.
+    Character(String),
     /// Anything else.
     Mark(char),
 }
@@ -92,21 +94,17 @@ impl<'a> Lexer<'a> {
     }
 
     /// `'a'`, `'\n'`; a lifetime is no character.
-    fn skip_character(&mut self) -> bool {
-        let Some(body) = self.rest.strip_prefix('\'') else {
-            return false;
-        };
+    fn character(&mut self) -> Option<&'a str> {
+        let body = self.rest.strip_prefix('\'')?;
         let mut letters = body.char_indices();
-        let (Some((_, first)), Some((after, second))) = (letters.next(), letters.next()) else {
-            return false;
-        };
+        let ((_, first), (after, second)) = (letters.next()?, letters.next()?);
         let length = match (first, second) {
             ('\\', _) => quoted_length(body, b'\''),
             (_, '\'') => after,
-            _ => return false,
+            _ => return None,
         };
         self.take((1 + length + 1).min(self.rest.len()));
-        true
+        Some(&body[..length])
     }
 }
 
@@ -120,10 +118,14 @@ impl Iterator for Lexer<'_> {
                 self.take(first.len_utf8());
                 continue;
             }
-            if self.skip_comment() || self.skip_character() {
+            if self.skip_comment() {
                 continue;
             }
             let line = self.line;
+            if let Some(character) = self.character() {
+                let kind = Kind::Character(character.to_owned());
+                return Some(Token { line, kind });
+            }
             if let Some(text) = self.text() {
                 let kind = Kind::Text(text.to_owned());
                 return Some(Token { line, kind });

@@ -22,7 +22,7 @@ use super::entry::{self, Entry};
 use super::lexer;
 use super::reference::{Mention, Names, Place, is_opened, is_ours, mentions};
 use super::source::Source;
-use super::template::{self, is_reference};
+use super::template::{self, is_reference, is_tagged};
 
 /// A wrong pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -254,6 +254,9 @@ impl File<'_> {
         self.mentioned(line, text, place);
         if is_reference(text) || is_opened(text, self.names) {
             self.find(line, Pattern::MadeAtDeployTime, text);
+        }
+        if is_tagged(text, self.names) {
+            self.find(line, Pattern::FixedTag, text);
         }
         for (line, pattern) in command::in_line(line, text, self.names) {
             self.find(line, pattern, text);

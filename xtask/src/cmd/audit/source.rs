@@ -78,6 +78,14 @@ impl Source {
         }
     }
 
+    /// A string or character literal.
+    pub(super) fn literal(&self, index: usize) -> Option<&str> {
+        match &self.tokens.get(index)?.kind {
+            Kind::Text(text) | Kind::Character(text) => Some(text),
+            _ => None,
+        }
+    }
+
     pub(super) fn is_mark(&self, index: usize, mark: char) -> bool {
         self.tokens
             .get(index)

@@ -4,8 +4,12 @@
 
 use std::ops::Range;
 
-use super::reference::{Place, VERSION_WORDS, has_word, says_image};
+use super::reference::{Names, Place, VERSION_WORDS, has_word, is_tag_like, says_image};
 use super::source::Source;
+
+mod bound;
+
+use self::bound::{Bound, plain};
 
 /// A text, the line where it begins, and the token.
 pub(super) struct Template {
@@ -55,11 +59,13 @@ const SAME_TEXT: [&str; 16] = [
 
 /// Every text of a file, by place.
 pub(super) fn templates(source: &Source) -> Vec<Template> {
+    let bound = Bound::of(source);
     (0..source.len())
         .filter_map(|at| {
-            let text = literal(source, at)
-                .or_else(|| joined(source, at))
-                .or_else(|| sum(source, at))?;
+            let text = literal(source, &bound, at)
+                .or_else(|| joined(source, &bound, at))
+                .or_else(|| grown(source, &bound, at))
+                .or_else(|| sum(source, &bound, at))?;
             let line = source.line(at);
             let place = place(source, at);
             Some(Template {
@@ -111,15 +117,37 @@ pub(super) fn is_reference(text: &str) -> bool {
     })
 }
 
+/// Whether an image of any name gets a tag that stands there: `{image}:latest`.
+pub(super) fn is_tagged(text: &str, names: &Names) -> bool {
+    text.match_indices("}:").any(|(middle, _)| {
+        let left = &text[..middle];
+        let left = &left[left.rfind('{').map_or(0, |open| open + 1)..];
+        let is_end = |letter: char| letter.is_whitespace() || "\"'`,;)".contains(letter);
+        let tag = text[middle + 2..].split(is_end).next().unwrap_or_default();
+        has_word(left, &REPOSITORY_WORDS)
+            && !has_word(left, &ADDRESS_WORDS)
+            && is_tag_like(tag, names)
+    })
+}
+
 /// A literal; what a formatting macro fills in is told by name.
-fn literal(source: &Source, at: usize) -> Option<String> {
+fn literal(source: &Source, bound: &Bound<'_>, at: usize) -> Option<String> {
     let text = source.text(at)?;
-    let arguments = formatted(source, at).unwrap_or_default();
-    Some(filled(text, &arguments))
+    let arguments = formatted(source, bound, at);
+    let is_macro = arguments.is_some();
+    let named = |name: &str| match bound.get(name, at).filter(|_| is_macro) {
+        Some((_, text)) => text.to_owned(),
+        None => format!("{{{name}}}"),
+    };
+    Some(filled(text, &arguments.unwrap_or_default(), named))
 }
 
 /// The arguments behind the literal at `at` where it stands in a macro.
-fn formatted(source: &Source, at: usize) -> Option<Vec<(Option<&str>, String)>> {
+fn formatted<'a>(
+    source: &'a Source,
+    bound: &Bound<'_>,
+    at: usize,
+) -> Option<Vec<(Option<&'a str>, String)>> {
     let open = (0..at)
         .rev()
         .take(200)
@@ -134,14 +162,24 @@ fn formatted(source: &Source, at: usize) -> Option<Vec<(Option<&str>, String)>> 
             .map(|element| {
                 let is_named = source.is_mark(element.start + 1, '=');
                 let name = source.name(element.start).filter(|_| is_named);
-                (name, names(source, element))
+                let value = match is_named {
+                    // The name may say what it is as well.
+                    true => format!("{{{}}}", names(source, element)),
+                    false => operand(source, bound, element),
+                };
+                (name, value)
             })
             .collect(),
     )
 }
 
-/// Puts the arguments' names where the macro would put their values, as `std::fmt` says.
-fn filled(text: &str, arguments: &[(Option<&str>, String)]) -> String {
+/// Puts the arguments where the macro would put their values, as `std::fmt` says, and what `named`
+/// gives where a variable is named in the text.
+fn filled(
+    text: &str,
+    arguments: &[(Option<&str>, String)],
+    named: impl Fn(&str) -> String,
+) -> String {
     let mut result = String::new();
     let mut positions = arguments.iter().filter(|(name, _)| name.is_none());
     let mut rest = text;
@@ -166,8 +204,8 @@ fn filled(text: &str, arguments: &[(Option<&str>, String)]) -> String {
                 |position: usize| arguments.get(position),
             ),
         };
-        let value = value.map_or(name, |(_, value)| value);
-        result.push_str(&format!("{{{value}}}"));
+        let value = value.map(|(_, value)| value.clone());
+        result.push_str(&value.unwrap_or_else(|| named(name)));
         rest = &rest[close + 1..];
     }
     result.push_str(rest);
@@ -175,7 +213,7 @@ fn filled(text: &str, arguments: &[(Option<&str>, String)]) -> String {
 }
 
 /// `concat!(a, b)`, `[a, b].concat()`, `[a, b].join(":")`.
-fn joined(source: &Source, at: usize) -> Option<String> {
+fn joined(source: &Source, bound: &Bound<'_>, at: usize) -> Option<String> {
     let call = source.call(at)?;
     let (parts, between) = match call.name {
         "concat" if source.is_mark(at + 1, '!') => (call.inside, String::new()),
@@ -195,13 +233,13 @@ fn joined(source: &Source, at: usize) -> Option<String> {
     let parts: Vec<String> = source
         .elements(parts)
         .into_iter()
-        .map(|part| operand(source, part))
+        .map(|part| operand(source, bound, part))
         .collect();
     Some(parts.join(&between))
 }
 
 /// `a + ":" + b`, told at its first sign.
-fn sum(source: &Source, at: usize) -> Option<String> {
+fn sum(source: &Source, bound: &Bound<'_>, at: usize) -> Option<String> {
     if !source.is_mark(at, '+') || at == 0 {
         return None;
     }
@@ -209,27 +247,68 @@ fn sum(source: &Source, at: usize) -> Option<String> {
     if start > 0 && source.is_mark(start - 1, '+') {
         return None;
     }
-    let mut text = operand(source, start..at);
+    let mut text = operand(source, bound, start..at);
     let mut sign = at;
     while source.is_mark(sign, '+') {
         let end = source.chain_end(sign + 1);
-        text.push_str(&operand(source, sign + 1..end));
+        text.push_str(&operand(source, bound, sign + 1..end));
         sign = end;
     }
     Some(text)
 }
 
-/// A literal, or names between braces.
-fn operand(source: &Source, range: Range<usize>) -> String {
+/// `image.push(':')`, `image.push_str(tag)`, `image += tag`: what a variable that was bound to a text
+/// comes to, told where it first grows. One that ends in a colon is told where it is bound.
+fn grown(source: &Source, bound: &Bound<'_>, at: usize) -> Option<String> {
+    let (variable, _) = appended(source, at)?;
+    let (bound_at, text) = bound.get(variable, at)?;
+    let is_same = |at: usize| appended(source, at).filter(|(name, _)| *name == variable);
+    if text.ends_with(':') || (bound_at..at).any(|at| is_same(at).is_some()) {
+        return None;
+    }
+    let function = source.function_of(at);
+    let parts = (at..source.len())
+        .take_while(|&at| source.function_of(at) == function)
+        .filter_map(is_same)
+        .map(|(_, part)| operand(source, bound, part));
+    Some(text.to_owned() + &parts.collect::<String>())
+}
+
+/// The variable that grows at `at`, and by what.
+fn appended(source: &Source, at: usize) -> Option<(&str, Range<usize>)> {
+    if source.is_mark(at, '+') && source.is_mark(at + 1, '=') {
+        let variable = source.name(at.checked_sub(1)?)?;
+        return Some((variable, at + 2..source.statement(at).end));
+    }
+    let call = source.call(at)?;
+    let variable = source.name(at.checked_sub(2)?)?;
+    let grows = source.is_mark(at - 1, '.') && ["push", "push_str"].contains(&call.name);
+    grows.then_some((variable, call.inside))
+}
+
+/// A literal, the text that a name is bound to, or names between braces.
+fn operand(source: &Source, bound: &Bound<'_>, range: Range<usize>) -> String {
     let is_variable = |at: usize| {
         source
             .name(at)
             .is_some_and(|name| ["env", "option_env", "var"].contains(&name))
     };
+    if let Some(text) = plain(source, range.clone()) {
+        return text.to_owned();
+    }
+    let has_macro = range.clone().any(|at| source.is_mark(at, '!'));
     let text = range.clone().find(|&at| source.text(at).is_some());
-    match text {
-        Some(at) if !range.clone().any(is_variable) => literal(source, at).unwrap_or_default(),
-        _ => format!("{{{}}}", names(source, range)),
+    if let Some(at) = text
+        && has_macro
+        && !range.clone().any(is_variable)
+    {
+        return literal(source, bound, at).unwrap_or_default();
+    }
+    let is_field = range.clone().any(|at| source.name(at) == Some("self"));
+    let names = names(source, range.clone());
+    match bound.get(&names, range.start).filter(|_| !is_field) {
+        Some((_, text)) => text.to_owned(),
+        None => format!("{{{names}}}"),
     }
 }
 
