@@ -604,3 +604,83 @@ fn a_variable_that_is_bound_to_something_else_is_no_name() {
     ];
     check_rust(&pieces, &[]);
 }
+
+#[test]
+fn a_tag_left_out_is_latest() {
+    let fixed = [Pattern::FixedTag];
+    let workflow = [
+        "- run: podman run localhost/datastorage",
+        "- run: podman run --rm -d --name x -p 80:80 localhost/datastorage serve",
+        "- run: docker build -t ghcr.io/us/datastorage .",
+        "- run: docker buildx build . --tag $REGISTRY/us/datastorage",
+        "- run: podman build --tag=localhost/datastorage .",
+        "- run: kind load docker-image localhost/datastorage",
+        "- run: docker run -d datastorage:15",
+    ];
+    check_lines(".github/workflows/e2e.yml", &workflow, &fixed);
+    let rust = [
+        r#"run(&["run", "localhost/datastorage"])"#,
+        r#"Command::new("podman").args(["build", "-t", "localhost/datastorage", "."])"#,
+        r#"cmd!(sh, "podman run --rm localhost/datastorage")"#,
+        r#"podman.args(["run", "--rm"]).arg("ghcr.io/us/datastorage")"#,
+        r#"Command::new("podman").args(["run", "datastorage:15"])"#,
+    ];
+    check_rust(&rust, &fixed);
+    let workflow = [
+        "- run: docker build services/datastorage",
+        "- run: docker build ./services/datastorage",
+        "- run: podman images localhost/datastorage",
+        "- run: podman rmi localhost/datastorage",
+        "- run: docker run -e UPSTREAM=datastorage:8080 busybox",
+        "- run: docker run --add-host datastorage:10 busybox wget datastorage:8080",
+        "- run: docker run --name datastorage postgres:15",
+    ];
+    check_lines(".github/workflows/e2e.yml", &workflow, &[]);
+    let rust = [
+        r#"run(&["run", "datastorage"])"#,
+        r#"run(&["run", "--upstream", "datastorage:8080"])"#,
+        r#"podman.args(["image", "inspect", "localhost/datastorage"])"#,
+    ];
+    check_rust(&rust, &[]);
+}
+
+#[test]
+fn a_re_tag_is_found_behind_a_function_or_a_variable() {
+    let found = [Pattern::ReTag];
+    let rust = [
+        "client.tag_image(a, b, options)",
+        "image_tag(a, b)",
+        r#"run([engine, "tag", old, new])"#,
+    ];
+    check_rust(&rust, &found);
+    let workflow = [
+        "- run: DOCKER=docker; $DOCKER tag x y",
+        "- run: \"${CONTAINER_ENGINE:-podman}\" tag x y",
+        "- run: $(DOCKER) tag x y",
+    ];
+    check_lines(".github/workflows/e2e.yml", &workflow, &found);
+    check_rust(&["image_tag(a)", "image.image_tag()", "tag(a, b)"], &[]);
+    let workflow = ["- run: $GIT tag x y", "- run: echo $DOCKER tag"];
+    check_lines(".github/workflows/e2e.yml", &workflow, &[]);
+}
+
+#[test]
+fn an_image_that_a_template_names_is_made_at_deploy_time() {
+    let made = [Pattern::MadeAtDeployTime];
+    let manifest = [
+        "  image: \"{{ .Values.image }}:{{ .Values.tag }}\"",
+        "  image: {{ .Values.image }}",
+        "  image: \"localhost/{{ .Values.image }}:e2e\"",
+        "  image: ${IMAGE}",
+        "  image: \"{{ .Values.registry }}/datastorage:{{ .Values.tag }}\"",
+    ];
+    check_lines("deploy/datastorage.yaml", &manifest, &made);
+    let json = ["\"image\": \"{{ .Values.image }}:{{ .Values.tag }}\""];
+    check_lines("deploy/datastorage.json", &json, &made);
+    let manifest = [
+        "  image: postgres:{{ .Values.postgres }}",
+        "  image: \"{{ .Values.registry }}/postgres:15\"",
+        "  value: \"{{ .Values.image }}\"",
+    ];
+    check_lines("deploy/datastorage.yaml", &manifest, &[]);
+}

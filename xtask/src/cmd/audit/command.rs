@@ -1,7 +1,7 @@
 //! What a command line does to images, told by its words: which program, which verb, which names.
 //! Options may stand anywhere before the verb. The verbs are those of each program's own manual.
 
-use super::reference::{Names, is_ours};
+use super::reference::{Mention, Names, Place, has_word, is_ours, is_untagged, mentions};
 use super::scan::Pattern;
 
 /// A word of a command.
@@ -42,8 +42,11 @@ impl Word {
         !self.filled && self.text.starts_with('-')
     }
 
-    /// `sudo /usr/bin/podman` calls podman.
+    /// `sudo /usr/bin/podman` calls podman; `$DOCKER` calls whatever engine it holds.
     fn program(&self) -> Option<&'static str> {
+        if self.filled && has_word(&self.text, &ENGINE_WORDS) {
+            return Some(ENGINE);
+        }
         let name = self.text.rsplit('/').next().unwrap_or_default();
         PROGRAMS.into_iter().find(|program| *program == name)
     }
@@ -52,13 +55,14 @@ impl Word {
 /// A wrong pattern and the line of its verb.
 pub(super) type Found = (usize, Pattern);
 
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 14] = [
     "buildah",
     "crane",
     "crictl",
     "ctr",
     "docker",
     "helm",
+    "kind",
     "kubectl",
     "kustomize",
     "minikube",
@@ -68,17 +72,35 @@ const PROGRAMS: [&str; 13] = [
     "regctl",
 ];
 
+/// Names of variables that hold an engine.
+const ENGINE_WORDS: [&str; 6] = [
+    "buildah", "docker", "engine", "nerdctl", "podman", "runtime",
+];
+
+/// An engine like any other.
+const ENGINE: &str = "docker";
+
 /// Copies images from one name to another, and nothing else, so it is a program of its own here.
 const SKOPEO: &str = "skopeo";
 
 /// Words that stand between a program and its verb: `docker image tag`, `ctr i tag`.
-const GROUPS: [&str; 3] = ["image", "images", "i"];
+const GROUPS: [&str; 6] = ["builder", "buildx", "container", "i", "image", "images"];
+
+/// Verbs that make, start or send the images that they name.
+const USES: [&str; 7] = ["build", "bud", "commit", "create", "push", "run", "save"];
+
+/// Options of these verbs whose value looks like an image and is none.
+const NO_IMAGES: [&str; 4] = ["--add-host", "--env", "--link", "-e"];
 
 /// What the commands of a line do. `docker exec node ctr images tag` is a command in a command.
 pub(super) fn in_line(line: usize, text: &str, names: &Names) -> Vec<Found> {
     let words: Vec<Word> = text
         .split_whitespace()
-        .map(|word| word.strip_prefix("$(").unwrap_or(word))
+        .map(|word| match word.ends_with(')') {
+            // `$(DOCKER)` of a Makefile.
+            true => word,
+            false => word.strip_prefix("$(").unwrap_or(word),
+        })
         .map(|word| word.trim_matches(|letter: char| "\"'`,()[]".contains(letter)))
         .filter(|word| !word.is_empty())
         .map(|word| Word::literal(line, word))
@@ -98,6 +120,7 @@ pub(super) fn in_words(words: &[Word], names: &Names) -> Vec<Found> {
             found.extend(copies(rest, &["copy"], names));
         } else if let Some(program) = word.program() {
             found.extend(after_program(program, rest, names));
+            found.extend(uses(program, rest, names));
         }
     }
     found
@@ -108,6 +131,65 @@ pub(super) fn in_arguments(words: &[Word], names: &Names) -> Option<Found> {
     renames(words)
         .or_else(|| fetches(words, names))
         .or_else(|| sets_image(words, &["set", "image"]))
+        .or_else(|| {
+            let mut images = images(words).into_iter();
+            images.find_map(|word| leaves_out_tag(word, names))
+        })
+}
+
+/// Uses images under a name that says nothing of the code.
+fn uses(program: &str, words: &[Word], names: &Names) -> Option<Found> {
+    let images = match program {
+        "helm" | "kubectl" | "kustomize" | "oc" => return None,
+        "kind" => verb(words, &["load", "docker-image"])?.1.iter().collect(),
+        "minikube" => verb(words, &["load"])?.1.iter().collect(),
+        _ => images(words),
+    };
+    images
+        .into_iter()
+        .find_map(|word| leaves_out_tag(word, names).or_else(|| has_bare_tag(word, names)))
+}
+
+/// The words after `run`, `build` and the like that can be images: all that are no options, and
+/// where a container is started none behind the image. A word after an option may be its value.
+fn images(words: &[Word]) -> Vec<&Word> {
+    let Some((verb, operands)) = USES
+        .iter()
+        .find_map(|wanted| Some((*wanted, verb(words, &[wanted])?.1)))
+    else {
+        return Vec::new();
+    };
+    let mut images = Vec::new();
+    let mut option: Option<&Word> = None;
+    for word in operands {
+        let is_value = option.is_some_and(|option| NO_IMAGES.contains(&option.text.as_str()));
+        if !is_value && (!word.is_option() || word.text.starts_with("--tag=")) {
+            images.push(word);
+        }
+        let is_first = option.is_none() && !word.is_option() && !word.filled;
+        if is_first && ["create", "run"].contains(&verb) {
+            break;
+        }
+        option = Some(word).filter(|word| word.is_option() && !word.text.contains('='));
+    }
+    images
+}
+
+/// `localhost/datastorage` is `localhost/datastorage:latest`.
+fn leaves_out_tag(word: &Word, names: &Names) -> Option<Found> {
+    is_untagged(&word.text, names).then_some((word.line, Pattern::FixedTag))
+}
+
+/// `datastorage:15`, which would be an address anywhere else.
+fn has_bare_tag(word: &Word, names: &Names) -> Option<Found> {
+    if word.text.contains('=') || !mentions(&word.text, Place::Any, names).is_empty() {
+        return None;
+    }
+    let pattern = match mentions(&word.text, Place::Image, names).first()? {
+        Mention::Literal { .. } => Pattern::FixedTag,
+        Mention::Filled => Pattern::MadeAtDeployTime,
+    };
+    Some((word.line, pattern))
 }
 
 fn after_program(program: &str, words: &[Word], names: &Names) -> Option<Found> {

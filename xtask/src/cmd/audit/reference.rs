@@ -1,7 +1,7 @@
-//! What in a text names one of our images: a literal tag, or a tag that is filled in. Where an image
-//! is named, or a repository stands before the name, every tag counts; elsewhere a name with a colon
-//! can be an address with a port, a scope or a label, and counts where what follows is called like a
-//! tag.
+//! What in a text names one of our images: a literal tag, or a tag that is filled in. Where an
+//! image is named, or a repository stands before the name, every tag counts; elsewhere a name with
+//! a colon can be an address with a port, a scope or a label, and counts where what follows is
+//! called like a tag.
 
 use std::collections::BTreeSet;
 
@@ -243,6 +243,20 @@ pub(super) fn is_opened(text: &str, names: &Names) -> bool {
     };
     let is_host = host == "localhost" || host.contains(['.', '{', '$']);
     is_host && is_ours(reference, names)
+}
+
+/// Whether a word names one of our images without a tag: `localhost/datastorage`,
+/// `$REGISTRY/us/datastorage`. What stands below a folder, `services/datastorage`, is none.
+pub(super) fn is_untagged(word: &str, names: &Names) -> bool {
+    let reference = word.strip_prefix("docker://").unwrap_or(word);
+    // `--tag=localhost/datastorage`.
+    let reference = reference.rsplit('=').next().unwrap_or_default();
+    let Some((path, name)) = reference.rsplit_once('/') else {
+        return false;
+    };
+    let host = path.split('/').next().unwrap_or_default();
+    let is_host = host == "localhost" || host.contains(['.', ':', '{', '$']);
+    is_host && matches!(origin(Some(path)), Origin::Repository) && names.packages.contains(name)
 }
 
 /// Whether a word names one of our images, with a tag or without: `ghcr.io/us/datastorage`,

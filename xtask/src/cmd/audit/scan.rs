@@ -172,6 +172,10 @@ impl File<'_> {
                 "image" if self.is_ours_without_tag(value) || value.ends_with(":latest") => {
                     self.find(line, Pattern::FixedTag, value);
                 }
+                // Which image it is stands elsewhere; a manifest holds the logical name.
+                "image" if is_filled_name(value) => {
+                    self.find(line, Pattern::MadeAtDeployTime, value);
+                }
                 "newTag" => self.find(line, Pattern::FixedTag, value),
                 "newName" => self.find(line, Pattern::ReTag, value),
                 _ => {}
@@ -190,7 +194,7 @@ impl File<'_> {
             self.find(repository.line, Pattern::FixedTag, &repository.value);
             return;
         };
-        if tag.value.contains('$') {
+        if is_filled(&tag.value) {
             self.find(tag.line, Pattern::MadeAtDeployTime, &tag.value);
             return;
         }
@@ -246,7 +250,7 @@ impl File<'_> {
             self.find(line, pattern, text);
         }
         for call in source.calls() {
-            self.function(source.line(call.at), call.name);
+            self.function(source.line(call.at), call.name, source.arguments(&call));
         }
     }
 
@@ -264,10 +268,12 @@ impl File<'_> {
     }
 
     /// A function is defined or called: what its name says it does.
-    fn function(&mut self, line: usize, name: &str) {
+    fn function(&mut self, line: usize, name: &str, arguments: usize) {
         let words: Vec<&str> = name.split('_').collect();
         let has = |candidates: &[&str]| words.iter().any(|word| candidates.contains(word));
-        if has(&["retag"]) || name.starts_with("re_tag") {
+        // With one argument, an image is asked for its tag.
+        let tags = arguments > 1 && (name.starts_with("tag_image") || name == "image_tag");
+        if has(&["retag"]) || name.starts_with("re_tag") || tags {
             self.find(line, Pattern::ReTag, name);
         }
         let makes = has(&["generate", "random", "unique", "fresh"]);
@@ -316,6 +322,17 @@ fn judge_literals(literals: Vec<Literal>, names: &Names) -> Vec<Finding> {
             text: literal.text.clone(),
         })
         .collect()
+}
+
+/// `${TAG}`, `{{ .Values.tag }}`: a template puts something else there.
+fn is_filled(value: &str) -> bool {
+    value.contains('$') || value.contains("{{")
+}
+
+/// Whether a template makes the name of an image, and not only what stands before or after it.
+fn is_filled_name(image: &str) -> bool {
+    let name = image.rsplit('/').next().unwrap_or_default();
+    name.starts_with('$') || name.starts_with("{{")
 }
 
 fn numbered(source: &str) -> impl Iterator<Item = (usize, &str)> {

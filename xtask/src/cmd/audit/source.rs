@@ -123,6 +123,15 @@ impl Source {
         (0..self.len()).filter_map(|at| self.call(at))
     }
 
+    /// How many arguments a call has, besides what it is called on.
+    pub(super) fn arguments(&self, call: &Call<'_>) -> usize {
+        let is_self = |at: usize| self.name(at) == Some("self") && !self.is_mark(at + 1, '.');
+        let arguments = self.elements(call.inside.clone()).into_iter();
+        arguments
+            .filter(|argument| !argument.clone().any(is_self))
+            .count()
+    }
+
     /// The parts of a range between the commas that stand in no further bracket.
     pub(super) fn elements(&self, range: Range<usize>) -> Vec<Range<usize>> {
         let mut elements = Vec::new();

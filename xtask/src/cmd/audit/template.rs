@@ -257,8 +257,8 @@ fn sum(source: &Source, bound: &Bound<'_>, at: usize) -> Option<String> {
     Some(text)
 }
 
-/// `image.push(':')`, `image.push_str(tag)`, `image += tag`: what a variable that was bound to a text
-/// comes to, told where it first grows. One that ends in a colon is told where it is bound.
+/// `image.push(':')`, `image.push_str(tag)`, `image += tag`: what a variable that was bound to a
+/// text comes to, told where it first grows. One that ends in a colon is told where it is bound.
 fn grown(source: &Source, bound: &Bound<'_>, at: usize) -> Option<String> {
     let (variable, _) = appended(source, at)?;
     let (bound_at, text) = bound.get(variable, at)?;
