@@ -537,30 +537,61 @@ fn start(run: &Run, engine: &Engine, pod: &Pod<Seen>) -> Result<()> {
     })?;
     let main = &pod.main;
     run.journal(&Resource::Container(main.name.clone()))?;
+    // What could not be started is made anew: a port of a container is chosen when it is made.
+    let make_anew = engine.invocation().args(["rm", "--force", &main.name]);
     if pod.init.is_empty() {
-        return bring_up(main, &main.detached(engine));
+        return bring_up(main, &[main.detached(engine)], Some(&make_anew));
     }
     thread::scope(|scope| {
         let creating = scope.spawn(|| {
-            bring_up(main, &main.created(engine))?;
-            match main.prepared(engine) {
-                Some(prepared) => bring_up(main, &prepared),
-                None => Ok(()),
-            }
+            let steps: Vec<Invocation> = [main.created(engine)]
+                .into_iter()
+                .chain(main.prepared(engine))
+                .collect();
+            bring_up(main, &steps, Some(&make_anew))
         });
         let inits = scope.spawn(|| run_inits(run, engine, &pod.init));
         all(vec![creating, inits])
     })?;
-    bring_up(main, &main.started(engine))
+    bring_up(main, &[main.started(engine)], None)
 }
 
-fn bring_up(container: &Planned<Seen>, invocation: &Invocation) -> Result<()> {
-    let name = &container.name;
-    make(invocation).map_err(|error| {
-        let message = format!("container {name} could not be started");
-        Failure::new(Exit::Deploy, message).caused_by(error)
-    })?;
-    Ok(())
+/// Does these steps; once more when a port was taken. An engine looks for a free port and takes it
+/// a moment later, and somebody else may take it in between.
+fn bring_up(
+    container: &Planned<Seen>,
+    steps: &[Invocation],
+    before_again: Option<&Invocation>,
+) -> Result<()> {
+    again_for_a_port(
+        || steps.iter().try_for_each(|step| make(step).map(drop)),
+        || before_again.map_or(Ok(()), |removal| make(removal).map(drop)),
+    )
+    .map_err(|error| {
+        let message = format!("container {} could not be started", container.name);
+        Failure::new(Exit::Deploy, message).caused_by(error).into()
+    })
+}
+
+fn again_for_a_port(
+    mut step: impl FnMut() -> Result<(), ProcessError>,
+    mut before_again: impl FnMut() -> Result<(), ProcessError>,
+) -> Result<(), ProcessError> {
+    const ATTEMPTS: u32 = 5;
+    for _ in 1..ATTEMPTS {
+        match step() {
+            Err(error) if is_port_taken(&error) => before_again()?,
+            ended => return ended,
+        }
+    }
+    step()
+}
+
+/// As podman and docker say it.
+fn is_port_taken(error: &ProcessError) -> bool {
+    const WORDS: [&str; 2] = ["address already in use", "port is already allocated"];
+    matches!(error, ProcessError::Failed { stderr, .. }
+        if WORDS.iter().any(|words| stderr.contains(words)))
 }
 
 /// One after the other, each to its end.
@@ -586,4 +617,48 @@ fn run_inits(run: &Run, engine: &Engine, inits: &[Planned<Seen>]) -> Result<()> 
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::again_for_a_port;
+    use crate::process::ProcessError;
+
+    fn failed(stderr: &str) -> ProcessError {
+        ProcessError::Failed {
+            command: "podman run".to_owned(),
+            code: 126,
+            stderr: stderr.to_owned(),
+        }
+    }
+
+    /// What comes of a start that fails so many times with these words, and how often it was tried.
+    fn tried(words: &str, failures: u32) -> (bool, u32, u32) {
+        let (mut starts, mut removals) = (0, 0);
+        let ended = again_for_a_port(
+            || {
+                starts += 1;
+                if starts > failures {
+                    Ok(())
+                } else {
+                    Err(failed(words))
+                }
+            },
+            || {
+                removals += 1;
+                Ok(())
+            },
+        );
+        (ended.is_ok(), starts, removals)
+    }
+
+    #[test]
+    fn a_port_that_somebody_took_is_no_failure() {
+        let podman = "Error: cannot listen on the TCP port: listen tcp4 127.0.0.1:37709: bind: address already in use";
+        let docker = "Bind for 127.0.0.1:32768 failed: port is already allocated";
+        assert_eq!(tried(podman, 2), (true, 3, 2));
+        assert_eq!(tried(docker, 1), (true, 2, 1));
+        assert_eq!(tried(podman, 99), (false, 5, 4));
+        assert_eq!(tried("Error: no such image", 1), (false, 1, 0));
+    }
 }
