@@ -12,7 +12,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use anyhow::{Context, Result};
 
 use super::manifests::{Manifests, refused};
-use super::reading::{Problem, special};
+use super::reading::{Problem, is_usual, special};
 use super::snapshot::Scope;
 use crate::exit::{Exit, Failure};
 use crate::process::{self, Input, Invocation, ProcessError};
@@ -268,11 +268,19 @@ impl<'a> Sources<'a> {
             found.is_ok_and(|found| found.is_dir())
         };
         for folder in folders.iter().map(Utf8Path::new).filter(there) {
-            for (path, kind) in entries(self.root, folder)? {
-                if !folder.as_str().is_empty() && path.file_name() == Some(".git") {
+            let absolute = self.root.join(folder);
+            let failed = || format!("cannot list {absolute}");
+            for entry in absolute.as_std_path().read_dir().with_context(failed)? {
+                let entry = entry.with_context(failed)?;
+                let kind = entry.file_type().with_context(failed)?;
+                let name = entry.file_name();
+                if !folder.as_str().is_empty() && name == ".git" {
                     problems.push(nested(folder));
                 }
-                specials.extend(special(&path, kind).map(|problem| (path, problem)));
+                if !is_usual(kind) {
+                    let path = folder.join(&*name.to_string_lossy());
+                    specials.extend(special(&path, kind).map(|problem| (path, problem)));
+                }
             }
         }
         if self.has_git && !specials.is_empty() {

@@ -26,7 +26,7 @@ impl Objects {
 
     fn path(&self, digest: Digest) -> Utf8PathBuf {
         let name = digest.to_string();
-        self.directory.join(&name[..2]).join(&name[2..])
+        Utf8PathBuf::from(format!("{}/{}/{}", self.directory, &name[..2], &name[2..]))
     }
 
     /// Keeps these bytes, whose digest this is.

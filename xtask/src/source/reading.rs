@@ -136,10 +136,15 @@ fn special_name(kind: std::fs::FileType) -> &'static str {
     }
 }
 
+/// What a source can be.
+pub(crate) fn is_usual(kind: std::fs::FileType) -> bool {
+    kind.is_file() || kind.is_dir() || kind.is_symlink()
+}
+
 /// Names what can be in a folder and in no build: a socket, a pipe, a device.
 pub(crate) fn special(path: &Utf8Path, kind: std::fs::FileType) -> Option<Problem> {
-    let usual = kind.is_file() || kind.is_dir() || kind.is_symlink();
-    (!usual).then(|| Problem::new(path, format!("is a {}", special_name(kind)), SPECIAL_FIX))
+    (!is_usual(kind))
+        .then(|| Problem::new(path, format!("is a {}", special_name(kind)), SPECIAL_FIX))
 }
 
 fn read_file(root: &Utf8Path, path: &Utf8Path) -> Result<Node, Problem> {
