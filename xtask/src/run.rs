@@ -287,7 +287,23 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
         }
         swept.push(id);
     }
+    forget_secrets(workspace, &here)?;
     Ok(swept)
+}
+
+/// The tokens of runs that died before they had made anything: no label tells of them.
+fn forget_secrets(workspace: &Workspace, here: &str) -> Result<()> {
+    for record in list(workspace)? {
+        let ours = record.checkout.as_deref() == Some(here);
+        if record.state == State::Dead
+            && ours
+            && record.directory.join("secrets").exists()
+            && let Some(_held) = claim_dead(Some(&record.directory))?
+        {
+            remove_secrets(&record.directory)?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes everything of this checkout that no living run owns, kept runs too; gives the IDs.

@@ -277,6 +277,18 @@ fn a_sweep_takes_the_dead_and_leaves_the_living_and_the_kept() {
 }
 
 #[test]
+fn the_secrets_of_a_run_that_made_nothing_go_as_well() {
+    let world = World::new();
+    let run = world.begin();
+    let secrets = run.directory().join("secrets");
+    fs::create_dir(&secrets).unwrap();
+    world.end(run);
+    let swept = run::sweep(&world.workspace, &world.engine).unwrap();
+    assert_eq!(swept, Vec::<String>::new());
+    assert!(!secrets.exists());
+}
+
+#[test]
 fn a_lost_folder_loses_nothing() {
     let world = World::new();
     let run = world.begin();

@@ -213,7 +213,8 @@ impl<Image: Named> Planner<'_, Image> {
             let volume = volumes.iter().find(|volume| volume.name == mount.name);
             let volume = volume.context("a mount was checked to have its volume")?;
             config_maps.extend(volume.config_map.as_ref().map(|map| map.name.clone()));
-            arguments.push(self.mount(volume, &mount.mount_path, mount.read_only)?);
+            let owns = self.owns(container, role, volume);
+            arguments.push(self.mount(volume, &mount.mount_path, mount.read_only, owns)?);
         }
         if role == Role::Main {
             for port in &container.ports {
@@ -318,7 +319,25 @@ impl<Image: Named> Planner<'_, Image> {
         arguments
     }
 
-    fn mount(&self, volume: &Volume, path: &str, read_only: bool) -> Result<String> {
+    /// Whether a container takes a volume into its possession. Where an init container of the same
+    /// user has done so, the other must not: it is made while the first one works, and an engine
+    /// that goes through its files then stumbles over one that was just removed.
+    fn owns(&self, container: &Container, role: Role, volume: &Volume) -> bool {
+        let spec = &self.workload.deployment.spec.template.spec;
+        let pod = &spec.security_context;
+        let user = |container: &Container| {
+            let own = &container.security_context;
+            (
+                own.run_as_user.or(pod.run_as_user),
+                own.run_as_group.or(pod.run_as_group),
+            )
+        };
+        let mut inits = spec.init_containers.iter();
+        role == Role::Init
+            || !inits.any(|init| mounts(init, volume) && user(init) == user(container))
+    }
+
+    fn mount(&self, volume: &Volume, path: &str, read_only: bool, owns: bool) -> Result<String> {
         if let Some(map) = &volume.config_map {
             if !self.manifests.config_maps.contains_key(&map.name) {
                 return Err(self.unknown(
@@ -342,7 +361,7 @@ impl<Image: Named> Planner<'_, Image> {
         }
         if self.is_named(volume) {
             let mut options = vec![if read_only { "ro" } else { "rw" }];
-            if self.around.engine.kind == EngineKind::Podman {
+            if self.around.engine.kind == EngineKind::Podman && owns {
                 // The container's user owns it, as fsGroup would see to.
                 options.push("U");
             }
@@ -618,8 +637,8 @@ spec:
         has(
             main,
             &[
-                "--volume=run-db-1-data:/data:rw,U",
-                "--volume=run-db-1-tmp:/tmp:rw,U",
+                "--volume=run-db-1-data:/data:rw",
+                "--volume=run-db-1-tmp:/tmp:rw",
             ],
         );
         has(
@@ -644,6 +663,7 @@ spec:
         let pods = plan(ALL, "", "").unwrap();
         let init = &pods[0].init[0];
         assert_eq!(init.name, "run-db-0-init-init");
+        has(init, &["--volume=run-db-0-data:/data:rw,U"]);
         has(init, &["--entrypoint=/init", "--network=net"]);
         assert!(
             init.arguments()
