@@ -251,10 +251,15 @@ pub fn list(workspace: &Workspace) -> Result<Vec<Record>> {
         if entry.file_name().starts_with('.') || !entry.file_type()?.is_dir() {
             continue;
         }
+        let state = match state(entry.path()) {
+            // Another command has just removed it.
+            Err(_) if !entry.path().exists() => continue,
+            state => state?,
+        };
         records.push(Record {
             id: entry.file_name().to_owned(),
             directory: entry.path().to_owned(),
-            state: state(entry.path())?,
+            state,
             checkout: first_checkout(entry.path()),
         });
     }
@@ -298,6 +303,7 @@ fn forget_secrets(workspace: &Workspace, here: &str) -> Result<()> {
         if record.state == State::Dead
             && ours
             && record.directory.join("secrets").exists()
+            && record.directory.is_dir()
             && let Some(_held) = claim_dead(Some(&record.directory))?
         {
             remove_secrets(&record.directory)?;
