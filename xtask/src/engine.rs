@@ -241,10 +241,7 @@ fn none_works(errors: Vec<(EngineKind, anyhow::Error)>) -> anyhow::Error {
     let hint = remedy(errors.iter().map(|(kind, error)| (*kind, error)));
     let mut lines = String::new();
     for (kind, error) in errors {
-        if matches!(
-            report::exit_of(&error),
-            Exit::Interrupted | Exit::Terminated | Exit::HungUp
-        ) {
+        if report::exit_of(&error).signal().is_some() {
             return error;
         }
         lines.push_str(&format!("\n  {}: {error:#}", kind.program()));

@@ -37,6 +37,17 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// What ended it, if that was a signal.
+    #[must_use]
+    pub const fn signal(self) -> Option<&'static str> {
+        match self {
+            Self::HungUp => Some("SIGHUP: its terminal has gone"),
+            Self::Interrupted => Some("Ctrl-C"),
+            Self::Terminated => Some("SIGTERM"),
+            _ => None,
+        }
+    }
+
     /// How the tool ends after this signal.
     #[must_use]
     pub const fn of_signal(signal: i32) -> Self {

@@ -43,6 +43,8 @@ const REMOVE_INTERVAL: Duration = Duration::from_millis(100);
 /// The file system in memory that every Linux has.
 const MEMORY_VOLUMES: &str = "/dev/shm";
 
+/// Tokens and passwords of a run, below its folder.
+pub(crate) const SECRETS: &str = "secrets";
 const LOCK: &str = "lock";
 const JOURNAL: &str = "journal.jsonl";
 const KEPT: &str = "kept";
@@ -296,17 +298,19 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
     Ok(swept)
 }
 
-/// The tokens of runs that died before they had made anything: no label tells of them.
+/// The tokens of runs that died before they had made anything: no label tells of them. Looks at the
+/// few folders that still hold some, and at no journal of the others.
 fn forget_secrets(workspace: &Workspace, here: &str) -> Result<()> {
-    for record in list(workspace)? {
-        let ours = record.checkout.as_deref() == Some(here);
-        if record.state == State::Dead
-            && ours
-            && record.directory.join("secrets").exists()
-            && record.directory.is_dir()
-            && let Some(_held) = claim_dead(Some(&record.directory))?
+    let Ok(entries) = runs_directory(workspace).read_dir_utf8() else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        let directory = entry.path();
+        if directory.join(SECRETS).is_dir()
+            && first_checkout(directory).as_deref() == Some(here)
+            && let Some(_held) = claim_dead(Some(directory))?
         {
-            remove_secrets(&record.directory)?;
+            remove_secrets(directory)?;
         }
     }
     Ok(())
@@ -333,10 +337,14 @@ pub fn sweep_kept(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>>
 /// # Errors
 /// When they cannot be removed: names the folder.
 pub fn remove_secrets(run_directory: &Utf8Path) -> Result<()> {
-    let secrets = run_directory.join("secrets");
-    match fs::remove_dir_all(&secrets) {
+    remove_folder(&run_directory.join(SECRETS))
+}
+
+/// One that is not there is no error.
+fn remove_folder(directory: &Utf8Path) -> Result<()> {
+    match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {secrets}"))
+            Err(error).with_context(|| format!("cannot remove {directory}"))
         }
         _ => Ok(()),
     }
@@ -403,16 +411,6 @@ pub fn has_memory_for_volumes() -> bool {
         .is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) >= NEEDED_BYTES)
 }
 
-fn remove_memory_volume(name: &str) -> Result<()> {
-    let directory = memory_volume(name);
-    match fs::remove_dir_all(&directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot remove {directory}"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// Removes everything with this label, and sees to it that nothing is left. It may take more than
 /// one attempt: an engine refuses to remove a container whose process it is starting again.
 ///
@@ -441,7 +439,7 @@ pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
         );
         // A volume stays until its folder has gone, since only its label tells whose that is.
         left.volumes.retain(|volume| {
-            let removed = remove_memory_volume(volume);
+            let removed = remove_folder(&memory_volume(volume));
             let gone = removed.is_ok();
             reasons.extend(removed.err());
             gone

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 
+use crate::run;
 use crate::source::workspace::{PackageMetadata, SecretValue, Target, Workspace};
 use crate::third_party;
 
@@ -60,7 +61,7 @@ impl Secrets {
     /// # Errors
     /// When writing fails, or a Secret asks for a token that no subject has.
     pub fn make(workspace: &Workspace, target: &Target, run_directory: &Utf8Path) -> Result<Self> {
-        let directory = run_directory.join("secrets");
+        let directory = run_directory.join(run::SECRETS);
         for folder in ["", "tokens", "passwords", "mounts"] {
             make_directory(&directory.join(folder), 0o700)?;
         }

@@ -23,6 +23,8 @@ pub struct ThirdPartyImage {
     name: String,
     reference: String,
     image_id: String,
+    /// Where it came from: `registry docker.io/library/postgres:15-bookworm`, or
+    /// `debian bookworm, postgresql-15 15.18-0+deb12u1`, and whether from the cache.
     origin: String,
 }
 
@@ -43,13 +45,6 @@ impl ThirdPartyImage {
     #[must_use]
     pub fn image_id(&self) -> &str {
         &self.image_id
-    }
-
-    /// Where it came from: `registry docker.io/library/postgres:15-bookworm`, or
-    /// `debian bookworm, postgresql-15 15.18-0+deb12u1`, and whether from the cache.
-    #[must_use]
-    pub fn origin(&self) -> &str {
-        &self.origin
     }
 }
 

@@ -11,7 +11,7 @@ use crate::exit::{Exit, Failure};
 use crate::manifest::{Manifests, References};
 use crate::pipeline::build::recipe::Profile;
 use crate::report::table;
-use crate::source::workspace::{PackageName, Target, Workspace};
+use crate::source::workspace::{Target, Workspace};
 
 mod call;
 mod command;
@@ -72,40 +72,32 @@ pub fn names(workspace: &Workspace) -> Names {
     }
 }
 
-/// A target, and the reference that each phase works with.
+/// A target, and the references of its phases. Build and load have no other way to one than the
+/// result of phase 0, so theirs is that by construction.
 #[derive(Debug)]
 struct Row {
     target: String,
     tag: String,
     /// As phase 0 makes it.
     reference: String,
-    /// What stands in the image, and what its archive is called.
-    build: String,
-    /// What the engine is asked for.
-    load: String,
     /// What the manifests start, as they are read for a roll-out.
     deploy: String,
 }
 
 impl Row {
     fn agrees(&self) -> bool {
-        [&self.build, &self.load, &self.deploy]
-            .into_iter()
-            .all(|phase| *phase == self.reference)
+        self.deploy == self.reference
     }
 }
 
-/// Phase 0 as a run does it; build and load have no other way to a reference than its result, and
-/// the manifests are read and filled as for a roll-out.
+/// Phase 0 as a run does it, and the manifests read and filled as for a roll-out.
 fn row(workspace: &Workspace, target: &Target) -> Result<Row> {
     let images = tag::compute(workspace, target, Profile::E2e)?;
     let image = images
         .get(&workspace.against)
         .with_context(|| format!("{} has no image of {}", target.name, workspace.against))?;
     let reference = image.reference().to_string();
-    let ours = target.packages().iter().map(PackageName::as_str);
-    let names = ours.chain(target.third_party().iter().map(String::as_str));
-    let manifests = Manifests::read(workspace, names)?;
+    let manifests = Manifests::read(workspace, target.manifests())?;
     let references = References::planned(&images, target.third_party());
     let deployed = manifests.references_in(&references)?;
     let deployed = deployed.get(workspace.against.as_str());
@@ -113,8 +105,6 @@ fn row(workspace: &Workspace, target: &Target) -> Result<Row> {
     Ok(Row {
         target: target.name.to_string(),
         tag: image.reference().tag().to_owned(),
-        build: reference.clone(),
-        load: reference.clone(),
         deploy: deployed.join(" "),
         reference,
     })
@@ -144,7 +134,7 @@ fn text(rows: &[Row], findings: &[Finding]) -> String {
         };
         let mut line = vec![row.target.clone(), row.tag.clone()];
         // A reference is long; where it is that of phase 0, its tag stands beside it already.
-        line.extend([&row.build, &row.load, &row.deploy].map(|phase| {
+        line.extend([&row.reference, &row.reference, &row.deploy].map(|phase| {
             match *phase == row.reference {
                 true => "this tag".to_owned(),
                 false => phase.clone(),

@@ -11,6 +11,7 @@ use crate::cli;
 use crate::digest::Digest;
 use crate::engine::Platform;
 use crate::pipeline::Images;
+use crate::pipeline::build::recipe::Profile;
 use crate::pipeline::build::{Built, Options, build_images};
 use crate::pipeline::tag::{Inputs, Repository, tag};
 use crate::report::receipt::write_json;
@@ -45,7 +46,7 @@ pub fn run(workspace: &Workspace, options: &cli::Build) -> Result<()> {
     }
     let mut list = Vec::new();
     for target in targets {
-        let images = build_target(workspace, target, options)?;
+        let images = build_target(workspace, target, options.profile, options.no_cache)?;
         let platform = images.frozen().platform().to_string();
         for (_, image) in images.iter() {
             print_data(&format!(
@@ -66,10 +67,12 @@ pub fn run(workspace: &Workspace, options: &cli::Build) -> Result<()> {
     }
 }
 
-fn build_target(
+/// Phases 0 and 1 of one target, without its tests.
+pub(super) fn build_target(
     workspace: &Workspace,
     target: &Target,
-    options: &cli::Build,
+    profile: Profile,
+    no_cache: bool,
 ) -> Result<Images<Built>> {
     let state = workspace.state_directory();
     let tagged = tag(&Inputs {
@@ -77,7 +80,7 @@ fn build_target(
         target,
         repository: Repository::localhost(),
         platform: Platform::host()?,
-        profile: options.profile,
+        profile,
         keep_in: Some(&state),
     })?;
     let archives = archives_directory(workspace)?;
@@ -85,7 +88,7 @@ fn build_target(
         workspace,
         tagged,
         &Options {
-            no_cache: options.no_cache,
+            no_cache,
             archives: &archives,
             log: &state.join("build.log"),
         },

@@ -18,7 +18,6 @@ use crate::source::workspace::Workspace;
 
 /// How long one call of cargo may take; a cold build on two cores is minutes.
 const CARGO_DEADLINE: Duration = Duration::from_secs(3600);
-const VERSION_DEADLINE: Duration = Duration::from_secs(60);
 
 /// A step: its name, and what it does.
 type Step<'a> = (&'static str, Box<dyn Fn() -> Result<Done> + 'a>);
@@ -159,16 +158,7 @@ fn section(name: &str, step: &dyn Fn() -> Result<Done>) -> &'static str {
 /// What the steps need and is missing: packages of the host, and components of the toolchain.
 fn install(workspace: &Workspace) -> Result<()> {
     setup::ensure(workspace, setup::Purpose::Ci)?;
-    for (subcommand, component) in [("fmt", "rustfmt"), ("clippy", "clippy")] {
-        let version = Invocation::new(cargo_program()).args([subcommand, "--version"]);
-        if process::output(&version, VERSION_DEADLINE).is_ok_and(|output| output.code == 0) {
-            continue;
-        }
-        let add = Invocation::new("rustup").args(["component", "add", component]);
-        process::capture(&add, CARGO_DEADLINE)?;
-        report::note(&format!("installed {component}"));
-    }
-    Ok(())
+    setup::ensure_rust_components()
 }
 
 fn clippy(workspace: &Workspace) -> Result<()> {

@@ -54,16 +54,10 @@ pub struct OwnServer {
     _lock: File,
 }
 
-/// Whether one could be started here: the server's program is there, and we are root.
-#[must_use]
-pub fn is_possible() -> bool {
-    host::program(SERVER).is_some() && rustix::process::getuid().is_root()
-}
-
-/// Whether one is needed, and could be started.
+/// Whether one is needed, and could be started: the server's program is there, and we are root.
 #[must_use]
 pub fn is_wanted() -> bool {
-    !docker::has_server() && is_possible()
+    host::program(SERVER).is_some() && rustix::process::getuid().is_root() && !docker::has_server()
 }
 
 impl OwnServer {
@@ -164,9 +158,7 @@ impl Drop for OwnServer {
     fn drop(&mut self) {
         let _shield = Shield::raise();
         listens_at(None);
-        // In order, before the child's own end, which would not wait for its containers.
-        let _ = end(&self.folder, &[SERVER], Signal::TERM);
-        drop(self.server.take());
+        // Before the child's own end, which would not wait for its containers.
         if let Err(error) = remove(&self.folder) {
             report::note(&format!("{error:#}"));
         }
@@ -192,13 +184,14 @@ fn end_all(folder: &Utf8Path) -> Result<()> {
 }
 
 /// Tells these programs to end, as far as they work on this folder, and waits until they have.
+/// Each is told once: a server that is told three times ends without its containers.
 fn end(folder: &Utf8Path, programs: &[&str], signal: Signal) -> Result<()> {
+    for pid in processes_of(folder, programs) {
+        // It may have ended meanwhile.
+        let _ = kill_process(pid, signal);
+    }
     poll::until("end of a docker server", END_DEADLINE, INTERVAL, || {
         let left = processes_of(folder, programs);
-        for pid in &left {
-            // It may have ended meanwhile.
-            let _ = kill_process(*pid, signal);
-        }
         Ok(match left.len() {
             0 => Look::Found(()),
             count => Look::NotYet(format!("{count} processes live")),

@@ -232,7 +232,7 @@ pub fn tag(inputs: &Inputs<'_>) -> Result<Images<Tagged>> {
         workspace, target, ..
     } = inputs;
     ensure!(
-        workspace.target(target.name.as_str())? == *target,
+        workspace.targets.get(&target.name) == Some(*target),
         "{} is not the target as the workspace has it",
         target.name
     );

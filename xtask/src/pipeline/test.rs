@@ -100,13 +100,7 @@ pub fn test(
     )?;
     let log = run.directory().join("tests.log");
     let code = process::stream(&invocation, Some(&log), Echo::Terminal, deadline)?;
-    let events = run.directory().join("tests.jsonl");
-    let lines = match fs::read_to_string(&events) {
-        Ok(lines) => lines,
-        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {events}")),
-    };
-    let mut results = results(&lines).with_context(|| format!("cannot read {events}"))?;
+    let mut results = told(run)?;
     let list = process::capture(&invocation.arg("--list"), LIST_DEADLINE)?;
     results.extend(silent(&list.stdout, &results));
     Ok(TestReport {
@@ -138,12 +132,9 @@ pub fn check_filters(run: &Run, program: &TestProgram, filters: &[String]) -> Re
         .hint("after `--` stand words that names of tests contain; options of e2e stand before it")
         .into());
     }
-    let names = |text: &str| -> Vec<String> {
-        let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
-        names.map(str::to_owned).collect()
-    };
-    if names(&asked.stdout).is_empty() {
-        let known = names(&list(&[])?.stdout);
+    if listed(&asked.stdout).next().is_none() {
+        let all = list(&[])?.stdout;
+        let known: Vec<&str> = listed(&all).collect();
         return Err(
             Failure::new(Exit::Usage, format!("no test has `{words}` in its name"))
                 .hint(format!("there are:\n  {}", known.join("\n  ")))
@@ -157,18 +148,33 @@ pub fn check_filters(run: &Run, program: &TestProgram, filters: &[String]) -> Re
 /// failed.
 #[must_use]
 pub fn told_so_far(run: &Run) -> Option<TestReport> {
-    let lines = fs::read_to_string(run.directory().join("tests.jsonl")).ok()?;
+    let results = told(run).ok().filter(|results| !results.is_empty())?;
     Some(TestReport {
-        results: results(&lines).ok()?,
+        results,
         program_succeeded: false,
     })
+}
+
+/// What the tests of a run have told; nothing where none has begun.
+fn told(run: &Run) -> Result<Vec<TestResult>> {
+    let events = run.directory().join("tests.jsonl");
+    let lines = match fs::read_to_string(&events) {
+        Ok(lines) => lines,
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error).with_context(|| format!("cannot read {events}")),
+    };
+    results(&lines).with_context(|| format!("cannot read {events}"))
+}
+
+/// The names in what the program answers to `--list`.
+fn listed(list: &str) -> impl Iterator<Item = &str> {
+    list.lines().filter_map(|line| line.strip_suffix(": test"))
 }
 
 /// The tests that the program has and of which nothing was told: without a scenario, or ignored.
 /// Nobody would know that they prove nothing.
 fn silent(list: &str, told: &[TestResult]) -> Vec<TestResult> {
-    list.lines()
-        .filter_map(|line| line.strip_suffix(": test"))
+    listed(list)
         .filter(|name| told.iter().all(|result| result.name != *name))
         .map(|name| TestResult {
             name: name.to_owned(),

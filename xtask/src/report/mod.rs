@@ -65,16 +65,10 @@ pub fn timed<T>(
 /// An error with its causes, and its hint, on standard error.
 /// What a signal ended is told as that: the command that it happened to end is nobody's concern.
 pub fn error(error: &Error) {
-    let by = match exit_of(error) {
-        Exit::Interrupted => "Ctrl-C",
-        Exit::Terminated => "SIGTERM",
-        Exit::HungUp => "SIGHUP",
-        _ => {
-            say_part!("{}", error_text(error));
-            return;
-        }
-    };
-    say!("error: ended by {by}");
+    match exit_of(error).signal() {
+        Some(signal) => say!("error: ended by {signal}"),
+        None => say_part!("{}", error_text(error)),
+    }
 }
 
 /// An error with its causes, and its hint: what [`error()`] prints.
@@ -111,8 +105,6 @@ pub fn exit_of(error: &Error) -> Exit {
 /// It was ended by a signal or by `--timeout`: nothing is wrong with what it was doing.
 #[must_use]
 pub fn is_signal(error: &Error) -> bool {
-    matches!(
-        exit_of(error),
-        Exit::Interrupted | Exit::Terminated | Exit::HungUp | Exit::Timeout
-    )
+    let exit = exit_of(error);
+    exit == Exit::Timeout || exit.signal().is_some()
 }

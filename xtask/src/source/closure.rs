@@ -5,6 +5,8 @@
 //! away (assume-unchanged, skip-worktree), and what it hashes is not what the compiler reads.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::fs::FileType;
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -122,32 +124,40 @@ fn git(
 fn walk(root: &Utf8Path, directory: &Utf8Path, paths: &mut BTreeSet<String>) -> Result<()> {
     let mut pending = vec![directory.to_owned()];
     while let Some(folder) = pending.pop() {
-        for (path, kind) in entries(root, &folder)? {
-            if path == "target" || path.file_name() == Some(".git") {
-                continue;
+        each_entry(root, &folder, |name, kind| {
+            let path = path_of(&folder, name);
+            if path == "target" || name == ".git" {
+                return;
             }
             if kind.is_dir() {
                 pending.push(path);
             } else {
                 paths.insert(path.into_string());
             }
-        }
+        })?;
     }
     Ok(())
 }
 
-/// What lies in a folder; a name that is not UTF-8 comes with [`REPLACEMENT`] in it.
-fn entries(root: &Utf8Path, folder: &Utf8Path) -> Result<Vec<(Utf8PathBuf, std::fs::FileType)>> {
+/// Hands on every name in a folder, with what it is.
+fn each_entry(
+    root: &Utf8Path,
+    folder: &Utf8Path,
+    mut take: impl FnMut(&OsStr, FileType),
+) -> Result<()> {
     let absolute = root.join(folder);
     let failed = || format!("cannot list {absolute}");
-    let mut found = Vec::new();
     for entry in absolute.as_std_path().read_dir().with_context(failed)? {
         let entry = entry.with_context(failed)?;
-        let name = entry.file_name();
         let kind = entry.file_type().with_context(failed)?;
-        found.push((folder.join(&*name.to_string_lossy()), kind));
+        take(&entry.file_name(), kind);
     }
-    Ok(found)
+    Ok(())
+}
+
+/// A name that is not UTF-8 comes with [`REPLACEMENT`] in it.
+fn path_of(folder: &Utf8Path, name: &OsStr) -> Utf8PathBuf {
+    folder.join(&*name.to_string_lossy())
 }
 
 /// The names of a listing, each with the package that it counts for: the innermost one.
@@ -268,20 +278,16 @@ impl<'a> Sources<'a> {
             found.is_ok_and(|found| found.is_dir())
         };
         for folder in folders.iter().map(Utf8Path::new).filter(there) {
-            let absolute = self.root.join(folder);
-            let failed = || format!("cannot list {absolute}");
-            for entry in absolute.as_std_path().read_dir().with_context(failed)? {
-                let entry = entry.with_context(failed)?;
-                let kind = entry.file_type().with_context(failed)?;
-                let name = entry.file_name();
+            each_entry(self.root, folder, |name, kind| {
                 if !folder.as_str().is_empty() && name == ".git" {
                     problems.push(nested(folder));
                 }
+                // A path is only made for what is told: most entries are plain files.
                 if !is_usual(kind) {
-                    let path = folder.join(&*name.to_string_lossy());
+                    let path = path_of(folder, name);
                     specials.extend(special(&path, kind).map(|problem| (path, problem)));
                 }
-            }
+            })?;
         }
         if self.has_git && !specials.is_empty() {
             let names = specials

@@ -137,6 +137,12 @@ impl Target {
         &self.packages
     }
 
+    /// What has a manifest in its runs, by the names of those.
+    pub fn manifests(&self) -> impl Iterator<Item = &str> {
+        let ours = self.packages.iter().map(PackageName::as_str);
+        ours.chain(self.third_party.iter().map(String::as_str))
+    }
+
     /// Every third-party image in its runs.
     #[must_use]
     pub const fn third_party(&self) -> &BTreeSet<String> {

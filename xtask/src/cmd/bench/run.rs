@@ -10,20 +10,19 @@ use camino::{Utf8Path, Utf8PathBuf};
 use super::phase_zero::copy_tree;
 use super::{Figure, rounds, temporary};
 use crate::cluster::Cluster;
+use crate::cmd::build::build_target;
 use crate::cmd::ci::cargo_program;
-use crate::engine::{Choice, Engine, Platform};
+use crate::engine::{Choice, Engine};
 use crate::manifest::Manifests;
 use crate::pipeline::build::recipe::Profile;
-use crate::pipeline::build::{Options, build_images};
 use crate::pipeline::deploy::deploy;
 use crate::pipeline::load::load;
-use crate::pipeline::tag::{Inputs, Repository, tag};
 use crate::poll::{self, Look};
 use crate::process::interrupt::Shield;
 use crate::process::{self, Background, Echo, Invocation};
 use crate::run::Run;
 use crate::secrets::Secrets;
-use crate::source::workspace::{PackageName, Target, Workspace};
+use crate::source::workspace::{Target, Workspace};
 
 /// With a cold build before it.
 const RUN_DEADLINE: Duration = Duration::from_secs(1200);
@@ -160,30 +159,9 @@ fn start_by_hand(
     run: &Run,
     engine: &Engine,
 ) -> Result<Duration> {
-    let state = workspace.state_directory();
-    let images = tag(&Inputs {
-        workspace,
-        target,
-        repository: Repository::localhost(),
-        platform: Platform::host()?,
-        profile: Profile::E2e,
-        keep_in: Some(&state),
-    })?;
-    let built = build_images(
-        workspace,
-        images,
-        &Options {
-            no_cache: false,
-            archives: &crate::cmd::build::archives_directory(workspace)?,
-            log: &run.directory().join("build.log"),
-        },
-    )?;
+    let built = build_target(workspace, target, Profile::E2e, false)?;
     let secrets = Secrets::make(workspace, target, run.directory())?;
-    let names = target.packages().iter().map(PackageName::as_str);
-    let manifests = Manifests::read(
-        workspace,
-        names.chain(target.third_party().iter().map(String::as_str)),
-    )?;
+    let manifests = Manifests::read(workspace, target.manifests())?;
     let begun = Instant::now();
     let mut cluster = Cluster::start_local(workspace, target, run, engine)?;
     let made = begun.elapsed();

@@ -153,8 +153,8 @@ impl Session<'_> {
             Err(error) => {
                 let exit = report::exit_of(error);
                 let verdict = match exit {
-                    Exit::Interrupted | Exit::Terminated | Exit::HungUp => Verdict::Interrupted,
                     Exit::Timeout => Verdict::TimedOut,
+                    exit if exit.signal().is_some() => Verdict::Interrupted,
                     _ => Verdict::Red,
                 };
                 (verdict, exit as i32)
@@ -222,11 +222,9 @@ fn in_time(error: Error) -> Error {
             None => failure.into(),
         };
     }
-    match exit {
-        Exit::Interrupted => Failure::new(exit, "ended by Ctrl-C").into(),
-        Exit::Terminated => Failure::new(exit, "ended by SIGTERM").into(),
-        Exit::HungUp => Failure::new(exit, "ended by SIGHUP: its terminal has gone").into(),
-        _ => error,
+    match exit.signal() {
+        Some(signal) => Failure::new(exit, format!("ended by {signal}")).into(),
+        None => error,
     }
 }
 

@@ -147,9 +147,7 @@ fn preview_roll_out(
 ) -> Result<Planned> {
     // They open nothing, and go with the folder.
     let secrets = Secrets::make(workspace, target, preview.directory)?;
-    let names = target.packages().iter().map(|package| package.as_str());
-    let names = names.chain(target.third_party().iter().map(String::as_str));
-    let manifests = Manifests::read(workspace, names)?;
+    let manifests = Manifests::read(workspace, target.manifests())?;
     let references = References::planned(images, target.third_party());
     let theirs = References::planned_third_party(target.third_party());
     let first = preview.roll_out(&secrets, &manifests.only(&theirs), &theirs)?;

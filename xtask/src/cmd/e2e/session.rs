@@ -26,7 +26,7 @@ use crate::report::receipt::Receipt;
 use crate::report::{self, failure};
 use crate::run::{self, Resources, Run};
 use crate::secrets::Secrets;
-use crate::source::workspace::{PackageName, Target, Workspace};
+use crate::source::workspace::{Target, Workspace};
 use crate::threads::joined;
 
 /// How long everything of a run may take to become ready.
@@ -179,11 +179,9 @@ impl<'a> Session<'a> {
     /// once, and what is edited later belongs to the next run.
     fn read_manifests(&mut self) -> Result<Manifests> {
         let (workspace, target) = (self.workspace, self.target);
-        let ours = target.packages().iter().map(PackageName::as_str);
-        let names = ours.chain(target.third_party().iter().map(String::as_str));
-        let manifests = self
-            .receipt
-            .phase("manifests", || Manifests::read(workspace, names))?;
+        let manifests = self.receipt.phase("manifests", || {
+            Manifests::read(workspace, target.manifests())
+        })?;
         self.receipt.manifests(&manifests);
         Ok(manifests)
     }
