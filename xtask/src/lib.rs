@@ -6,7 +6,6 @@ pub mod cache;
 pub mod cli;
 pub mod cluster;
 pub mod cmd;
-pub mod digest;
 pub mod engine;
 pub mod exit;
 pub mod host;
@@ -21,3 +20,5 @@ pub mod secrets;
 pub mod source;
 pub mod third_party;
 mod threads;
+
+pub use hashing::digest;

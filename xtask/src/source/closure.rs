@@ -31,9 +31,9 @@ const TEST_FOLDERS: [&str; 3] = ["tests", "benches", "examples"];
 /// Every name in the folders of the local packages.
 #[derive(Debug)]
 pub(crate) struct Listing {
-    /// Relative to the root. Some may be gone by now. Texts, since paths are compared part by part,
-    /// which takes far longer than reading them.
-    paths: BTreeSet<String>,
+    /// Relative to the root, each once, in byte order. Some may be gone by now. Texts, since paths
+    /// are compared part by part, which takes far longer than reading them.
+    paths: Vec<String>,
     /// Folders that are repositories of their own.
     nested: BTreeSet<String>,
     has_git: bool,
@@ -45,7 +45,7 @@ pub(crate) fn list(root: &Utf8Path, directories: &BTreeSet<Utf8PathBuf>) -> Resu
         .ancestors()
         .any(|folder| folder.join(".git").symlink_metadata().is_ok());
     let mut listing = Listing {
-        paths: BTreeSet::new(),
+        paths: Vec::new(),
         nested: BTreeSet::new(),
         has_git,
     };
@@ -53,15 +53,18 @@ pub(crate) fn list(root: &Utf8Path, directories: &BTreeSet<Utf8PathBuf>) -> Resu
         let names = git(root, "ls-files", &listed(directories), &Input::Empty)?;
         for name in names.split('\0').filter(|name| !name.is_empty()) {
             match name.strip_suffix('/') {
-                Some(folder) => listing.nested.insert(folder.to_owned()),
-                None => listing.paths.insert(name.to_owned()),
-            };
+                Some(folder) => drop(listing.nested.insert(folder.to_owned())),
+                None => listing.paths.push(name.to_owned()),
+            }
         }
-        return Ok(listing);
+    } else {
+        for directory in directories {
+            walk(root, directory, &mut listing.paths)?;
+        }
     }
-    for directory in directories {
-        walk(root, directory, &mut listing.paths)?;
-    }
+    // git lists in order what it tracks and in order what it does not; a conflict comes three times.
+    listing.paths.sort();
+    listing.paths.dedup();
     Ok(listing)
 }
 
@@ -121,7 +124,7 @@ fn git(
 }
 
 /// Without git: every file but the root's `target/`.
-fn walk(root: &Utf8Path, directory: &Utf8Path, paths: &mut BTreeSet<String>) -> Result<()> {
+fn walk(root: &Utf8Path, directory: &Utf8Path, paths: &mut Vec<String>) -> Result<()> {
     let mut pending = vec![directory.to_owned()];
     while let Some(folder) = pending.pop() {
         each_entry(root, &folder, |name, kind| {
@@ -132,7 +135,7 @@ fn walk(root: &Utf8Path, directory: &Utf8Path, paths: &mut BTreeSet<String>) -> 
             if kind.is_dir() {
                 pending.push(path);
             } else {
-                paths.insert(path.into_string());
+                paths.push(path.into_string());
             }
         })?;
     }
@@ -176,44 +179,72 @@ struct Source {
     only_tests: bool,
 }
 
+/// A package while paths are given to it.
+struct Owner<'a> {
+    package: &'a str,
+    directory: &'a str,
+    explicit_tests: BTreeSet<String>,
+    sources: Vec<Source>,
+}
+
+impl Owner<'_> {
+    fn take(&mut self, path: String) {
+        let generated = path == "Cargo.lock" || path.starts_with(".cargo/");
+        if self.directory.is_empty() && generated {
+            return;
+        }
+        let within = path[self.directory.len()..].trim_start_matches('/');
+        let first = within.split('/').next().unwrap_or_default();
+        let only_tests = TEST_FOLDERS.contains(&first) || self.explicit_tests.contains(within);
+        self.sources.push(Source { path, only_tests });
+    }
+}
+
 impl<'a> Sources<'a> {
     /// Gives every path to its package.
     pub(crate) fn new(root: &'a Utf8Path, manifests: &'a Manifests, listing: Listing) -> Self {
         let packages = manifests.packages.iter();
-        let by_directory: BTreeMap<&str, (&'a str, BTreeSet<String>)> = packages
-            .map(|(name, manifest)| {
-                let owner = (name.as_str(), explicit_tests(&manifest.table));
-                (manifest.directory.as_str(), owner)
+        let mut owners: Vec<Owner<'a>> = packages
+            .map(|(name, manifest)| Owner {
+                package: name,
+                directory: manifest.directory.as_str(),
+                explicit_tests: explicit_tests(&manifest.table),
+                sources: Vec::new(),
             })
             .collect();
-        let mut sources = Self {
+        let directories = owners.iter().enumerate();
+        let directories: BTreeMap<&str, usize> = directories
+            .map(|(index, owner)| (owner.directory, index))
+            .collect();
+        let mut nested = listing.nested;
+        // Most names lie in the folder of the name before them.
+        let mut last: Option<(String, usize)> = None;
+        for path in listing.paths {
+            let folder = folder_above(&path).unwrap_or_default();
+            let known = last.as_ref().filter(|(last, _)| last == folder);
+            let owner = match known {
+                Some((_, owner)) => Some(*owner),
+                None => folders_above(&path).find_map(|folder| directories.get(folder).copied()),
+            };
+            let Some(owner) = owner else {
+                // A package that is itself a link to another repository is listed as a name.
+                nested.extend(directories.contains_key(path.as_str()).then_some(path));
+                continue;
+            };
+            if known.is_none() {
+                last = Some((folder.to_owned(), owner));
+            }
+            owners[owner].take(path);
+        }
+        let by_package = owners.into_iter();
+        let by_package = by_package.map(|owner| (owner.package, owner.sources));
+        Self {
             root,
             manifests,
             has_git: listing.has_git,
-            by_package: BTreeMap::new(),
-            nested: listing.nested,
-        };
-        for path in listing.paths {
-            let owner =
-                folders_above(&path).find_map(|folder| Some((folder, by_directory.get(folder)?)));
-            let Some((folder, (name, explicit_tests))) = owner else {
-                // A package that is itself a link to another repository is listed as a name.
-                sources
-                    .nested
-                    .extend(by_directory.contains_key(path.as_str()).then_some(path));
-                continue;
-            };
-            let generated = path == "Cargo.lock" || path.starts_with(".cargo/");
-            if folder.is_empty() && generated {
-                continue;
-            }
-            let within = path[folder.len()..].trim_start_matches('/');
-            let first = within.split('/').next().unwrap_or_default();
-            let only_tests = TEST_FOLDERS.contains(&first) || explicit_tests.contains(within);
-            let source = Source { path, only_tests };
-            sources.by_package.entry(name).or_default().push(source);
+            by_package: by_package.collect(),
+            nested,
         }
-        sources
     }
 
     /// The paths that count of a package.
@@ -234,7 +265,11 @@ impl<'a> Sources<'a> {
         }
         let mut problems = Vec::new();
         let mut folders = BTreeSet::new();
+        let mut last = None;
+        let manifest = directory.join("Cargo.toml");
+        let mut has_manifest = false;
         for path in self.paths(package, scope) {
+            has_manifest |= path == manifest.as_str();
             if path.contains(REPLACEMENT) {
                 problems.push(Problem::new(
                     Utf8Path::new(path),
@@ -242,6 +277,11 @@ impl<'a> Sources<'a> {
                     "rename it, or name it in .gitignore",
                 ));
             }
+            // Most names lie in the folder of the name before them.
+            if last == folder_above(path) {
+                continue;
+            }
+            last = folder_above(path);
             for folder in folders_above(path) {
                 if !folders.insert(folder) || folder == directory {
                     break;
@@ -253,11 +293,7 @@ impl<'a> Sources<'a> {
             .iter()
             .filter(|folder| folders_above(folder).any(|folder| folders.contains(folder)));
         problems.extend(below.map(|folder| nested(Utf8Path::new(folder))));
-        let manifest = directory.join("Cargo.toml");
-        if !self
-            .paths(package, scope)
-            .any(|path| path == manifest.as_str())
-        {
+        if !has_manifest {
             problems.push(Problem::new(
                 &manifest,
                 "belongs to the build and is ignored by git",

@@ -25,15 +25,26 @@ impl<'a> Contents<'a> {
         seen: &'a BTreeMap<String, Seen>,
         generated: &'a BTreeMap<Utf8PathBuf, Vec<u8>>,
     ) -> Self {
-        let mut owned = BTreeMap::new();
+        let mut owned = Vec::new();
         for (package, scope) in scopes {
-            let paths = sources.paths(package, *scope);
-            let is_generated = |path: &&str| {
-                path.ends_with("Cargo.toml") && generated.contains_key(Utf8Path::new(path))
+            let mut paths = sources.paths(package, *scope).peekable();
+            let Some(first) = paths.peek() else {
+                continue;
             };
-            let paths = paths.filter(|path| !is_generated(path));
-            owned.extend(paths.filter_map(|path| Some((path, (*package, seen.get(path)?)))));
+            // Both are in byte order, so each is gone through once.
+            let from = (Bound::Included(*first), Bound::Unbounded);
+            let mut seen = seen.range::<str, _>(from).peekable();
+            for path in paths {
+                while seen.next_if(|(other, _)| other.as_str() < path).is_some() {}
+                let is_generated =
+                    path.ends_with("Cargo.toml") && generated.contains_key(Utf8Path::new(path));
+                let found = seen.next_if(|(other, _)| *other == path);
+                if let Some((_, found)) = found.filter(|_| !is_generated) {
+                    owned.push((path, (*package, found)));
+                }
+            }
         }
+        let mut owned: BTreeMap<_, _> = owned.into_iter().collect();
         let links = owned
             .iter()
             .filter(|(_, (_, seen))| matches!(seen, Seen::Link { .. }));
@@ -50,7 +61,7 @@ impl<'a> Contents<'a> {
 
     /// Every entry with its package, in byte order of their paths.
     pub(crate) fn entries(&self) -> (Vec<(Entry, &'a str)>, Vec<Problem>) {
-        let mut entries = BTreeMap::new();
+        let mut entries: Vec<(Utf8PathBuf, EntryKind, &'a str)> = Vec::new();
         let mut problems = Vec::new();
         for (path, (package, seen)) in &self.seen {
             match seen {
@@ -69,22 +80,24 @@ impl<'a> Contents<'a> {
                         length_bytes: *length_bytes,
                         executable: *executable,
                     };
-                    entries.insert((*path).to_owned(), (kind, *package));
+                    entries.push(((*path).into(), kind, *package));
                 }
                 Seen::Link { target, leads_to } => match self.follow(path, target, leads_to) {
                     Ok(links) => {
                         let links = links.into_iter();
-                        entries.extend(links.map(|(path, kind)| (path, (kind, *package))));
+                        entries.extend(links.map(|(path, kind)| (path.into(), kind, *package)));
                     }
                     Err(problem) => problems.push(problem),
                 },
             }
         }
-        let entry = |(path, (kind, package)): (String, (EntryKind, &'a str))| {
-            let path = Utf8PathBuf::from(path);
-            (Entry { path, kind }, package)
-        };
-        (entries.into_iter().map(entry).collect(), problems)
+        // What a linked folder holds comes where the link stands, and may belong further down.
+        entries.sort_by(|(one, ..), (other, ..)| one.as_str().cmp(other.as_str()));
+        // And a name that git remembers below what is now a link is found a second time.
+        entries.dedup_by(|(one, ..), (other, ..)| one == other);
+        let entries = entries.into_iter();
+        let entries = entries.map(|(path, kind, package)| (Entry { path, kind }, package));
+        (entries.collect(), problems)
     }
 
     /// What lies in a folder, at any depth, by its path within the folder.

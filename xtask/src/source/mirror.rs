@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
+use hashing::file::Stamp;
 use serde::{Deserialize, Serialize};
 
 use super::closure::folders_above;
 use super::objects::Objects;
-use super::reading::Stamp;
 use super::snapshot::{EntryKind, PackageSnapshot};
 use crate::cache::write_whole;
 use crate::digest::Digest;

@@ -1,40 +1,14 @@
 //! Reads one source file, once: its bytes, what it is, and proof that it did not change meanwhile.
 //! Refuses everything that is neither a file nor a link, and says what to do about it.
 
-use std::fs::{File, Metadata, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use serde::{Deserialize, Serialize};
+use hashing::file::{self, Found, Stamp};
 
 use crate::exit::{Exit, Failure};
-
-/// What tells one state of a file from another without reading it. The kernel sets the change
-/// time at each write, rename and chmod, and offers no way to set it back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Stamp {
-    device: u64,
-    inode: u64,
-    length_bytes: u64,
-    mode: u32,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    /// Of what was asked of a file.
-    pub(crate) fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length_bytes: metadata.len(),
-            mode: metadata.mode(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
-}
 
 /// Something at a path that cannot be hashed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,15 +46,11 @@ pub(crate) fn refuse(mut problems: Vec<Problem>) -> Result<(), Failure> {
     Err(Failure::new(Exit::Source, message))
 }
 
-/// What lies at a path.
+/// What lies at a path, and can be hashed.
 #[derive(Debug)]
 pub(crate) enum Node {
-    /// A file.
-    File {
-        bytes: Vec<u8>,
-        stamp: Stamp,
-        executable: bool,
-    },
+    /// A file; its bytes are in the buffer.
+    File { stamp: Stamp, executable: bool },
     /// A symbolic link, and what is written in it.
     Link(Utf8PathBuf),
     /// A folder.
@@ -93,35 +63,47 @@ pub(crate) enum Node {
 pub(crate) fn look(root: &Utf8Path, path: &Utf8Path) -> Result<Option<Metadata>, Problem> {
     match root.join(path).symlink_metadata() {
         Ok(metadata) => Ok(Some(metadata)),
-        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) if file::is_missing(&error) => Ok(None),
         Err(error) => Err(unreadable(path, &error)),
     }
 }
 
-/// Reads what lies at `path` below `root`.
-pub(crate) fn read(root: &Utf8Path, path: &Utf8Path) -> Result<Node, Problem> {
-    let Some(metadata) = look(root, path)? else {
-        return Ok(Node::Missing);
-    };
-    let kind = metadata.file_type();
-    if kind.is_dir() {
-        return Ok(Node::Folder);
+/// Reads what lies at `path` below `root`; the bytes of a file into `buffer`.
+pub(crate) fn read(
+    root: &Utf8Path,
+    path: &Utf8Path,
+    buffer: &mut Vec<u8>,
+) -> Result<Node, Problem> {
+    let absolute = root.join(path);
+    let found = file::read(absolute.as_std_path(), buffer);
+    match found.map_err(|error| unreadable(path, &error))? {
+        Found::File { stamp, executable } => Ok(Node::File { stamp, executable }),
+        Found::Folder => Ok(Node::Folder),
+        Found::Missing => Ok(Node::Missing),
+        Found::Special(kind) => Err(Problem::new(
+            path,
+            format!("is a {}", special_name(kind)),
+            SPECIAL_FIX,
+        )),
+        Found::Changed => Err(changed(path)),
+        Found::Link => {
+            let target = std::fs::read_link(&absolute).map_err(|error| unreadable(path, &error))?;
+            Utf8PathBuf::from_path_buf(target)
+                .map(Node::Link)
+                .map_err(|target| {
+                    let what = format!("is a link to {}, which is not UTF-8", target.display());
+                    Problem::new(path, what, "rename what it leads to")
+                })
+        }
     }
-    if kind.is_symlink() {
-        let target =
-            std::fs::read_link(root.join(path)).map_err(|error| unreadable(path, &error))?;
-        return Utf8PathBuf::from_path_buf(target)
-            .map(Node::Link)
-            .map_err(|target| {
-                let what = format!("is a link to {}, which is not UTF-8", target.display());
-                Problem::new(path, what, "rename what it leads to")
-            });
-    }
-    if !kind.is_file() {
-        let what = format!("is a {}", special_name(kind));
-        return Err(Problem::new(path, what, SPECIAL_FIX));
-    }
-    read_file(root, path)
+}
+
+fn changed(path: &Utf8Path) -> Problem {
+    Problem::new(
+        path,
+        "changed while it was read",
+        "run again when nothing writes to it",
+    )
 }
 
 const SPECIAL_FIX: &str = "remove it, or name it in .gitignore";
@@ -145,61 +127,6 @@ pub(crate) fn is_usual(kind: std::fs::FileType) -> bool {
 pub(crate) fn special(path: &Utf8Path, kind: std::fs::FileType) -> Option<Problem> {
     (!is_usual(kind))
         .then(|| Problem::new(path, format!("is a {}", special_name(kind)), SPECIAL_FIX))
-}
-
-fn read_file(root: &Utf8Path, path: &Utf8Path) -> Result<Node, Problem> {
-    let failed = |error: io::Error| unreadable(path, &error);
-    let changed = || {
-        Problem::new(
-            path,
-            "changed while it was read",
-            "run again when nothing writes to it",
-        )
-    };
-    // Whatever has taken the file's place since it was looked at is neither followed nor waited for.
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(root.join(path));
-    let mut file = match opened {
-        Ok(file) => file,
-        Err(error) if is_missing(&error) => return Ok(Node::Missing),
-        Err(error) => return Err(failed(error)),
-    };
-    let before = file.metadata().map_err(failed)?;
-    if !before.is_file() {
-        return Err(changed());
-    }
-    let bytes = read_bytes(&mut file, before.len()).map_err(failed)?;
-    let after = Stamp::of(&file.metadata().map_err(failed)?);
-    let stamp = Stamp::of(&before);
-    if stamp != after || bytes.len() as u64 != before.len() {
-        return Err(changed());
-    }
-    Ok(Node::File {
-        bytes,
-        stamp,
-        executable: before.permissions().mode() & 0o100 != 0,
-    })
-}
-
-fn read_bytes(file: &mut File, length_bytes: u64) -> io::Result<Vec<u8>> {
-    // One more than there should be, so that the end is seen without growing.
-    let capacity = usize::try_from(length_bytes)
-        .unwrap_or(usize::MAX)
-        .saturating_add(1);
-    let mut bytes = Vec::new();
-    bytes.try_reserve_exact(capacity)?;
-    file.read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-fn is_missing(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
 }
 
 fn unreadable(path: &Utf8Path, error: &io::Error) -> Problem {

@@ -1,15 +1,16 @@
 //! What lies at the paths of a closure, each read once: hashed, and kept if asked to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::panic;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
+use hashing::file::Stamp;
 
 use super::objects::Objects;
-use super::reading::{self, Node, Problem, Stamp};
+use super::reading::{self, Node, Problem};
 use super::snapshot::Keep;
 use crate::digest::Digest;
 
@@ -42,10 +43,11 @@ pub(crate) enum LeadsTo {
     Nowhere(String),
 }
 
-/// Reads every wanted path once; what has the stamp that is known already is not read again.
+/// Reads every wanted path once, each given once and in byte order; what has the stamp that is
+/// known already is not read again.
 pub(crate) fn read_all(
     root: &Utf8Path,
-    wanted: BTreeSet<&str>,
+    wanted: &[&str],
     known: &BTreeMap<String, Seen>,
     keep: &Keep,
 ) -> Result<(BTreeMap<String, Seen>, Vec<Problem>)> {
@@ -53,20 +55,24 @@ pub(crate) fn read_all(
         Keep::Objects(state_directory) => Some(Objects::open(state_directory)?),
         Keep::Nothing => None,
     };
-    let wanted: Vec<&str> = wanted.into_iter().collect();
     let next = AtomicUsize::new(0);
     let work = || {
         let mut found = Vec::new();
-        while let Some(path) = wanted.get(next.fetch_add(1, Ordering::Relaxed)) {
+        let mut reader = Reader {
+            root,
+            objects: objects.as_ref(),
+            buffer: Vec::new(),
+        };
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = wanted.get(index) else {
+                return found;
+            };
             let before = known.get(*path);
-            found.push((
-                path,
-                see(root, Utf8Path::new(path), before, objects.as_ref()),
-            ));
+            found.push((index, reader.see(Utf8Path::new(path), before)));
         }
-        found
     };
-    let found = thread::scope(|threads| {
+    let mut found = thread::scope(|threads| {
         let others: Vec<_> = (1..THREADS).map(|_| threads.spawn(work)).collect();
         let mut found = work();
         others
@@ -74,55 +80,57 @@ pub(crate) fn read_all(
             .for_each(|thread| found.extend(join(thread)));
         found
     });
-    let mut seen = BTreeMap::new();
+    found.sort_unstable_by_key(|(index, _)| *index);
+    let mut seen = Vec::with_capacity(found.len());
     let mut problems = Vec::new();
-    for (path, result) in found {
+    for (index, result) in found {
         match result? {
-            Ok(one) => drop(seen.insert((*path).to_owned(), one)),
+            Ok(one) => seen.push((wanted[index].to_owned(), one)),
             Err(problem) => problems.push(problem),
         }
     }
-    Ok((seen, problems))
+    Ok((seen.into_iter().collect(), problems))
 }
 
-/// The outer error is one of the store.
-fn see(
-    root: &Utf8Path,
-    path: &Utf8Path,
-    known: Option<&Seen>,
-    objects: Option<&Objects>,
-) -> Result<Result<Seen, Problem>> {
-    if let Some(Seen::File { stamp, .. }) = known
-        && let Ok(Some(metadata)) = reading::look(root, path)
-        && Stamp::of(&metadata) == *stamp
-    {
-        return Ok(Ok(known.cloned().unwrap_or(Seen::Missing)));
-    }
-    Ok(match reading::read(root, path) {
-        Err(problem) => Err(problem),
-        Ok(Node::Folder) => Ok(Seen::Folder),
-        Ok(Node::Missing) => Ok(Seen::Missing),
-        Ok(Node::Link(target)) => {
-            let leads_to = leads_to(root, path);
-            Ok(Seen::Link { target, leads_to })
+/// One thread's way through the paths; the buffer serves every file.
+struct Reader<'a> {
+    root: &'a Utf8Path,
+    objects: Option<&'a Objects>,
+    buffer: Vec<u8>,
+}
+
+impl Reader<'_> {
+    /// The outer error is one of the store.
+    fn see(&mut self, path: &Utf8Path, known: Option<&Seen>) -> Result<Result<Seen, Problem>> {
+        let root = self.root;
+        if let Some(Seen::File { stamp, .. }) = known
+            && let Ok(Some(metadata)) = reading::look(root, path)
+            && Stamp::of(&metadata) == *stamp
+        {
+            return Ok(Ok(known.cloned().unwrap_or(Seen::Missing)));
         }
-        Ok(Node::File {
-            bytes,
-            stamp,
-            executable,
-        }) => {
-            let digest = Digest::of(&bytes);
-            if let Some(objects) = objects {
-                objects.put(digest, &bytes)?;
+        Ok(match reading::read(root, path, &mut self.buffer) {
+            Err(problem) => Err(problem),
+            Ok(Node::Folder) => Ok(Seen::Folder),
+            Ok(Node::Missing) => Ok(Seen::Missing),
+            Ok(Node::Link(target)) => {
+                let leads_to = leads_to(root, path);
+                Ok(Seen::Link { target, leads_to })
             }
-            Ok(Seen::File {
-                stamp,
-                digest,
-                length_bytes: bytes.len() as u64,
-                executable,
-            })
-        }
-    })
+            Ok(Node::File { stamp, executable }) => {
+                let digest = Digest::of(&self.buffer);
+                if let Some(objects) = self.objects {
+                    objects.put(digest, &self.buffer)?;
+                }
+                Ok(Seen::File {
+                    stamp,
+                    digest,
+                    length_bytes: self.buffer.len() as u64,
+                    executable,
+                })
+            }
+        })
+    }
 }
 
 fn leads_to(root: &Utf8Path, path: &Utf8Path) -> LeadsTo {

@@ -224,14 +224,16 @@ fn freeze(
     let parts = plans.iter().flat_map(|plan| plan.scopes.clone());
     let parts: BTreeSet<(&str, Scope)> = parts.collect();
     let mut problems = Vec::new();
-    let mut wanted = BTreeSet::new();
+    let mut wanted = Vec::new();
     let mut cut = BTreeMap::new();
     for (name, scope) in &parts {
         problems.extend(sources.problems(name, *scope)?);
         wanted.extend(sources.paths(name, *scope));
         cut.insert((*name, *scope), CutPackage::new(&manifests, name, *scope)?);
     }
-    let (seen, unread) = read_all(root, wanted, known, keep)?;
+    wanted.sort_unstable();
+    wanted.dedup();
+    let (seen, unread) = read_all(root, &wanted, known, keep)?;
     problems.extend(unread);
     let frozen = Parts {
         manifests: &manifests,
@@ -278,8 +280,9 @@ const CONFIGURATION: &str = ".cargo/config.toml";
 
 /// The bytes of a file; nothing if there is none.
 fn read_plain(root: &Utf8Path, path: &Utf8Path) -> Result<Option<Vec<u8>>> {
-    match reading::read(root, path) {
-        Ok(Node::File { bytes, .. }) => Ok(Some(bytes)),
+    let mut bytes = Vec::new();
+    match reading::read(root, path, &mut bytes) {
+        Ok(Node::File { .. }) => Ok(Some(bytes)),
         Ok(Node::Missing) => Ok(None),
         Ok(Node::Link(_) | Node::Folder) => Err(refused(path, "is not a plain file")),
         Err(problem) => {

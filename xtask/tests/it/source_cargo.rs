@@ -31,10 +31,22 @@ fn metadata(root: &Utf8Path, locked: bool) {
     assert!(!said.contains("warning"), "{root}: {said}");
 }
 
+/// What the lock names is in cargo's folder, as it is once a workspace was built.
+fn fetch(root: &Utf8Path) {
+    let mut command = Command::new(env!("CARGO"));
+    command
+        .args(["fetch", "--locked"])
+        .arg(format!("--manifest-path={root}/Cargo.toml"));
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{root}: {said}");
+}
+
 /// The oracle: for every package of this very workspace.
 #[test]
 fn cargo_takes_every_mirror_and_prunes_its_lock_within_what_was_frozen() {
     let workspace = Workspace::load(&Workspace::find_root().unwrap()).unwrap();
+    fetch(&workspace.root);
     let state = tempfile::tempdir().unwrap();
     let state = Utf8Path::from_path(state.path()).unwrap();
     let scope = |name: &PackageName| {
