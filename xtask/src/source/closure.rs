@@ -28,57 +28,68 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 /// Folders of a package that cargo finds tests, benches and examples in.
 const TEST_FOLDERS: [&str; 3] = ["tests", "benches", "examples"];
 
-/// Every name in the folders of the local packages.
+/// Names in the folders of the local packages.
 #[derive(Debug)]
 pub(crate) struct Listing {
-    /// Relative to the root, each once, in byte order. Some may be gone by now. Texts, since paths
-    /// are compared part by part, which takes far longer than reading them.
+    /// Relative to the root. Some may be gone by now; one in conflict comes three times. Texts,
+    /// since paths are compared part by part, which takes far longer than reading them.
     paths: Vec<String>,
     /// Folders that are repositories of their own.
     nested: BTreeSet<String>,
-    has_git: bool,
 }
 
-/// Lists the folders of all local packages, with one question to git.
-pub(crate) fn list(root: &Utf8Path, directories: &BTreeSet<Utf8PathBuf>) -> Result<Listing> {
-    let has_git = root
-        .ancestors()
-        .any(|folder| folder.join(".git").symlink_metadata().is_ok());
+/// The two halves of a listing. git knows the first by heart and walks through every folder for the
+/// second, so the first is read while git still walks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Half {
+    /// What git tracks; without git, everything.
+    Tracked,
+    /// What git neither tracks nor ignores; without git, nothing.
+    Untracked,
+}
+
+/// Lists one half of the folders of all local packages, with one question to git.
+pub(crate) fn list(
+    root: &Utf8Path,
+    directories: &BTreeSet<Utf8PathBuf>,
+    half: Half,
+) -> Result<Listing> {
     let mut listing = Listing {
         paths: Vec::new(),
         nested: BTreeSet::new(),
-        has_git,
     };
-    if has_git {
-        let names = git(root, "ls-files", &listed(directories), &Input::Empty)?;
+    if has_git(root) {
+        let names = git(root, "ls-files", &listed(directories, half), &Input::Empty)?;
         for name in names.split('\0').filter(|name| !name.is_empty()) {
             match name.strip_suffix('/') {
                 Some(folder) => drop(listing.nested.insert(folder.to_owned())),
                 None => listing.paths.push(name.to_owned()),
             }
         }
-    } else {
+    } else if half == Half::Tracked {
         for directory in directories {
             walk(root, directory, &mut listing.paths)?;
         }
     }
-    // git lists in order what it tracks and in order what it does not; a conflict comes three times.
-    listing.paths.sort();
-    listing.paths.dedup();
     Ok(listing)
 }
 
-fn listed(directories: &BTreeSet<Utf8PathBuf>) -> Vec<String> {
-    let options = ["-z", "--cached", "--others", "--exclude-standard", "--"];
+fn has_git(root: &Utf8Path) -> bool {
+    let mut folders = root.ancestors();
+    folders.any(|folder| folder.join(".git").symlink_metadata().is_ok())
+}
+
+fn listed(directories: &BTreeSet<Utf8PathBuf>, half: Half) -> Vec<String> {
+    let options: &[&str] = match half {
+        Half::Tracked => &["-z", "--cached", "--"],
+        Half::Untracked => &["-z", "--others", "--exclude-standard", "--"],
+    };
     // `:(literal)` says that a folder's name is no pattern.
     let folders = directories
         .iter()
         .map(|folder| format!(":(literal){folder}"));
-    options
-        .into_iter()
-        .map(str::to_owned)
-        .chain(folders)
-        .collect()
+    let options = options.iter().copied().map(str::to_owned);
+    options.chain(folders).collect()
 }
 
 /// git as it is configured, without what would let it answer from memory or about another tree.
@@ -168,18 +179,21 @@ fn path_of(folder: &Utf8Path, name: &OsStr) -> Utf8PathBuf {
 pub(crate) struct Sources<'a> {
     root: &'a Utf8Path,
     manifests: &'a Manifests,
-    has_git: bool,
-    by_package: BTreeMap<&'a str, Vec<Source>>,
+    owners: Vec<Owner<'a>>,
+    by_directory: BTreeMap<&'a str, usize>,
     nested: BTreeSet<String>,
 }
 
+/// A name of a package.
 #[derive(Debug)]
 struct Source {
     path: String,
+    half: Half,
     only_tests: bool,
 }
 
-/// A package while paths are given to it.
+/// A package with its names, each once, in byte order.
+#[derive(Debug)]
 struct Owner<'a> {
     package: &'a str,
     directory: &'a str,
@@ -188,7 +202,7 @@ struct Owner<'a> {
 }
 
 impl Owner<'_> {
-    fn take(&mut self, path: String) {
+    fn take(&mut self, path: String, half: Half) {
         let generated = path == "Cargo.lock" || path.starts_with(".cargo/");
         if self.directory.is_empty() && generated {
             return;
@@ -196,15 +210,19 @@ impl Owner<'_> {
         let within = path[self.directory.len()..].trim_start_matches('/');
         let first = within.split('/').next().unwrap_or_default();
         let only_tests = TEST_FOLDERS.contains(&first) || self.explicit_tests.contains(within);
-        self.sources.push(Source { path, only_tests });
+        self.sources.push(Source {
+            path,
+            half,
+            only_tests,
+        });
     }
 }
 
 impl<'a> Sources<'a> {
-    /// Gives every path to its package.
-    pub(crate) fn new(root: &'a Utf8Path, manifests: &'a Manifests, listing: Listing) -> Self {
+    /// No names yet.
+    pub(crate) fn new(root: &'a Utf8Path, manifests: &'a Manifests) -> Self {
         let packages = manifests.packages.iter();
-        let mut owners: Vec<Owner<'a>> = packages
+        let owners: Vec<Owner<'a>> = packages
             .map(|(name, manifest)| Owner {
                 package: name,
                 directory: manifest.directory.as_str(),
@@ -212,11 +230,21 @@ impl<'a> Sources<'a> {
                 sources: Vec::new(),
             })
             .collect();
-        let directories = owners.iter().enumerate();
-        let directories: BTreeMap<&str, usize> = directories
-            .map(|(index, owner)| (owner.directory, index))
-            .collect();
-        let mut nested = listing.nested;
+        let by_directory = owners.iter().enumerate();
+        let by_directory = by_directory.map(|(index, owner)| (owner.directory, index));
+        Self {
+            root,
+            manifests,
+            by_directory: by_directory.collect(),
+            owners,
+            nested: BTreeSet::new(),
+        }
+    }
+
+    /// Gives every name of one half to its package.
+    pub(crate) fn add(&mut self, listing: Listing, half: Half) {
+        self.nested.extend(listing.nested);
+        let before: Vec<usize> = self.counts().collect();
         // Most names lie in the folder of the name before them.
         let mut last: Option<(String, usize)> = None;
         for path in listing.paths {
@@ -224,34 +252,71 @@ impl<'a> Sources<'a> {
             let known = last.as_ref().filter(|(last, _)| last == folder);
             let owner = match known {
                 Some((_, owner)) => Some(*owner),
-                None => folders_above(&path).find_map(|folder| directories.get(folder).copied()),
+                None => {
+                    folders_above(&path).find_map(|above| self.by_directory.get(above).copied())
+                }
             };
             let Some(owner) = owner else {
                 // A package that is itself a link to another repository is listed as a name.
-                nested.extend(directories.contains_key(path.as_str()).then_some(path));
+                let is_package = self.by_directory.contains_key(path.as_str());
+                self.nested.extend(is_package.then_some(path));
                 continue;
             };
             if known.is_none() {
                 last = Some((folder.to_owned(), owner));
             }
-            owners[owner].take(path);
+            self.owners[owner].take(path, half);
         }
-        let by_package = owners.into_iter();
-        let by_package = by_package.map(|owner| (owner.package, owner.sources));
-        Self {
-            root,
-            manifests,
-            has_git: listing.has_git,
-            by_package: by_package.collect(),
-            nested,
+        let after: Vec<usize> = self.counts().collect();
+        let changed = before
+            .iter()
+            .zip(after)
+            .map(|(before, after)| *before != after);
+        for (owner, _) in self
+            .owners
+            .iter_mut()
+            .zip(changed)
+            .filter(|(_, changed)| *changed)
+        {
+            owner
+                .sources
+                .sort_by(|one, other| one.path.cmp(&other.path));
+            owner.sources.dedup_by(|one, other| one.path == other.path);
         }
+    }
+
+    fn counts(&self) -> impl Iterator<Item = usize> {
+        self.owners.iter().map(|owner| owner.sources.len())
+    }
+
+    fn sources(&self, package: &str, scope: Scope) -> impl Iterator<Item = &Source> {
+        // In byte order of their names, as the manifests are.
+        let found = self
+            .owners
+            .binary_search_by(|owner| owner.package.cmp(package));
+        let sources = found
+            .ok()
+            .map(|index| self.owners[index].sources.as_slice());
+        let sources = sources.unwrap_or_default().iter();
+        sources.filter(move |source| scope == Scope::Tests || !source.only_tests)
+    }
+
+    /// The paths of one half that count of these packages, each once, in byte order.
+    pub(crate) fn wanted(&self, parts: &BTreeSet<(&str, Scope)>, half: Half) -> Vec<String> {
+        let sources = parts
+            .iter()
+            .flat_map(|(name, scope)| self.sources(name, *scope));
+        let wanted = sources.filter(|source| source.half == half);
+        let mut wanted: Vec<&str> = wanted.map(|source| source.path.as_str()).collect();
+        wanted.sort();
+        wanted.dedup();
+        wanted.into_iter().map(str::to_owned).collect()
     }
 
     /// The paths that count of a package.
     pub(crate) fn paths(&self, package: &str, scope: Scope) -> impl Iterator<Item = &str> {
-        let sources = self.by_package.get(package).into_iter().flatten();
-        let counted = sources.filter(move |source| scope == Scope::Tests || !source.only_tests);
-        counted.map(|source| source.path.as_str())
+        let sources = self.sources(package, scope);
+        sources.map(|source| source.path.as_str())
     }
 
     /// What names alone tell to be wrong in a package.
@@ -325,7 +390,7 @@ impl<'a> Sources<'a> {
                 }
             })?;
         }
-        if self.has_git && !specials.is_empty() {
+        if !specials.is_empty() && has_git(self.root) {
             let names = specials
                 .keys()
                 .map(|path| format!("{path}\0"))

@@ -47,7 +47,7 @@ pub(crate) enum LeadsTo {
 /// known already is not read again.
 pub(crate) fn read_all(
     root: &Utf8Path,
-    wanted: &[&str],
+    wanted: Vec<String>,
     known: &BTreeMap<String, Seen>,
     keep: &Keep,
 ) -> Result<(BTreeMap<String, Seen>, Vec<Problem>)> {
@@ -68,24 +68,25 @@ pub(crate) fn read_all(
             let Some(path) = wanted.get(index) else {
                 return found;
             };
-            let before = known.get(*path);
+            let before = known.get(path.as_str());
             found.push((index, reader.see(Utf8Path::new(path), before)));
         }
     };
-    let mut found = thread::scope(|threads| {
+    let found = thread::scope(|threads| {
         let others: Vec<_> = (1..THREADS).map(|_| threads.spawn(work)).collect();
-        let mut found = work();
-        others
-            .into_iter()
-            .for_each(|thread| found.extend(join(thread)));
-        found
+        let found = work();
+        let others = others.into_iter().flat_map(join);
+        found.into_iter().chain(others).collect::<Vec<_>>()
     });
-    found.sort_unstable_by_key(|(index, _)| *index);
-    let mut seen = Vec::with_capacity(found.len());
-    let mut problems = Vec::new();
+    let mut results: Vec<_> = wanted.iter().map(|_| None).collect();
     for (index, result) in found {
+        results[index] = Some(result);
+    }
+    let mut seen = Vec::with_capacity(wanted.len());
+    let mut problems = Vec::new();
+    for (path, result) in wanted.into_iter().zip(results.into_iter().flatten()) {
         match result? {
-            Ok(one) => seen.push((wanted[index].to_owned(), one)),
+            Ok(one) => seen.push((path, one)),
             Err(problem) => problems.push(problem),
         }
     }

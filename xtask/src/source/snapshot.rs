@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
-use super::closure::{self, Sources};
+use super::closure::{self, Half, Sources};
 use super::contents::Contents;
 use super::cut::{self, CutPackage};
 use super::digests::{Locals, Source, encode_source};
@@ -207,34 +207,39 @@ fn freeze(
 ) -> Result<Snapshot> {
     let manifests = Manifests::read(root)?;
     let directories = closure::directories(&manifests)?;
-    // git and the parser of the lock each take their milliseconds; neither needs the other.
-    let (listing, lock) = thread::scope(|threads| {
-        let listing = threads.spawn(|| closure::list(root, &directories));
-        let lock = read_lock(root);
-        (join(listing), lock)
-    });
-    let (listing, lock) = (listing?, lock?);
-    let configuration = read_configuration(root)?;
-    let sources = Sources::new(root, &manifests, listing);
-    let plans = scopes
-        .iter()
-        .map(|(name, scope)| Plan::make(&manifests, &lock, name, *scope));
-    let plans = plans.collect::<Result<Vec<_>>>()?;
-    // What the packages of a run share is looked at once.
-    let parts = plans.iter().flat_map(|plan| plan.scopes.clone());
-    let parts: BTreeSet<(&str, Scope)> = parts.collect();
+    let mut sources = Sources::new(root, &manifests);
     let mut problems = Vec::new();
-    let mut wanted = Vec::new();
-    let mut cut = BTreeMap::new();
-    for (name, scope) in &parts {
-        problems.extend(sources.problems(name, *scope)?);
-        wanted.extend(sources.paths(name, *scope));
-        cut.insert((*name, *scope), CutPackage::new(&manifests, name, *scope)?);
-    }
-    wanted.sort_unstable();
-    wanted.dedup();
-    let (seen, unread) = read_all(root, &wanted, known, keep)?;
-    problems.extend(unread);
+    let list = |half| closure::list(root, &directories, half);
+    // Reading the files takes longest: everything else is done beside it.
+    let (plans, cut, configuration, seen) = thread::scope(|threads| {
+        let untracked = threads.spawn(|| list(Half::Untracked));
+        let tracked = threads.spawn(|| list(Half::Tracked));
+        let lock = read_lock(root)?;
+        let plans = scopes
+            .iter()
+            .map(|(name, scope)| Plan::make(&manifests, &lock, name, *scope));
+        let plans = plans.collect::<Result<Vec<_>>>()?;
+        // What the packages of a run share is looked at once.
+        let parts = plans.iter().flat_map(|plan| plan.scopes.clone());
+        let parts: BTreeSet<(&str, Scope)> = parts.collect();
+        sources.add(join(tracked)?, Half::Tracked);
+        let wanted = sources.wanted(&parts, Half::Tracked);
+        let reading = threads.spawn(|| read_all(root, wanted, known, keep));
+        sources.add(join(untracked)?, Half::Untracked);
+        let wanted = sources.wanted(&parts, Half::Untracked);
+        let mut cut = BTreeMap::new();
+        for (name, scope) in &parts {
+            problems.extend(sources.problems(name, *scope)?);
+            cut.insert((*name, *scope), CutPackage::new(&manifests, name, *scope)?);
+        }
+        let configuration = read_configuration(root)?;
+        let (mut seen, unread) = join(reading)?;
+        problems.extend(unread);
+        let (untracked, unread) = read_all(root, wanted, known, keep)?;
+        problems.extend(unread);
+        seen.extend(untracked);
+        anyhow::Ok((plans, cut, configuration, seen))
+    })?;
     let frozen = Parts {
         manifests: &manifests,
         sources: &sources,
