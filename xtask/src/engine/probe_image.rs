@@ -22,22 +22,21 @@ const LOAD_ADDRESS: u64 = 0x40_0000;
 const ELF_HEADER_BYTES: u16 = 64;
 const PROGRAM_HEADER_BYTES: u16 = 56;
 
-/// Assembles it.
-///
-/// # Errors
-/// On a platform whose machine code is not known here.
-pub(super) fn assemble(platform: &Platform) -> Result<Assembled> {
-    let binary = executable(platform)?;
+/// Assembles it from its [`executable()`].
+pub(super) fn assemble<'a>(platform: &'a Platform, binary: &'a [u8]) -> Result<Assembled<'a>> {
     image::assemble(&Contents {
         reference: REFERENCE,
         binary_name: "/probe",
-        binary: &binary,
+        binary,
         platform,
         labels: BTreeMap::new(),
     })
 }
 
 /// The smallest static executable that ends with 0.
+///
+/// # Errors
+/// On a platform whose machine code is not known here.
 pub(crate) fn executable(platform: &Platform) -> Result<Vec<u8>> {
     let (machine, code): (u16, &[u8]) = match platform.architecture.as_str() {
         "amd64" => (62, EXIT_AMD64),

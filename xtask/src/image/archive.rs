@@ -8,30 +8,37 @@ use anyhow::{Context as _, Result};
 
 use super::{Assembled, documents, layer};
 
-const BUFFER_BYTES: usize = 256 * 1024;
-
 /// Writes the archive.
-pub(super) fn write(image: &Assembled, writer: impl Write) -> Result<()> {
+pub(super) fn write(image: &Assembled<'_>, writer: impl Write) -> Result<()> {
     let index = documents::index(image)?;
     let docker_manifest = documents::docker_manifest(image)?;
     let layout = documents::layout()?;
-    let files: BTreeMap<String, &[u8]> = [
-        (documents::blob_path(image.image_id), &image.config[..]),
-        (documents::blob_path(image.manifest_digest), &image.manifest),
-        (documents::blob_path(image.layer_digest), &image.layer),
-        ("index.json".to_owned(), &index),
-        ("manifest.json".to_owned(), &docker_manifest),
-        ("oci-layout".to_owned(), &layout),
+    let layer = image.layer.pieces();
+    let files: BTreeMap<String, Vec<&[u8]>> = [
+        (
+            documents::blob_path(image.image_id),
+            vec![&image.config[..]],
+        ),
+        (
+            documents::blob_path(image.manifest_digest),
+            vec![&image.manifest],
+        ),
+        (documents::blob_path(image.layer_digest), layer.to_vec()),
+        ("index.json".to_owned(), vec![&index]),
+        ("manifest.json".to_owned(), vec![&docker_manifest]),
+        ("oci-layout".to_owned(), vec![&layout]),
     ]
     .into();
-    let mut builder = tar::Builder::new(BufWriter::with_capacity(BUFFER_BYTES, writer));
-    let append_all = || {
-        layer::append_folder(&mut builder, "blobs/")?;
-        layer::append_folder(&mut builder, "blobs/sha256/")?;
-        for (name, bytes) in &files {
-            layer::append_file(&mut builder, name, 0o444, bytes)?;
+    // What is larger than its buffer goes past it: the layer is written from where it lies.
+    let mut writer = BufWriter::new(writer);
+    let mut write_all = || {
+        layer::write_folder(&mut writer, "blobs/")?;
+        layer::write_folder(&mut writer, "blobs/sha256/")?;
+        for (name, pieces) in &files {
+            layer::write_file(&mut writer, name, 0o444, pieces)?;
         }
-        builder.into_inner()?.flush()
+        layer::write_end(&mut writer)?;
+        writer.flush()
     };
-    append_all().context("cannot write the image archive")
+    write_all().context("cannot write the image archive")
 }

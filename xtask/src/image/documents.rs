@@ -108,7 +108,7 @@ pub(super) fn manifest(config: &Blob, layer: &Blob) -> Result<Vec<u8>> {
 }
 
 /// `index.json`: one manifest under its full name.
-pub(super) fn index(image: &Assembled) -> Result<Vec<u8>> {
+pub(super) fn index(image: &Assembled<'_>) -> Result<Vec<u8>> {
     let configuration: oci_spec::image::ImageConfiguration = serde_json::from_slice(&image.config)?;
     let platform = PlatformBuilder::default()
         .architecture(configuration.architecture().clone())
@@ -148,7 +148,7 @@ pub(super) fn layout() -> Result<Vec<u8>> {
 }
 
 /// `manifest.json`: docker's, over the same blobs.
-pub(super) fn docker_manifest(image: &Assembled) -> Result<Vec<u8>> {
+pub(super) fn docker_manifest(image: &Assembled<'_>) -> Result<Vec<u8>> {
     bytes(&json!([{
         "Config": blob_path(image.image_id),
         "RepoTags": [image.reference],

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::digest::Digest;
 use crate::engine::Platform;
@@ -13,6 +13,8 @@ mod archive;
 mod documents;
 mod elf;
 mod layer;
+
+use self::layer::Layer;
 
 /// Bumped when the layout of image or config changes; part of every recipe.
 pub const TEMPLATE_VERSION: u32 = 1;
@@ -34,7 +36,7 @@ pub struct Contents<'a> {
 
 /// An image, assembled. Its archive is written by [`Assembled::write_archive`].
 #[derive(Clone, Debug)]
-pub struct Assembled {
+pub struct Assembled<'a> {
     /// SHA-256 of the config: what engines call the image ID.
     pub image_id: Digest,
     /// SHA-256 of the OCI manifest.
@@ -42,7 +44,7 @@ pub struct Assembled {
     /// SHA-256 of the one layer, which is not compressed: also its diff ID.
     pub layer_digest: Digest,
     pub(crate) reference: String,
-    pub(crate) layer: Vec<u8>,
+    pub(crate) layer: Layer<'a>,
     pub(crate) config: Vec<u8>,
     pub(crate) manifest: Vec<u8>,
 }
@@ -51,16 +53,17 @@ pub struct Assembled {
 ///
 /// # Errors
 /// When the reference or the binary is not usable (not an ELF file for the platform, dynamically linked).
-pub fn assemble(contents: &Contents<'_>) -> Result<Assembled> {
+pub fn assemble<'a>(contents: &Contents<'a>) -> Result<Assembled<'a>> {
     check_reference(contents.reference)?;
     let file_name = check_binary_name(contents.binary_name)?;
     elf::check(contents.binary, contents.platform)?;
-    let (layer, layer_digest) = layer::one_file(file_name, contents.binary)?;
+    let layer = Layer::one_file(file_name, contents.binary).context("cannot assemble the layer")?;
+    let layer_digest = layer.digest();
     let config = documents::config(contents, layer_digest)?;
     let image_id = Digest::of(&config);
     let manifest = documents::manifest(
         &documents::Blob::config(image_id, config.len()),
-        &documents::Blob::layer(layer_digest, layer.len()),
+        &documents::Blob::layer(layer_digest, layer.length_bytes()),
     )?;
     Ok(Assembled {
         image_id,
@@ -73,7 +76,7 @@ pub fn assemble(contents: &Contents<'_>) -> Result<Assembled> {
     })
 }
 
-impl Assembled {
+impl Assembled<'_> {
     /// Writes one tar that docker, podman and containerd read: OCI layout and docker manifest over the same blobs.
     ///
     /// # Errors

@@ -371,9 +371,10 @@ fn assemble(
         ("org.opencontainers.image.title", package.to_string()),
         ("org.opencontainers.image.version", version.to_owned()),
     ];
+    let (name, binary_name) = (reference.to_string(), format!("/{package}"));
     let image = image::assemble(&Contents {
-        reference: &reference.to_string(),
-        binary_name: &format!("/{package}"),
+        reference: &name,
+        binary_name: &binary_name,
         binary: &binary.kept.bytes,
         platform: frozen.platform(),
         labels: labels.map(|(name, value)| (name.to_owned(), value)).into(),

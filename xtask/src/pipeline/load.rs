@@ -2,6 +2,7 @@
 //! another name; what is there under the name already must be the image that was built.
 
 use std::collections::BTreeMap;
+use std::thread;
 
 use anyhow::Result;
 
@@ -11,6 +12,7 @@ use super::{Images, Stage};
 use crate::cluster::Cluster;
 use crate::engine::ImageFacts;
 use crate::exit::{Exit, Failure};
+use crate::threads::all;
 
 /// An image that the cluster itself lists under its name, with the ID that was built.
 #[derive(Clone, Debug)]
@@ -66,9 +68,12 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
             None => missing.push(built),
         }
     }
-    for built in &missing {
-        engine.load(*built)?;
-    }
+    // An engine hashes what it takes, on one processor for each.
+    thread::scope(|scope| {
+        let loading = missing.iter();
+        let loading = loading.map(|built| scope.spawn(|| engine.load(*built)));
+        all(loading.collect())
+    })?;
     let after = if missing.is_empty() {
         before.clone()
     } else {

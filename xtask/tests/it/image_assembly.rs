@@ -66,7 +66,7 @@ fn contents<'a>(binary: &'a [u8], platform: &'a Platform) -> Contents<'a> {
     }
 }
 
-fn archive(image: &Assembled) -> Vec<u8> {
+fn archive(image: &Assembled<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     image.write_archive(&mut bytes).unwrap();
     bytes
