@@ -29,6 +29,7 @@ use crate::source::workspace::{Target, Workspace};
 use crate::third_party::{self, ThirdPartyImage};
 use crate::threads::{all, joined};
 
+mod by_hand;
 mod plan;
 mod ready;
 

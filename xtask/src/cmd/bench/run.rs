@@ -15,7 +15,6 @@ use crate::cmd::ci::cargo_program;
 use crate::engine::{Choice, Engine};
 use crate::manifest::Manifests;
 use crate::pipeline::build::recipe::Profile;
-use crate::pipeline::deploy::deploy;
 use crate::pipeline::load::load;
 use crate::poll::{self, Look};
 use crate::process::interrupt::Shield;
@@ -46,7 +45,7 @@ pub(super) fn unchanged(workspace: &Workspace, choice: Choice, count: usize) -> 
         subject: "unchanged",
         what: format!("{} again, from the command to its first test", target.name),
         seconds,
-        floor: "network and containers alone, all at once, until ready",
+        floor: "the same network and containers started by hand, side by side, until ready",
         floor_seconds,
         ratio: seconds / floor_seconds,
         ratio_max: 1.5,
@@ -87,7 +86,7 @@ pub(super) fn edit(workspace: &Workspace, choice: Choice, count: usize) -> Resul
         subject: "edit",
         what: format!("one line of {} edited, to the first test", package.name),
         seconds,
-        floor: "cargo build after such an edit, and the containers alone",
+        floor: "cargo build after such an edit, and the containers by hand",
         floor_seconds,
         ratio: seconds / floor_seconds,
         ratio_max: 1.3,
@@ -133,7 +132,7 @@ fn until_first_test(
     Ok(took)
 }
 
-/// Network and containers alone, from a run of its own, until everything is ready.
+/// The same network and containers, started by hand as a run of its own, until everything is ready.
 fn by_hand(workspace: &Workspace, target: &Target, choice: Choice) -> Result<Duration> {
     let run = Run::begin_named(workspace, &target.name, "bench")?;
     let engine = match Engine::find(run.directory(), choice) {
@@ -163,19 +162,12 @@ fn start_by_hand(
     let secrets = Secrets::make(workspace, target, run.directory())?;
     let manifests = Manifests::read(workspace, target.manifests())?;
     let begun = Instant::now();
-    let mut cluster = Cluster::start_local(workspace, target, run, engine)?;
+    let cluster = Cluster::start_local(workspace, target, run, engine)?;
     let made = begun.elapsed();
     let loaded = load(built, &cluster)?;
     let begun = Instant::now();
-    deploy(
-        workspace,
-        run,
-        &secrets,
-        &manifests,
-        loaded,
-        &mut cluster,
-        STEP_DEADLINE,
-    )?;
+    let Cluster::Local(local) = &cluster;
+    local.start_by_hand(run, &secrets, &manifests, &loaded, STEP_DEADLINE)?;
     Ok(made + begun.elapsed())
 }
 
