@@ -46,6 +46,8 @@ pub enum Command {
     Test(Test),
     /// Measure what the tool costs, each figure as a ratio to its floor
     Bench(Bench),
+    /// Kill runs at random moments, and see that the next is green and nothing is left
+    Crash(Crash),
     /// Run everything that must be green before a change is merged
     Ci(Ci),
 }
@@ -235,6 +237,23 @@ pub struct Bench {
     /// Print the figures as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `crash` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Crash {
+    /// The target whose runs are killed
+    #[arg(value_name = "TARGET", default_value = "gateway")]
+    pub target: String,
+    /// How often; every second time two runs at once
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    pub rounds: usize,
+    /// Which container engine
+    #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
+    pub engine: Choice,
+    /// What the runs in between test: only tests whose name contains one of these
+    #[arg(last = true, value_name = "TEST FILTER")]
+    pub filters: Vec<String>,
 }
 
 /// What can be measured.

@@ -456,6 +456,21 @@ impl Background {
         })
     }
 
+    /// Ends the child alone, at once and without a warning (SIGKILL); the children that it started
+    /// live on. Waits until it has gone.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub fn kill(self) -> Result<(), ProcessError> {
+        // It may have ended by itself a moment ago.
+        let _ = rustix::process::kill_process(self.running.group, Signal::KILL);
+        let ended = self.running.handle.wait_deadline(Instant::now() + GRACE);
+        ended.map(drop).map_err(|source| ProcessError::Io {
+            command: self.command.clone(),
+            source,
+        })
+    }
+
     /// The error of a child that has ended by itself, with its last lines.
     ///
     /// # Errors

@@ -4,10 +4,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use camino::Utf8PathBuf;
 use serde::Serialize;
 
-use super::print_data;
+use super::{print_data, temporary};
 use crate::cli::{self, Subject};
 use crate::report::{self, table};
 use crate::source::workspace::Workspace;
@@ -114,13 +113,6 @@ fn time(step: impl FnOnce() -> Result<()>) -> Result<Duration> {
     let begun = Instant::now();
     step()?;
     Ok(begun.elapsed())
-}
-
-/// A folder that goes with the value, by its real name: no build may see two names for one place.
-fn temporary() -> Result<(tempfile::TempDir, Utf8PathBuf)> {
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let path = Utf8PathBuf::try_from(folder.path().to_owned())?.canonicalize_utf8()?;
-    Ok((folder, path))
 }
 
 #[cfg(test)]

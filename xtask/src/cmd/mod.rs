@@ -3,8 +3,8 @@
 
 use std::io::Write as _;
 
-use anyhow::Result;
-use camino::Utf8Path;
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::cli::Command;
 use crate::exit::{Exit, Failure};
@@ -15,6 +15,7 @@ pub mod bench;
 pub mod build;
 pub mod ci;
 pub mod clean;
+pub mod crash;
 pub mod doctor;
 pub mod e2e;
 pub mod logs;
@@ -40,6 +41,7 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Clean(options) => clean::run(&workspace, options),
         Command::Test(options) => test::run(&workspace, options),
         Command::Bench(options) => bench::run(&workspace, options),
+        Command::Crash(options) => crash::run(&workspace, options),
         Command::Ci(options) => ci::run(&workspace, options),
         Command::Doctor(options) => doctor::run(&workspace, options.engine),
         Command::Setup(options) => setup::run(&workspace, options.yes),
@@ -63,6 +65,13 @@ pub(crate) fn check_folder(option: &str, folder: &Utf8Path) -> Result<()> {
             .caused_by(error)
             .into()
         })
+}
+
+/// A folder that goes with the value, by its real name: no build may see two names for one place.
+fn temporary() -> Result<(tempfile::TempDir, Utf8PathBuf)> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let path = Utf8PathBuf::try_from(folder.path().to_owned())?.canonicalize_utf8()?;
+    Ok((folder, path))
 }
 
 /// Writes data to standard output. A reader that has gone (`| head`) is no failure.

@@ -48,6 +48,7 @@ Commands:
   clean   Remove what the tool made in this checkout and no living run uses
   test    Run the unit and integration tests, with a PostgreSQL server of their own
   bench   Measure what the tool costs, each figure as a ratio to its floor
+  crash   Kill runs at random moments, and see that the next is green and nothing is left
   ci      Run everything that must be green before a change is merged
 
 Options:

@@ -183,11 +183,15 @@ fn few_places_can_make_an_image_or_name_one() {
         "xtask/src/pipeline/build.rs",
         "xtask/src/third_party/debian.rs",
     );
-    // Its images carry a name of their own, and go at once.
+    // Their images carry a name of their own, and go at once.
     let bench = "xtask/src/cmd/bench/package.rs";
-    assert_eq!(places("Archive for "), [bench, build, debian]);
+    let crash = "xtask/src/cmd/crash/others.rs";
+    assert_eq!(places("Archive for "), [bench, crash, build, debian]);
     let probe = "xtask/src/engine/probe_image.rs";
-    assert_eq!(places("image::assemble(&Contents"), [bench, probe, build]);
+    assert_eq!(
+        places("image::assemble(&Contents"),
+        [bench, crash, probe, build]
+    );
     assert_eq!(places("ImageRef::new("), ["xtask/src/pipeline/tag.rs"]);
     let references = "xtask/src/manifest/references.rs";
     assert_eq!(places("= Seen {"), [references; 2]);
