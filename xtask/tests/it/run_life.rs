@@ -88,6 +88,7 @@ impl World {
             version: "0".to_owned(),
             platform: Platform::host().unwrap(),
             limits: Limits::default(),
+            storage: None,
             notes: Vec::new(),
         };
         // A workspace of its own, so that no other test's runs are in its folder.
@@ -370,5 +371,142 @@ fn labels_tell_run_checkout_and_folder() {
         format!("{LABEL_DIRECTORY}={}", run.directory()),
     ] {
         assert!(labels.contains(&label), "{label} in {labels:?}");
+    }
+}
+
+/// What somebody may do to the folder of a run that lives.
+#[track_caller]
+fn check_lives_on(sabotage: impl Fn(&Utf8Path)) {
+    let world = World::new();
+    let run = world.begin();
+    world.make_all(&run);
+    sabotage(run.directory());
+    let swept = run::sweep_kept(&world.workspace, &world.engine).unwrap();
+    assert_eq!(swept, Vec::<String>::new());
+    assert_eq!(world.left().len(), 3);
+    if run.directory().exists() {
+        assert_eq!(world.state(run.id()), State::Running);
+    }
+    // It still cleans up; only where its folder is gone it cannot write that down.
+    let cleaned = run.clean_up(&world.engine);
+    assert_eq!(cleaned.is_ok(), run.directory().exists());
+    assert_eq!(world.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_run_lives_on_without_its_lock_file_and_without_its_folder() {
+    check_lives_on(|directory| fs::remove_file(directory.join("lock")).unwrap());
+    check_lives_on(|directory| fs::remove_dir_all(directory).unwrap());
+    // A lock of the same name that nobody holds.
+    check_lives_on(|directory| {
+        fs::remove_file(directory.join("lock")).unwrap();
+        fs::write(directory.join("lock"), "").unwrap();
+    });
+}
+
+/// What a crash or a full disk may do to a journal.
+#[track_caller]
+fn check_damaged(damage: impl Fn(&Utf8Path)) {
+    let world = World::new();
+    let (dead, kept) = (world.begin(), world.begin());
+    for run in [&dead, &kept] {
+        world.make_all(run);
+        fs::create_dir(run.directory().join("secrets")).unwrap();
+    }
+    kept.keep().unwrap();
+    let directories = [&dead, &kept].map(|run| run.directory().to_owned());
+    for directory in &directories {
+        damage(&directory.join("journal.jsonl"));
+    }
+    let (dead, kept) = (world.end(dead), world.end(kept));
+    assert_eq!(world.state(&dead), State::Dead);
+    assert_eq!(world.state(&kept), State::Kept);
+    let swept = run::sweep(&world.workspace, &world.engine).unwrap();
+    assert_eq!(swept, std::slice::from_ref(&dead));
+    assert_eq!(world.left().len(), 3);
+    assert_eq!(world.state(&dead), State::Ended);
+    assert!(!directories[0].join("secrets").exists());
+    let swept = run::sweep_kept(&world.workspace, &world.engine).unwrap();
+    assert_eq!(swept, std::slice::from_ref(&kept));
+    assert_eq!(world.left(), Vec::<String>::new());
+    assert_eq!(world.state(&kept), State::Ended);
+    let here = run::checkout(&world.root);
+    let mut records = run::list(&world.workspace).unwrap();
+    records.retain(|record| [&dead, &kept].contains(&&record.id));
+    assert_eq!(records.len(), 2);
+    for record in records {
+        assert_eq!(record.checkout.as_ref(), Some(&here), "{}", record.id);
+    }
+}
+
+#[test]
+fn a_damaged_journal_loses_nothing() {
+    let cut = |path: &Utf8Path, length: u64| {
+        let journal = fs::File::options().write(true).open(path).unwrap();
+        journal.set_len(length).unwrap();
+    };
+    check_damaged(|path| cut(path, 0));
+    // In the middle of its first line, and of its last.
+    check_damaged(|path| cut(path, 20));
+    check_damaged(|path| cut(path, fs::metadata(path).unwrap().len() - 5));
+    check_damaged(|path| fs::write(path, b"\xff\xfe\x00 no line at all").unwrap());
+    check_damaged(|path| fs::remove_file(path).unwrap());
+}
+
+#[test]
+fn a_line_after_a_torn_one_is_a_line_of_its_own() {
+    let world = World::new();
+    let run = world.begin();
+    let path = run.directory().join("journal.jsonl");
+    fs::write(&path, "{\"event\":\"ma").unwrap();
+    run.note("told", &serde_json::json!({})).unwrap();
+    let journal = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = journal.lines().collect();
+    assert_eq!(lines.len(), 2, "{journal}");
+    let last: serde_json::Value = serde_json::from_str(lines[1]).unwrap();
+    assert_eq!(last["event"], "told");
+}
+
+#[test]
+fn labels_that_look_like_ours_are_not_ours() {
+    let world = World::new();
+    let (dead, living) = (world.begin(), world.begin());
+    world.make_all(&dead);
+    world.make_all(&living);
+    let labels = dead.labels();
+    let id = world.end(dead);
+    // Of another run whose ID begins alike, of a label whose name does, and of ours in other words.
+    let alike = labels.join("\n").replace(&id, &format!("{id}0"));
+    let alike = alike.replace(&format!("/{id}0"), &format!("/{}", living.id()));
+    let foreign = labels.join("\n").replace("phase-zero.", "xphase-zero.");
+    let longer = labels
+        .join("\n")
+        .replace("phase-zero.run=", "phase-zero.runs=");
+    for (name, labels) in [("alike", alike), ("foreign", foreign), ("longer", longer)] {
+        for kind in ["container", "volume", "network"] {
+            let path = world.root.join("engine").join(kind).join(name);
+            fs::write(path, format!("{labels}\n")).unwrap();
+        }
+    }
+    let swept = run::sweep(&world.workspace, &world.engine).unwrap();
+    assert_eq!(swept, [id]);
+    assert_eq!(world.left().len(), 3 + 9);
+}
+
+#[test]
+fn what_clean_up_left_is_named_with_what_removes_it() {
+    let world = World::new();
+    let run = world.begin();
+    world.make_all(&run);
+    // The engine answers no more.
+    fs::remove_file(&world.engine.program).unwrap();
+    let error = run.clean_up(&world.engine).unwrap_err();
+    let text = xtask::report::error_text(&error);
+    for word in [
+        &format!("container {}-gateway-0", run.id()),
+        &format!("volume {}-data", run.id()),
+        "`cargo xtask clean`",
+    ] {
+        assert!(text.contains(word), "no `{word}` in: {text}");
     }
 }
