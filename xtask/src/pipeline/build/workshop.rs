@@ -148,7 +148,15 @@ impl<'a> Workshop<'a> {
         cargo.complete()?;
         mirror.check_lock(frozen)?;
         cargo.throw_away(&stale)?;
-        let told = Told::read(&cargo.build(product)?.stdout)?;
+        let (name, kind) = product.cargo_target();
+        let mut told = Told::read(&cargo.build(product)?.stdout)?;
+        if told.is_fresh(name, kind) {
+            // Nobody has hashed it since it was linked, and a crash or a full disk may have cut it
+            // short. It happens where a binary that was kept is gone or damaged, and only there.
+            let all: Vec<PackageName> = frozen.local().keys().cloned().collect();
+            cargo.throw_away(&all)?;
+            told = Told::read(&cargo.build(product)?.stdout)?;
+        }
         let allowed = Allowed {
             mirror: mirror.root(),
             folders: &self.folders(),
@@ -156,7 +164,6 @@ impl<'a> Workshop<'a> {
             package: frozen,
         };
         inspect::check_inputs(&told, &allowed)?;
-        let (name, kind) = product.cargo_target();
         let executable = told.executable(name, kind)?;
         let bytes = fs::read(executable).with_context(|| format!("cannot read {executable}"))?;
         inspect::check_paths(&bytes, &allowed)?;
