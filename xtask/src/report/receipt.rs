@@ -21,6 +21,7 @@ use crate::pipeline::build::{Built, Origin, TestProgram};
 use crate::pipeline::load::Loaded;
 use crate::pipeline::tag::Tagged;
 use crate::pipeline::test::TestReport;
+use crate::process::interrupt;
 use crate::run::Run;
 use crate::source::snapshot::Scope;
 use crate::third_party::ThirdPartyImage;
@@ -194,6 +195,7 @@ impl Receipt {
     /// # Errors
     /// What the phase gives, or that the receipt cannot be written.
     pub fn phase<T>(&mut self, phase: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        interrupt::doing(phase);
         let begun = Instant::now();
         let result = step();
         self.phase_took(phase, begun.elapsed(), result.is_ok())?;
