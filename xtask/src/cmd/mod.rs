@@ -18,6 +18,7 @@ pub mod clean;
 pub mod doctor;
 pub mod e2e;
 pub mod logs;
+pub(crate) mod room;
 mod run_file;
 pub mod setup;
 pub mod status;

@@ -2,6 +2,7 @@
 //! each call costs 50 to 100 ms.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,6 +11,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Archive, Engine, EngineKind};
+use crate::exit::Failure;
+use crate::host::room::{self, Need};
 use crate::process::{self, Echo, Invocation};
 
 /// An answer that changes nothing.
@@ -187,8 +190,34 @@ impl Engine {
     /// # Errors
     /// With the engine's own words.
     pub(crate) fn load(&self, archive: &impl Archive) -> Result<()> {
-        process::capture(&self.load_invocation(archive.path()), LOAD_DEADLINE)?;
+        let path = archive.path();
+        self.demand_room(path)?;
+        process::capture(&self.load_invocation(path), LOAD_DEADLINE).map_err(|error| {
+            Failure::new(error.exit(), format!("the engine does not load {path}"))
+                .hint(
+                    "run again: what is kept of it is not believed, and archives are written anew",
+                )
+                .caused_by(error)
+        })?;
         Ok(())
+    }
+
+    /// An engine unpacks an archive beside a copy of it.
+    fn demand_room(&self, archive: &Utf8Path) -> Result<()> {
+        let Some(storage) = &self.storage else {
+            return Ok(());
+        };
+        let length = fs::metadata(archive)
+            .with_context(|| format!("cannot read {archive}"))?
+            .len();
+        let need = Need {
+            what: "an image and its copy",
+            path: storage.clone(),
+            bytes: 2 * length,
+            files: 100,
+            fix: "free room there: `cargo xtask clean --images` removes the images that were built here",
+        };
+        room::demand(&room::judge_disks(&[need], room::space))
     }
 
     /// How an archive is loaded.

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -19,6 +19,7 @@ use super::inspect::{self, Allowed, Told};
 use super::recipe::Recipe;
 use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
+use crate::host::room;
 use crate::poll;
 use crate::process::{self, Captured, Echo, Invocation};
 use crate::report;
@@ -221,6 +222,10 @@ impl<'a> Workshop<'a> {
     }
 }
 
+fn lacks_room(words: &str) -> bool {
+    room::says_disk_full(words) || room::says_memory_full(words)
+}
+
 /// A run whose turn comes builds its own frozen bytes, so it may wait as long as it takes.
 fn take_lock(path: &Utf8Path) -> Result<OwnedFd> {
     let file = fs::OpenOptions::new()
@@ -395,6 +400,9 @@ impl Cargo<'_> {
             product.package()
         );
         let failure = Failure::new(Exit::Build, what);
+        if let Some(words) = built.stderr.lines().find(|line| lacks_room(line)) {
+            return Err(failure.caused_by(anyhow!("{}", words.trim())).into());
+        }
         // The compiler names a path that is there: in the working tree, and not in the mirror.
         if built.stderr.contains("couldn't read") || built.stderr.contains("No such file") {
             return Err(failure.hint("a build sees its own package, the local packages that it depends on, and nothing else of the tree: move the file into one of them").into());
