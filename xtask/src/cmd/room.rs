@@ -1,10 +1,11 @@
 //! What a run will need of disks and memory, estimated from what is there already. Errs on the
 //! small side: a run that would have fitted must not be refused.
 
-use anyhow::Result;
-use camino::Utf8Path;
+use anyhow::{Error, Result};
+use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::engine::Engine;
+use crate::host;
 use crate::host::room::{self, Need, Verdict};
 use crate::manifest::Manifests;
 use crate::pipeline::build::recipe::Profile;
@@ -66,6 +67,20 @@ pub(super) fn demand(
     manifests: Option<&Manifests>,
 ) -> Result<()> {
     room::demand(&look(workspace, builds_first, engine, manifests))
+}
+
+/// The error of something that ran out of room: names the disk or the memory, with the sizes. Any
+/// other error is given back as it is.
+pub(super) fn explain(workspace: &Workspace, engine: Option<&Engine>, error: Error) -> Error {
+    let storage = engine.and_then(|engine| engine.storage.clone());
+    let temporary = Utf8PathBuf::try_from(std::env::temp_dir()).ok();
+    let others = [storage, host::cache_directory().ok(), temporary];
+    let places: Vec<Utf8PathBuf> = [Some(workspace.state_directory())]
+        .into_iter()
+        .chain(others)
+        .flatten()
+        .collect();
+    room::explain(error, places.iter().map(Utf8PathBuf::as_path))
 }
 
 /// Whether the build folder holds nothing yet that was built in this way.

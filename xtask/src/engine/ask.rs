@@ -202,7 +202,7 @@ impl Engine {
         Ok(())
     }
 
-    /// An engine unpacks an archive beside a copy of it.
+    /// Of an archive of 357 MB there were 374 MB in the engine: small files take whole blocks.
     fn demand_room(&self, archive: &Utf8Path) -> Result<()> {
         let Some(storage) = &self.storage else {
             return Ok(());
@@ -211,9 +211,9 @@ impl Engine {
             .with_context(|| format!("cannot read {archive}"))?
             .len();
         let need = Need {
-            what: "an image and its copy",
+            what: "an unpacked image",
             path: storage.clone(),
-            bytes: 2 * length,
+            bytes: length + length / 10,
             files: 100,
             fix: "free room there: `cargo xtask clean --images` removes the images that were built here",
         };

@@ -135,6 +135,7 @@ fn key(program: &Utf8Path) -> Key {
         .chain(programs)
         .chain(others)
         .chain(settings_files())
+        .chain(std::env::var("CONTAINERS_STORAGE_CONF").map(Utf8PathBuf::from))
         .chain(
             ["/etc/containers/storage.conf", "/etc/subuid", "/etc/subgid"].map(Utf8PathBuf::from),
         );

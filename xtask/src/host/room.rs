@@ -16,6 +16,11 @@ use crate::report;
 const KB: u64 = 1_000;
 const MB: u64 = 1_000_000;
 
+/// How the error of a full disk begins, so that it is not explained twice.
+const FULL: &str = "a disk is full";
+/// A disk that takes fewer may be full for want of files.
+const FEW_FILES: u64 = 1_000;
+
 /// What somebody is about to write somewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Need {
@@ -273,24 +278,24 @@ pub fn says_memory_full(words: &str) -> bool {
 
 /// The error of something that ran out of room after all: names the fullest of the file systems on
 /// which these places lie, with its sizes, or the memory. Any other error is given back as it is.
-pub fn explain(error: Error, places: &[&Utf8Path]) -> Error {
+pub fn explain<'a>(error: Error, places: impl IntoIterator<Item = &'a Utf8Path>) -> Error {
     explain_with(error, places, space, memory)
 }
 
 /// As [`explain`], with what looks at disks and memory.
-pub fn explain_with(
+pub fn explain_with<'a>(
     error: Error,
-    places: &[&Utf8Path],
+    places: impl IntoIterator<Item = &'a Utf8Path>,
     look: impl Fn(&Utf8Path) -> io::Result<Space>,
     memory: impl Fn() -> Option<Memory>,
 ) -> Error {
     let words = format!("{error:#}");
-    let message = if report::is_signal(&error) {
+    let message = if report::is_signal(&error) || words.starts_with(FULL) {
         None
     } else if says_disk_full(&words) {
         let found = places
-            .iter()
-            .filter_map(|path| Some((*path, look(path).ok()?)));
+            .into_iter()
+            .filter_map(|path| Some((path, look(path).ok()?)));
         let fullest = found.min_by_key(|(_, space)| {
             // A file system without files left is as full as one without bytes.
             space
@@ -321,12 +326,12 @@ pub fn explain_with(
 
 fn full(path: &Utf8Path, space: &Space) -> (String, String) {
     let mut message = format!(
-        "a disk is full: {} has {} free of {}",
+        "{FULL}: {} has {} free of {}",
         space.mount,
         size(space.free_bytes),
         size(space.total_bytes)
     );
-    if let Some(files) = space.free_files {
+    if let Some(files) = space.free_files.filter(|&files| files < FEW_FILES) {
         let _ = write!(message, ", and takes {files} more files");
     }
     let hint = format!(

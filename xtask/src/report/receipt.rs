@@ -198,8 +198,10 @@ impl Receipt {
         interrupt::doing(phase);
         let begun = Instant::now();
         let result = step();
-        self.phase_took(phase, begun.elapsed(), result.is_ok())?;
-        self.judged(phase, result)
+        let noted = self.phase_took(phase, begun.elapsed(), result.is_ok());
+        // What failed first is told, and not that a full disk takes no word of it.
+        let value = self.judged(phase, result)?;
+        noted.map(|()| value)
     }
 
     /// Notes the failure of a phase, if it is one; the first stands.
@@ -213,8 +215,9 @@ impl Receipt {
                 message: super::error_text(error),
             });
         }
-        self.save()?;
-        result
+        let saved = self.save();
+        let value = result?;
+        saved.map(|()| value)
     }
 
     /// Notes how long a phase took that ran beside others.

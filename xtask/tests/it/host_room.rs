@@ -136,9 +136,11 @@ fn a_full_disk_is_named_with_its_sizes_whatever_said_so() {
             .context("what was done")
             .unwrap_err();
         let places = ["/x", "/small/x", "/elsewhere"].map(Utf8Path::new);
-        let told = explain_with(error, &places, look, || None);
+        let told = explain_with(error, places, look, || None);
         assert_eq!(report::exit_of(&told), Exit::Host);
         let text = report::error_text(&told);
+        let again = explain_with(told, places, look, || None);
+        assert_eq!(report::error_text(&again), text, "once is enough");
         let expected = "error: a disk is full: /small has 12 MB free of 60 MB, and takes 10 more files\n  because: what was done: ";
         assert!(text.starts_with(expected), "{text}");
         assert!(
@@ -157,7 +159,7 @@ fn memory_that_ran_out_is_told_as_well() {
             total_bytes: 900 * MB,
         })
     };
-    let told = explain_with(error, &[], look, found);
+    let told = explain_with(error, [], look, found);
     assert_eq!(
         told.to_string(),
         "the memory was not enough: 3 MB can be had of 900 MB now"
@@ -168,7 +170,7 @@ fn memory_that_ran_out_is_told_as_well() {
 fn other_errors_stay_as_they_are() {
     assert!(!says_disk_full("error 128: no such device"));
     let error = anyhow::Error::from(Failure::new(Exit::Deploy, "a container ended"));
-    let told = explain_with(error, &[Utf8Path::new("/small")], look, || None);
+    let told = explain_with(error, [Utf8Path::new("/small")], look, || None);
     assert_eq!(report::exit_of(&told), Exit::Deploy);
     assert_eq!(told.to_string(), "a container ended");
 }

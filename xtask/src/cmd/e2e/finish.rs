@@ -5,15 +5,15 @@ use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context as _, Error, Result, anyhow};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 
 use super::deadline::Deadline;
 use super::session::Session;
 use crate::cli::{Keep, Phase};
 use crate::cluster::Cluster;
+use crate::cmd::room;
 use crate::engine::{Choice, Engine, EngineKind};
 use crate::exit::{Exit, Failure};
-use crate::host::{self, room};
 use crate::pipeline::clean;
 use crate::poll::Waited;
 use crate::process::interrupt::{self, Shield};
@@ -64,20 +64,8 @@ impl Session<'_> {
 
     /// What ran out of room is told with the sizes, in the reports as well.
     fn explain_room(&mut self, error: Error) -> Error {
-        let (state, cache) = (
-            self.workspace.state_directory(),
-            host::cache_directory().ok(),
-        );
-        let temporary = Utf8PathBuf::try_from(std::env::temp_dir()).ok();
-        let storage = self
-            .engine
-            .as_ref()
-            .and_then(|engine| engine.storage.clone());
-        let others = [cache, temporary, storage].into_iter().flatten();
-        let places: Vec<Utf8PathBuf> = [state].into_iter().chain(others).collect();
-        let places: Vec<&Utf8Path> = places.iter().map(Utf8PathBuf::as_path).collect();
         let before = report::error_text(&error);
-        let error = room::explain(error, &places);
+        let error = room::explain(self.workspace, self.engine.as_ref(), error);
         let after = report::error_text(&error);
         if before != after
             && let Some(failure) = &mut self.receipt.failure

@@ -80,7 +80,7 @@ pub(super) fn run(
                 outcome.failed = failure::failed_tests(tests);
             }
         }
-        Err(error) => outcome.error = Some(error),
+        Err(error) => outcome.error = Some(room::explain(workspace, None, error)),
     }
     outcome.took = begun.elapsed();
     outcome
