@@ -21,6 +21,7 @@ pub mod dockerd;
 mod podman;
 mod probe_image;
 
+pub(crate) use ask::ARCHIVE_ANEW;
 pub use ask::{ContainerFacts, ImageFacts};
 pub(crate) use probe_image::executable as smallest_executable;
 

@@ -195,6 +195,16 @@ impl Manifests {
         of_pods.sum()
     }
 
+    /// How many ports of 127.0.0.1 everything is published on.
+    #[must_use]
+    pub fn ports_published(&self) -> u64 {
+        let of_pods = self.workloads.iter().map(|workload| {
+            let replicas = u64::from(workload.deployment.spec.replicas);
+            replicas * workload.container().ports.len() as u64
+        });
+        of_pods.sum()
+    }
+
     /// The same, with the workloads alone that run nothing but these images.
     pub(crate) fn only<Image>(&self, references: &References<Image>) -> Self {
         let mut part = self.clone();

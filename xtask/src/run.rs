@@ -43,6 +43,9 @@ const REMOVE_DEADLINE: Duration = Duration::from_secs(90);
 const REMOVE_ATTEMPTS: u32 = 10;
 const REMOVE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long a folder may take to get its lock and its name.
+const NAMELESS_AGE: Duration = Duration::from_secs(60);
+
 /// The file system in memory that every Linux has.
 const MEMORY_VOLUMES: &str = "/dev/shm";
 
@@ -350,6 +353,33 @@ fn forget_secrets(workspace: &Workspace, here: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Removes the folders of runs that died before they had got their names; gives how many.
+///
+/// # Errors
+/// When one cannot be removed: names it.
+pub fn remove_nameless(workspace: &Workspace) -> Result<usize> {
+    let Ok(entries) = runs_directory(workspace).read_dir_utf8() else {
+        return Ok(0);
+    };
+    let mut count = 0;
+    for entry in entries.flatten() {
+        let Some(id) = entry.file_name().strip_prefix('.') else {
+            continue;
+        };
+        // Between folder and lock there is a moment, so a young one is left to the next time.
+        let is_old = entry
+            .metadata()
+            .ok()
+            .and_then(|metadata| metadata.modified().ok()?.elapsed().ok())
+            .is_some_and(|age| age > NAMELESS_AGE);
+        if is_old && entry.path().is_dir() && claim_dead(id, Some(entry.path()))?.is_some() {
+            remove_folder(entry.path())?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// Removes everything of this checkout that no living run owns, kept runs too; gives the IDs.

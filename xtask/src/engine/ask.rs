@@ -19,6 +19,8 @@ use crate::process::{self, Echo, Invocation};
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// An archive of a few hundred megabytes on a slow disk.
 const LOAD_DEADLINE: Duration = Duration::from_secs(300);
+/// The fix where an archive is not what was written.
+pub(crate) const ARCHIVE_ANEW: &str = "run again: each run writes its archives anew";
 
 /// An image that the engine has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,9 +196,7 @@ impl Engine {
         self.demand_room(path)?;
         process::capture(&self.load_invocation(path), LOAD_DEADLINE).map_err(|error| {
             Failure::new(error.exit(), format!("the engine does not load {path}"))
-                .hint(
-                    "run again: what is kept of it is not believed, and archives are written anew",
-                )
+                .hint(ARCHIVE_ANEW)
                 .caused_by(error)
         })?;
         Ok(())
@@ -207,9 +207,11 @@ impl Engine {
         let Some(storage) = &self.storage else {
             return Ok(());
         };
-        let length = fs::metadata(archive)
-            .with_context(|| format!("cannot read {archive}"))?
-            .len();
+        let Ok(metadata) = fs::metadata(archive) else {
+            // The engine says so.
+            return Ok(());
+        };
+        let length = metadata.len();
         let need = Need {
             what: "an unpacked image",
             path: storage.clone(),

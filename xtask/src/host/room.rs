@@ -1,7 +1,7 @@
 //! Room: whether disks and memory are enough for a run, told before anything is made, with the
 //! sizes; and where it ended after all, which file system is full. Looks, and changes nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -15,6 +15,9 @@ use crate::report;
 
 const KB: u64 = 1_000;
 const MB: u64 = 1_000_000;
+
+/// The fix where no port can be had.
+pub const FIX_PORTS: &str = "end what listens there (`ss -Hltn`), or widen the range: as root, `sysctl -w net.ipv4.ip_local_port_range=\"32768 60999\"`";
 
 /// How the error of a full disk begins, so that it is not explained twice.
 const FULL: &str = "a disk is full";
@@ -58,6 +61,15 @@ pub struct Memory {
     pub free_bytes: u64,
     /// How much there is in all.
     pub total_bytes: u64,
+}
+
+/// Ports that the kernel gives to whoever asks for any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// On which nobody listens.
+    pub free: u64,
+    /// How many there are.
+    pub total: u64,
 }
 
 /// What came of a look at one place.
@@ -136,6 +148,18 @@ pub fn judge_memory(needs: &[(&'static str, u64)], found: Memory) -> Verdict {
         ),
         fix: (found.free_bytes < needed_bytes)
             .then_some("end what else uses memory here (other runs: `cargo xtask status`)"),
+    }
+}
+
+/// Compares how many ports are published with how many are free.
+#[must_use]
+pub fn judge_ports(needed: u64, found: Ports) -> Verdict {
+    Verdict {
+        line: format!(
+            "ports of 127.0.0.1: {} are free of {}, {needed} are needed (published by containers)",
+            found.free, found.total
+        ),
+        fix: (found.free < needed).then_some(FIX_PORTS),
     }
 }
 
@@ -254,6 +278,35 @@ fn of_limit(limit: &str, used: &str, stat: &str, reclaimable: &str) -> Option<Me
     })
 }
 
+/// The ports of this network namespace.
+#[must_use]
+pub fn ports() -> Option<Ports> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
+    let tables: Vec<String> = tables.into_iter().flatten().collect();
+    ports_of(&range, tables.iter().map(String::as_str))
+}
+
+/// The texts of the kernel's files, see proc(5). Whoever only talks from a port is in nobody's way.
+fn ports_of<'a>(range: &str, tables: impl Iterator<Item = &'a str>) -> Option<Ports> {
+    const LISTENING: &str = "0A";
+    let mut bounds = range.split_whitespace().map(str::parse::<u16>);
+    let range = bounds.next()?.ok()?..=bounds.next()?.ok()?;
+    let port = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, state) = (fields.next()?, fields.nth(1)?);
+        let (_, port) = local.rsplit_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        (state == LISTENING && range.contains(&port)).then_some(port)
+    };
+    let taken: BTreeSet<u16> = tables.flat_map(str::lines).filter_map(port).collect();
+    let total = range.len() as u64;
+    Some(Ports {
+        free: total - taken.len() as u64,
+        total,
+    })
+}
+
 /// Whether these words say that a disk is full.
 #[must_use]
 pub fn says_disk_full(words: &str) -> bool {
@@ -352,7 +405,20 @@ fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Memory, of_host, of_limit, size};
+    use super::{Memory, Ports, of_host, of_limit, ports_of, size};
+
+    #[test]
+    fn ports_are_free_where_nobody_listens() {
+        let tcp = "  sl  local_address rem_address   st tx_queue\n\
+            0: 0100007F:9C40 00000000:0000 0A 00000000:00000000\n\
+            1: 0100007F:9C41 0100007F:1F90 01 00000000:00000000\n\
+            2: 00000000:0050 00000000:0000 0A 00000000:00000000\n";
+        let tcp6 = "0: 00000000000000000000000000000000:9C40 0:0 0A 0\n\
+            1: 00000000000000000000000000000000:9C43 0:0 0A 0\n";
+        let found = ports_of("40000\t40003\n", [tcp, tcp6].into_iter());
+        assert_eq!(found, Some(Ports { free: 2, total: 4 }));
+        assert_eq!(ports_of("", [tcp].into_iter()), None);
+    }
 
     #[test]
     fn sizes_are_read_at_a_glance() {

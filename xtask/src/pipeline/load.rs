@@ -9,7 +9,7 @@ use super::build::Built;
 use super::tag::ImageRef;
 use super::{Images, Stage};
 use crate::cluster::Cluster;
-use crate::engine::ImageFacts;
+use crate::engine::{ARCHIVE_ANEW, ImageFacts};
 use crate::exit::{Exit, Failure};
 
 /// An image that the cluster itself lists under its name, with the ID that was built.
@@ -84,6 +84,7 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
                     built.archive()
                 ),
             )
+            .hint(ARCHIVE_ANEW)
         })?;
         check(&built, facts)?;
         Ok(Loaded {

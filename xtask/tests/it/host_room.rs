@@ -7,7 +7,8 @@ use anyhow::{Context as _, anyhow};
 use camino::Utf8Path;
 use xtask::exit::{Exit, Failure};
 use xtask::host::room::{
-    self, Memory, Need, Space, demand, explain_with, judge_disks, judge_memory, says_disk_full,
+    self, Memory, Need, Ports, Space, demand, explain_with, judge_disks, judge_memory, judge_ports,
+    says_disk_full,
 };
 use xtask::report;
 
@@ -121,6 +122,17 @@ fn memory_is_judged_like_a_disk() {
     assert_eq!(
         error.to_string(),
         "there is not enough room here: memory: 300 MB are free of 2.0 GB, 301 MB are needed (containers ask for 200 MB, compilers take 101 MB)"
+    );
+}
+
+#[test]
+fn ports_are_judged_like_a_disk() {
+    let found = Ports { free: 6, total: 9 };
+    assert!(demand(&[judge_ports(6, found)]).is_ok());
+    let error = demand(&[judge_ports(7, found)]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "there is not enough room here: ports of 127.0.0.1: 6 are free of 9, 7 are needed (published by containers)"
     );
 }
 

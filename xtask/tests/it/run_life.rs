@@ -95,6 +95,7 @@ impl World {
         let mut workspace =
             Workspace::load(Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).unwrap();
         workspace.root = root.clone();
+        workspace.state = root.join("state");
         Self {
             _folder: folder,
             root,
@@ -155,6 +156,19 @@ impl World {
             .state
     }
 
+    /// A lock that a sweep held may live a moment longer in a child that another test is starting.
+    #[track_caller]
+    fn check_state(&self, id: &str, expected: State) {
+        poll::until("state", DEADLINE, INTERVAL, || {
+            let state = self.state(id);
+            Ok(match state == expected {
+                true => Look::Found(()),
+                false => Look::NotYet(format!("{state:?}")),
+            })
+        })
+        .unwrap();
+    }
+
     /// The process of a run dies. A child that another test is just starting holds what it will
     /// close a moment later, the lock too.
     fn end(&self, run: Run) -> String {
@@ -173,18 +187,6 @@ impl World {
     }
 }
 
-impl Drop for World {
-    /// With `CARGO_TARGET_DIR` set the runs do not lie in the temporary folder.
-    fn drop(&mut self) {
-        for record in run::list(&self.workspace).unwrap_or_default() {
-            let journal = fs::read_to_string(record.directory.join("journal.jsonl"));
-            if journal.is_ok_and(|text| text.contains(&run::checkout(&self.root))) {
-                let _ = fs::remove_dir_all(&record.directory);
-            }
-        }
-    }
-}
-
 #[test]
 fn a_run_lives_as_long_as_its_lock() {
     let world = World::new();
@@ -194,7 +196,7 @@ fn a_run_lives_as_long_as_its_lock() {
     assert!(run.id().starts_with(world.target().as_str()));
     assert_eq!(world.state(run.id()), State::Running);
     let id = world.end(run);
-    assert_eq!(world.state(&id), State::Dead);
+    world.check_state(&id, State::Dead);
 }
 
 #[test]
@@ -224,7 +226,7 @@ fn clean_up_removes_what_the_run_made_and_nothing_else() {
     );
     assert_eq!(left.len(), 4, "{left:?}");
     let id = world.end(first);
-    assert_eq!(world.state(&id), State::Ended);
+    world.check_state(&id, State::Ended);
 }
 
 #[test]
@@ -272,8 +274,8 @@ fn a_sweep_takes_the_dead_and_leaves_the_living_and_the_kept() {
     );
     assert_eq!(world.left().len(), 6);
     assert_eq!(folders.map(|folder| folder.exists()), [false, true, true]);
-    assert_eq!(world.state(&dead_id), State::Ended);
-    assert_eq!(world.state(&kept_id), State::Kept);
+    world.check_state(&dead_id, State::Ended);
+    world.check_state(&kept_id, State::Kept);
     assert_eq!(world.state(living.id()), State::Running);
 }
 
@@ -314,7 +316,7 @@ fn a_dead_run_of_another_checkout_goes_as_well() {
     let swept = run::sweep(&world.workspace, &other.engine).unwrap();
     assert_eq!(swept, std::slice::from_ref(&dead_id));
     assert_eq!(other.left().len(), 6);
-    assert_eq!(other.state(&dead_id), State::Ended);
+    other.check_state(&dead_id, State::Ended);
 }
 
 #[test]
@@ -419,17 +421,17 @@ fn check_damaged(damage: impl Fn(&Utf8Path)) {
         damage(&directory.join("journal.jsonl"));
     }
     let (dead, kept) = (world.end(dead), world.end(kept));
-    assert_eq!(world.state(&dead), State::Dead);
-    assert_eq!(world.state(&kept), State::Kept);
+    world.check_state(&dead, State::Dead);
+    world.check_state(&kept, State::Kept);
     let swept = run::sweep(&world.workspace, &world.engine).unwrap();
     assert_eq!(swept, std::slice::from_ref(&dead));
     assert_eq!(world.left().len(), 3);
-    assert_eq!(world.state(&dead), State::Ended);
+    world.check_state(&dead, State::Ended);
     assert!(!directories[0].join("secrets").exists());
     let swept = run::sweep_kept(&world.workspace, &world.engine).unwrap();
     assert_eq!(swept, std::slice::from_ref(&kept));
     assert_eq!(world.left(), Vec::<String>::new());
-    assert_eq!(world.state(&kept), State::Ended);
+    world.check_state(&kept, State::Ended);
     let here = run::checkout(&world.root);
     let mut records = run::list(&world.workspace).unwrap();
     records.retain(|record| [&dead, &kept].contains(&&record.id));
@@ -509,4 +511,27 @@ fn what_clean_up_left_is_named_with_what_removes_it() {
     ] {
         assert!(text.contains(word), "no `{word}` in: {text}");
     }
+}
+
+#[test]
+fn a_folder_that_never_got_its_name_goes_when_it_is_old() {
+    let world = World::new();
+    let runs = run::runs_directory(&world.workspace);
+    let living = world.begin();
+    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    for name in [".gateway-young", ".gateway-old", "gateway-named"] {
+        fs::create_dir_all(runs.join(name)).unwrap();
+        fs::write(runs.join(name).join("lock"), "").unwrap();
+    }
+    let hidden = runs.join(format!(".{}", living.id()));
+    fs::create_dir(&hidden).unwrap();
+    for folder in [&runs.join(".gateway-old"), &hidden] {
+        fs::File::open(folder).unwrap().set_modified(old).unwrap();
+    }
+    assert_eq!(run::remove_nameless(&world.workspace).unwrap(), 1);
+    assert!(!runs.join(".gateway-old").exists());
+    for stays in [".gateway-young", "gateway-named"] {
+        assert!(runs.join(stays).exists(), "{stays}");
+    }
+    assert!(hidden.exists(), "its process lives");
 }
