@@ -4,13 +4,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure};
-use crate::process::Invocation;
+use crate::process::{self, Invocation};
 use crate::report;
 
 mod ask;
@@ -20,6 +21,7 @@ pub mod dockerd;
 mod podman;
 mod probe_image;
 
+pub(crate) use ask::ARCHIVE_ANEW;
 pub use ask::{ContainerFacts, ImageFacts};
 pub(crate) use probe_image::executable as smallest_executable;
 
@@ -161,6 +163,8 @@ pub struct Engine {
     pub platform: Platform,
     /// Which limits may be set.
     pub limits: Limits,
+    /// Where its images and containers lie on this machine, if it tells.
+    pub storage: Option<Utf8PathBuf>,
     /// What was found out while probing, for `doctor` and the receipt.
     pub notes: Vec<String>,
 }
@@ -234,6 +238,15 @@ impl Engine {
             |invocation, (name, value)| invocation.env(name, value),
         )
     }
+}
+
+/// Where an engine keeps everything, by its own word; nothing where it is on another machine.
+fn storage(engine: &Invocation, format: &str) -> Option<Utf8PathBuf> {
+    const DEADLINE: Duration = Duration::from_secs(20);
+    let ask = engine.clone().args(["info", "--format", format]);
+    let told = process::output(&ask, DEADLINE).ok()?;
+    let folder = Utf8PathBuf::from(told.stdout.trim());
+    (told.code == 0 && folder.is_absolute() && folder.is_dir()).then_some(folder)
 }
 
 /// A signal stays a signal; everything else is one error that tells of each engine.

@@ -16,6 +16,7 @@ use crate::report;
 
 pub mod diverted;
 pub mod needs;
+pub mod room;
 
 /// Longer than anything that is done under a lock.
 const LOCK_DEADLINE: Duration = Duration::from_secs(1500);

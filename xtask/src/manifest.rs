@@ -178,6 +178,33 @@ impl Manifests {
         Ok(manifests)
     }
 
+    /// How much memory everything that runs at the same time asks for, in `requests`. What runs to
+    /// its end before the container of its pod counts where it asks for more than that.
+    #[must_use]
+    pub fn memory_requested_bytes(&self) -> u64 {
+        let bytes = |container: &Container| {
+            let asked = container.resources.requests.memory;
+            asked.map_or(0, |memory| memory.bytes)
+        };
+        let of_pods = self.workloads.iter().map(|workload| {
+            let spec = &workload.deployment.spec;
+            let inits = spec.template.spec.init_containers.iter().map(bytes).max();
+            let one = bytes(workload.container()).max(inits.unwrap_or(0));
+            one.saturating_mul(u64::from(spec.replicas))
+        });
+        of_pods.sum()
+    }
+
+    /// How many ports of 127.0.0.1 everything is published on.
+    #[must_use]
+    pub fn ports_published(&self) -> u64 {
+        let of_pods = self.workloads.iter().map(|workload| {
+            let replicas = u64::from(workload.deployment.spec.replicas);
+            replicas * workload.container().ports.len() as u64
+        });
+        of_pods.sum()
+    }
+
     /// The same, with the workloads alone that run nothing but these images.
     pub(crate) fn only<Image>(&self, references: &References<Image>) -> Self {
         let mut part = self.clone();

@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::mem;
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +20,7 @@ use serde_json::json;
 
 use crate::digest::Digest;
 use crate::engine::{Engine, EngineKind};
+use crate::exit::{Exit, Failure};
 use crate::poll;
 use crate::process::{self, Invocation};
 use crate::source::workspace::{TargetName, Workspace};
@@ -40,6 +43,9 @@ const REMOVE_DEADLINE: Duration = Duration::from_secs(90);
 const REMOVE_ATTEMPTS: u32 = 10;
 const REMOVE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long a folder may take to get its lock and its name.
+const NAMELESS_AGE: Duration = Duration::from_secs(60);
+
 /// The file system in memory that every Linux has.
 const MEMORY_VOLUMES: &str = "/dev/shm";
 
@@ -50,7 +56,7 @@ const JOURNAL: &str = "journal.jsonl";
 const KEPT: &str = "kept";
 const CLEANED: &str = "cleaned";
 
-/// A run that this process owns. The lock is let go when the process ends, however it ends.
+/// A run that this process owns. Lock and name are let go when the process ends, however it ends.
 #[derive(Debug)]
 pub struct Run {
     id: String,
@@ -58,6 +64,9 @@ pub struct Run {
     checkout: String,
     target: TargetName,
     _lock: File,
+    /// A second sign of life, where the kernel has such names at all: the file of a lock can be
+    /// removed by hand while the run lives, and then its lock proves nothing.
+    _name: Option<UnixDatagram>,
 }
 
 /// What a run makes outside its folder.
@@ -89,9 +98,17 @@ impl Run {
         let runs = runs_directory(workspace);
         fs::create_dir_all(&runs).with_context(|| format!("cannot make {runs}"))?;
         let (id, hidden) = make_folder(&runs, head)?;
-        let lock = open_lock(&hidden)?;
+        let mut lock = open_lock(&hidden)?;
         lock.try_lock()
             .with_context(|| format!("cannot lock {hidden}/{LOCK}"))?;
+        let details = json!({
+            "target": target,
+            "checkout": checkout(&workspace.root),
+            "pid": std::process::id(),
+        });
+        // Here too: a journal can be torn.
+        writeln!(lock, "{details}").with_context(|| format!("cannot write {hidden}/{LOCK}"))?;
+        let name = life(&id).and_then(|address| UnixDatagram::bind_addr(&address));
         // Under its own name it appears locked, or not at all: nobody takes it for a dead run.
         let directory = runs.join(&id);
         fs::rename(&hidden, &directory).with_context(|| format!("cannot make {directory}"))?;
@@ -101,12 +118,8 @@ impl Run {
             checkout: checkout(&workspace.root),
             target: target.clone(),
             _lock: lock,
+            _name: name.ok(),
         };
-        let details = json!({
-            "target": target,
-            "checkout": run.checkout,
-            "pid": std::process::id(),
-        });
         run.note("begin", &details)?;
         Ok(run)
     }
@@ -177,8 +190,34 @@ impl Run {
     /// # Errors
     /// When something is left: names it.
     pub fn clean_up(&self, engine: &Engine) -> Result<()> {
-        remove_labelled(engine, &format!("{LABEL_RUN}={}", self.id))?;
+        let label = format!("{LABEL_RUN}={}", self.id);
+        remove_labelled(engine, &label).map_err(|error| {
+            let made = self.made().join(", ");
+            Failure::new(
+                Exit::Internal,
+                format!("not everything of run {} could be removed; it made {made}", self.id),
+            )
+            .hint(format!(
+                "`cargo xtask clean` removes what is left, and so does the next run; it carries the label {label}"
+            ))
+            .caused_by(error)
+        })?;
         self.note(CLEANED, &json!({}))
+    }
+
+    /// What stands in its journal, for people: removal goes by labels.
+    fn made(&self) -> Vec<String> {
+        let journal = fs::read(self.directory.join(JOURNAL)).unwrap_or_default();
+        let lines = journal.split(|&byte| byte == b'\n');
+        lines
+            .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+            .filter(|line| line["event"] == "make")
+            .filter_map(|line| {
+                let details = &line["details"];
+                let (kind, name) = (details["kind"].as_str()?, details["name"].as_str()?);
+                Some(format!("{kind} {name}"))
+            })
+            .collect()
     }
 }
 
@@ -253,7 +292,7 @@ pub fn list(workspace: &Workspace) -> Result<Vec<Record>> {
         if entry.file_name().starts_with('.') || !entry.file_type()?.is_dir() {
             continue;
         }
-        let state = match state(entry.path()) {
+        let state = match state(entry.file_name(), entry.path()) {
             // Another command has just removed it.
             Err(_) if !entry.path().exists() => continue,
             state => state?,
@@ -280,7 +319,7 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
     let here = checkout(&workspace.root);
     let mut swept = Vec::new();
     for (id, owner) in owners(engine, LABEL_RUN)? {
-        let claim = claim_dead(owner.directory.as_deref());
+        let claim = claim_dead(&id, owner.directory.as_deref());
         let claim = if owner.checkout.as_deref() == Some(&here) {
             claim?
         } else {
@@ -308,12 +347,39 @@ fn forget_secrets(workspace: &Workspace, here: &str) -> Result<()> {
         let directory = entry.path();
         if directory.join(SECRETS).is_dir()
             && first_checkout(directory).as_deref() == Some(here)
-            && let Some(_held) = claim_dead(Some(directory))?
+            && let Some(_held) = claim_dead(entry.file_name(), Some(directory))?
         {
             remove_secrets(directory)?;
         }
     }
     Ok(())
+}
+
+/// Removes the folders of runs that died before they had got their names; gives how many.
+///
+/// # Errors
+/// When one cannot be removed: names it.
+pub fn remove_nameless(workspace: &Workspace) -> Result<usize> {
+    let Ok(entries) = runs_directory(workspace).read_dir_utf8() else {
+        return Ok(0);
+    };
+    let mut count = 0;
+    for entry in entries.flatten() {
+        let Some(id) = entry.file_name().strip_prefix('.') else {
+            continue;
+        };
+        // Between folder and lock there is a moment, so a young one is left to the next time.
+        let is_old = entry
+            .metadata()
+            .ok()
+            .and_then(|metadata| metadata.modified().ok()?.elapsed().ok())
+            .is_some_and(|age| age > NAMELESS_AGE);
+        if is_old && entry.path().is_dir() && claim_dead(id, Some(entry.path()))?.is_some() {
+            remove_folder(entry.path())?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 /// Removes everything of this checkout that no living run owns, kept runs too; gives the IDs.
@@ -556,7 +622,24 @@ impl Claim {
     }
 }
 
-fn claim_dead(directory: Option<&Utf8Path>) -> Result<Option<Claim>> {
+/// The address of the name that the process of a run holds while it lives. No file stands for it.
+fn life(id: &str) -> io::Result<SocketAddr> {
+    // As long as such a name may be, however long the target's is.
+    SocketAddr::from_abstract_name(format!("phase-zero.run.{}", Digest::of(id.as_bytes())))
+}
+
+/// Whether the process of a run lives, whatever has become of its folder. Where such names are not
+/// seen from here (another network namespace), the lock alone tells.
+fn is_alive(id: &str) -> bool {
+    let reached = UnixDatagram::unbound()
+        .and_then(|socket| life(id).and_then(|address| socket.connect_addr(&address)));
+    reached.is_ok()
+}
+
+fn claim_dead(id: &str, directory: Option<&Utf8Path>) -> Result<Option<Claim>> {
+    if is_alive(id) {
+        return Ok(None);
+    }
     let Some(directory) = directory.filter(|directory| directory.is_dir()) else {
         return Ok(Some(Claim { lock: None }));
     };
@@ -571,7 +654,10 @@ fn claim_dead(directory: Option<&Utf8Path>) -> Result<Option<Claim>> {
     }
 }
 
-fn state(directory: &Utf8Path) -> Result<State> {
+fn state(id: &str, directory: &Utf8Path) -> Result<State> {
+    if is_alive(id) {
+        return Ok(State::Running);
+    }
     let lock = open_lock(directory)?;
     match lock.try_lock_shared() {
         Ok(()) => {}
@@ -583,21 +669,24 @@ fn state(directory: &Utf8Path) -> Result<State> {
     if directory.join(KEPT).exists() {
         return Ok(State::Kept);
     }
-    let journal = fs::read_to_string(directory.join(JOURNAL)).unwrap_or_default();
+    // Line by line: what is torn tells nothing, and the rest does.
+    let journal = fs::read(directory.join(JOURNAL)).unwrap_or_default();
     let cleaned = journal
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .split(|&byte| byte == b'\n')
+        .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
         .any(|line| line["event"] == CLEANED);
     Ok(if cleaned { State::Ended } else { State::Dead })
 }
 
+/// The checkout of a run, as its journal tells it; where that is torn, as its lock tells it.
 fn first_checkout(directory: &Utf8Path) -> Option<String> {
-    let journal = fs::read_to_string(directory.join(JOURNAL)).ok()?;
-    let begin: serde_json::Value = serde_json::from_str(journal.lines().next()?).ok()?;
-    begin
-        .pointer("/details/checkout")?
-        .as_str()
-        .map(str::to_owned)
+    let told = |file: &str, pointer: &str| {
+        let text = fs::read(directory.join(file)).ok()?;
+        let first = text.split(|&byte| byte == b'\n').next()?;
+        let details: serde_json::Value = serde_json::from_slice(first).ok()?;
+        details.pointer(pointer)?.as_str().map(str::to_owned)
+    };
+    told(JOURNAL, "/details/checkout").or_else(|| told(LOCK, "/checkout"))
 }
 
 /// The part of an ID that sorts by time: all but the target.
@@ -644,15 +733,29 @@ fn open_lock(directory: &Utf8Path) -> Result<File> {
 fn append_journal(directory: &Utf8Path, event: &str, details: &serde_json::Value) -> Result<()> {
     let path = directory.join(JOURNAL);
     let line = json!({"at": Timestamp::now(), "event": event, "details": details});
-    let append = || -> std::io::Result<()> {
+    let append = || -> io::Result<()> {
         let mut file = OpenOptions::new()
+            .read(true)
             .append(true)
             .create(true)
             .mode(0o600)
             .open(&path)?;
+        let torn = ends_torn(&mut file)?;
+        let before = if torn { "\n" } else { "" };
         // One write for one line: threads and processes do not tear each other's.
-        file.write_all(format!("{line}\n").as_bytes())?;
+        file.write_all(format!("{before}{line}\n").as_bytes())?;
         file.sync_data()
     };
     append().with_context(|| format!("cannot write {path}"))
+}
+
+/// Whether the last line was not written to its end: by a process that died, or on a full disk.
+fn ends_torn(file: &mut File) -> io::Result<bool> {
+    if file.metadata()?.len() == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != *b"\n")
 }

@@ -19,6 +19,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::engine::{ContainerFacts, Engine, EngineKind};
 use crate::exit::{Exit, Failure};
+use crate::host::room::FIX_PORTS;
 use crate::manifest::{Manifests, Named, References, Seen};
 use crate::process::interrupt::Shield;
 use crate::process::{self, Captured, Invocation, ProcessError};
@@ -568,10 +569,7 @@ fn bring_up(
         || steps.iter().try_for_each(|step| make(step).map(drop)),
         || before_again.map_or(Ok(()), |removal| make(removal).map(drop)),
     )
-    .map_err(|error| {
-        let message = format!("container {} could not be started", container.name);
-        Failure::new(Exit::Deploy, message).caused_by(error).into()
-    })
+    .map_err(|error| not_started(&container.name, error).into())
 }
 
 fn again_for_a_port(
@@ -591,6 +589,24 @@ fn again_for_a_port(
 /// As podman and docker say it.
 fn is_port_taken(error: &ProcessError) -> bool {
     const WORDS: [&str; 2] = ["address already in use", "port is already allocated"];
+    matches!(error, ProcessError::Failed { stderr, .. }
+        if WORDS.iter().any(|words| stderr.contains(words)))
+}
+
+fn not_started(container: &str, error: ProcessError) -> Failure {
+    let message = format!("container {container} could not be started");
+    let failure = match is_port_taken(&error) || says_no_port(&error) {
+        true => {
+            Failure::new(Exit::Host, format!("{message}, for want of a free port")).hint(FIX_PORTS)
+        }
+        false => Failure::new(Exit::Deploy, message),
+    };
+    failure.caused_by(error)
+}
+
+/// As podman and docker say it when the kernel has none left to give.
+fn says_no_port(error: &ProcessError) -> bool {
+    const WORDS: [&str; 2] = ["failed to find an open port", "all ports are allocated"];
     matches!(error, ProcessError::Failed { stderr, .. }
         if WORDS.iter().any(|words| stderr.contains(words)))
 }
@@ -622,7 +638,8 @@ fn run_inits(run: &Run, engine: &Engine, inits: &[Planned<Seen>]) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use super::again_for_a_port;
+    use super::{again_for_a_port, not_started};
+    use crate::exit::Exit;
     use crate::process::ProcessError;
 
     fn failed(stderr: &str) -> ProcessError {
@@ -651,6 +668,21 @@ mod tests {
             },
         );
         (ended.is_ok(), starts, removals)
+    }
+
+    #[test]
+    fn no_port_at_all_is_told_with_its_fix() {
+        for words in [
+            "Error: failed to find an open port to expose container port 8081 on the host",
+            "listen tcp4 127.0.0.1:37709: bind: address already in use",
+            "Error response from daemon: all ports are allocated",
+        ] {
+            let failure = not_started("r-gateway-0", failed(words));
+            assert_eq!(failure.exit(), Exit::Host);
+            assert!(failure.hint_text().unwrap().contains("ip_local_port_range"));
+        }
+        let other = not_started("r-gateway-0", failed("Error: no such image"));
+        assert_eq!((other.exit(), other.hint_text()), (Exit::Deploy, None));
     }
 
     #[test]

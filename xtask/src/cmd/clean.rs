@@ -99,7 +99,7 @@ fn file_name(path: &Utf8PathBuf) -> Option<String> {
 }
 
 fn remove_folders(workspace: &Workspace) -> Result<()> {
-    let mut count = 0;
+    let mut count = run::remove_nameless(workspace)?;
     let checkout = run::checkout(&workspace.root);
     for record in run::list(workspace)? {
         if record.checkout.as_ref() != Some(&checkout) {

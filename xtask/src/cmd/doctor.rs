@@ -5,11 +5,14 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 
-use super::{print_data, setup};
+use super::{print_data, room, setup};
 use crate::engine::{self, Choice, Engine, Limits, Probe, dockerd};
 use crate::exit::{Exit, Failure};
-use crate::host::diverted;
 use crate::host::needs::{self, Need, Part};
+use crate::host::room::Verdict;
+use crate::host::{self, diverted};
+use crate::manifest::Manifests;
+use crate::pipeline::build::recipe::Profile;
 use crate::source::workspace::Workspace;
 
 /// Runs the command.
@@ -35,6 +38,9 @@ pub fn run(workspace: &Workspace, choice: Choice) -> Result<()> {
     for probe in &probes {
         text.push_str(&engine_lines(probe, chosen.is_some()));
     }
+    let engine = chosen.and_then(|probe| probe.result.as_ref().ok());
+    let room = look_at_room(workspace, engine);
+    text.push_str(&room_lines(&room));
     let blocked: Vec<&str> = needs
         .iter()
         .filter(|need| need.found.is_none() && need.part == Part::Build)
@@ -56,7 +62,7 @@ pub fn run(workspace: &Workspace, choice: Choice) -> Result<()> {
     let _ = writeln!(text, "{:>8}  {choice_line}", "chosen");
     print_data(&text)?;
     if (chosen.is_some() || own_server) && blocked.is_empty() {
-        return Ok(());
+        return host::room::demand(&room);
     }
     let blocked_count = blocked.len();
     let mut lacks: Vec<&str> = blocked;
@@ -76,6 +82,25 @@ pub fn run(workspace: &Workspace, choice: Choice) -> Result<()> {
         remedy(&probes, choice)
     })
     .into())
+}
+
+/// For the target that asks for the most.
+fn look_at_room(workspace: &Workspace, engine: Option<&Engine>) -> Vec<Verdict> {
+    let manifests = workspace.targets.values().filter_map(|target| {
+        // What is wrong with them is for `audit` and the run to tell.
+        Manifests::read(workspace, target.manifests()).ok()
+    });
+    let largest = manifests.max_by_key(Manifests::memory_requested_bytes);
+    let builds_first = room::builds_first(workspace, Profile::E2e);
+    room::look(workspace, builds_first, engine, largest.as_ref())
+}
+
+fn room_lines(verdicts: &[Verdict]) -> String {
+    let line = |verdict: &Verdict| match verdict.fix {
+        None => format!("{:>8}  room on {}\n", "ok", verdict.line),
+        Some(fix) => format!("{:>8}  room: {}; fix: {fix}\n", "short", verdict.line),
+    };
+    verdicts.iter().map(line).collect()
 }
 
 fn remedy(probes: &[Probe], choice: Choice) -> String {

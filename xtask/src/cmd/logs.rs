@@ -65,12 +65,12 @@ pub fn run(workspace: &Workspace, options: &cli::Logs) -> Result<()> {
 
 /// The engine of a run that has containers now, and their names.
 fn living(workspace: &Workspace, record: &Record) -> Result<Option<(Invocation, Vec<String>)>> {
-    if let Some(file) = RunFile::read(&record.directory)? {
+    if let Ok(Some(file)) = RunFile::read(&record.directory) {
         let services = file.services.values();
         let names = services.flat_map(|service| service.containers.iter().cloned());
         return Ok(Some((file.engine(), names.collect())));
     }
-    // It is not deployed as a whole yet; what is there carries its label.
+    // It is not deployed as a whole yet, or its file is damaged; what is there carries its label.
     let label = format!("{}={}", run::LABEL_RUN, record.id);
     for engine in Engine::all(&workspace.state_directory())? {
         let found = Resources::find(&engine, &label)?.containers;

@@ -19,6 +19,7 @@ pub mod crash;
 pub mod doctor;
 pub mod e2e;
 pub mod logs;
+pub(crate) mod room;
 mod run_file;
 pub mod setup;
 pub mod status;
@@ -31,20 +32,24 @@ pub mod test;
 /// What the command gives.
 pub fn run(command: &Command) -> Result<()> {
     let workspace = Workspace::load(&Workspace::find_root()?)?;
+    run_on(&workspace, command).map_err(|error| room::explain(&workspace, None, error))
+}
+
+fn run_on(workspace: &Workspace, command: &Command) -> Result<()> {
     match command {
-        Command::E2e(options) => e2e::run(&workspace, options),
-        Command::Tag(options) => tag::run(&workspace, options),
-        Command::Build(options) => build::run(&workspace, options),
-        Command::Audit(_) => audit::run(&workspace),
-        Command::Status(options) => status::run(&workspace, options),
-        Command::Logs(options) => logs::run(&workspace, options),
-        Command::Clean(options) => clean::run(&workspace, options),
-        Command::Test(options) => test::run(&workspace, options),
-        Command::Bench(options) => bench::run(&workspace, options),
-        Command::Crash(options) => crash::run(&workspace, options),
-        Command::Ci(options) => ci::run(&workspace, options),
-        Command::Doctor(options) => doctor::run(&workspace, options.engine),
-        Command::Setup(options) => setup::run(&workspace, options.yes),
+        Command::E2e(options) => e2e::run(workspace, options),
+        Command::Tag(options) => tag::run(workspace, options),
+        Command::Build(options) => build::run(workspace, options),
+        Command::Audit(_) => audit::run(workspace),
+        Command::Status(options) => status::run(workspace, options),
+        Command::Logs(options) => logs::run(workspace, options),
+        Command::Clean(options) => clean::run(workspace, options),
+        Command::Test(options) => test::run(workspace, options),
+        Command::Bench(options) => bench::run(workspace, options),
+        Command::Crash(options) => crash::run(workspace, options),
+        Command::Ci(options) => ci::run(workspace, options),
+        Command::Doctor(options) => doctor::run(workspace, options.engine),
+        Command::Setup(options) => setup::run(workspace, options.yes),
     }
 }
 

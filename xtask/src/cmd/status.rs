@@ -15,7 +15,7 @@ use super::run_file::RunFile;
 use crate::cli;
 use crate::engine::Engine;
 use crate::process;
-use crate::report::table;
+use crate::report::{self, table};
 use crate::run::{self, LABEL_CHECKOUT, Record, State};
 use crate::source::workspace::Workspace;
 
@@ -99,7 +99,15 @@ fn run_status(workspace: &Workspace, record: Record) -> Result<RunStatus> {
     let mut services = BTreeMap::new();
     let mut psql = Vec::new();
     let reachable = matches!(record.state, State::Kept | State::Running);
-    if let Some(file) = RunFile::read(&record.directory)?.filter(|_| reachable) {
+    let file = match RunFile::read(&record.directory) {
+        Ok(file) => file,
+        // The other runs are told all the same.
+        Err(error) => {
+            report::note(&format!("{error:#}; `cargo xtask clean` removes the run"));
+            None
+        }
+    };
+    if let Some(file) = file.filter(|_| reachable) {
         for (name, service) in &file.services {
             let mut containers = Vec::new();
             for container in &service.containers {

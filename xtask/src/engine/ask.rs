@@ -2,6 +2,7 @@
 //! each call costs 50 to 100 ms.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,12 +11,16 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Archive, Engine, EngineKind};
+use crate::exit::Failure;
+use crate::host::room::{self, Need};
 use crate::process::{self, Echo, Invocation};
 
 /// An answer that changes nothing.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// An archive of a few hundred megabytes on a slow disk.
 const LOAD_DEADLINE: Duration = Duration::from_secs(300);
+/// The fix where an archive is not what was written.
+pub(crate) const ARCHIVE_ANEW: &str = "run again: each run writes its archives anew";
 
 /// An image that the engine has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,8 +192,34 @@ impl Engine {
     /// # Errors
     /// With the engine's own words.
     pub(crate) fn load(&self, archive: &impl Archive) -> Result<()> {
-        process::capture(&self.load_invocation(archive.path()), LOAD_DEADLINE)?;
+        let path = archive.path();
+        self.demand_room(path)?;
+        process::capture(&self.load_invocation(path), LOAD_DEADLINE).map_err(|error| {
+            Failure::new(error.exit(), format!("the engine does not load {path}"))
+                .hint(ARCHIVE_ANEW)
+                .caused_by(error)
+        })?;
         Ok(())
+    }
+
+    /// Of an archive of 357 MB there were 374 MB in the engine: small files take whole blocks.
+    fn demand_room(&self, archive: &Utf8Path) -> Result<()> {
+        let Some(storage) = &self.storage else {
+            return Ok(());
+        };
+        let Ok(metadata) = fs::metadata(archive) else {
+            // The engine says so.
+            return Ok(());
+        };
+        let length = metadata.len();
+        let need = Need {
+            what: "an unpacked image",
+            path: storage.clone(),
+            bytes: length + length / 10,
+            files: 100,
+            fix: "free room there: `cargo xtask clean --images` removes the images that were built here",
+        };
+        room::demand(&room::judge_disks(&[need], room::space))
     }
 
     /// How an archive is loaded. `podman load` unpacks the whole archive into a folder first, to see

@@ -49,6 +49,7 @@ struct Versions {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Outcome {
     limits: Limits,
+    storage: Option<Utf8PathBuf>,
     notes: Vec<String>,
 }
 
@@ -69,7 +70,7 @@ pub(super) fn probe() -> Result<Engine> {
     let server = server(&client)?;
     let platform = platform(&server)?;
     let key = Key {
-        schema: 1,
+        schema: 2,
         boot: host::boot_id(),
         user: rustix::process::getuid().as_raw(),
         environment: VARIABLES
@@ -99,6 +100,7 @@ pub(super) fn probe() -> Result<Engine> {
         version: server.version,
         platform,
         limits: outcome.limits,
+        storage: outcome.storage,
         notes: outcome.notes,
     })
 }
@@ -175,7 +177,11 @@ fn find_out(
     })?;
     let mut notes = Vec::new();
     let limits = bench.find_limits(docker, &mut notes)?;
-    let outcome = Outcome { limits, notes };
+    let outcome = Outcome {
+        limits,
+        storage: super::storage(docker, "{{.DockerRootDir}}"),
+        notes,
+    };
     let cached = Cached { key, outcome };
     host::write_cached(cache, &cached)?;
     Ok(cached.outcome)

@@ -45,6 +45,7 @@ struct Outcome {
     /// The text of the settings file, if one is needed.
     settings: Option<String>,
     limits: Limits,
+    storage: Option<Utf8PathBuf>,
     notes: Vec<String>,
 }
 
@@ -111,6 +112,7 @@ fn engine(
         version: outcome.version,
         platform,
         limits: outcome.limits,
+        storage: outcome.storage,
         notes: outcome.notes,
     })
 }
@@ -133,6 +135,7 @@ fn key(program: &Utf8Path) -> Key {
         .chain(programs)
         .chain(others)
         .chain(settings_files())
+        .chain(std::env::var("CONTAINERS_STORAGE_CONF").map(Utf8PathBuf::from))
         .chain(
             ["/etc/containers/storage.conf", "/etc/subuid", "/etc/subgid"].map(Utf8PathBuf::from),
         );
@@ -146,7 +149,7 @@ fn key(program: &Utf8Path) -> Key {
         "XDG_DATA_HOME",
     ];
     Key {
-        schema: 1,
+        schema: 2,
         boot: host::boot_id(),
         user: getuid().as_raw(),
         files_hard: getrlimit(Resource::Nofile).maximum,
@@ -180,11 +183,13 @@ fn find_out(
     let network = trial.bench.check_network(&podman)?;
     network.map_err(|words| no_network(&words))?;
     let limits = trial.bench.find_limits(&podman, &mut notes)?;
+    let storage = super::storage(&podman, "{{.Store.GraphRoot}}");
     let settings = (settings != Settings::default()).then(|| settings_text(&settings));
     let outcome = Outcome {
         version,
         settings: settings.transpose()?,
         limits,
+        storage,
         notes,
     };
     let cached = Cached { key, outcome };

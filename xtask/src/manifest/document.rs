@@ -256,9 +256,9 @@ pub(crate) struct TcpSocket {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Resources {
-    /// For a scheduler; there is none here.
-    #[serde(default, rename = "requests")]
-    _requests: Quantities,
+    /// Reserves nothing, since there is no scheduler; the host must have it all the same.
+    #[serde(default)]
+    pub(crate) requests: Quantities,
     #[serde(default)]
     pub(crate) limits: Quantities,
 }

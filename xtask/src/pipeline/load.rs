@@ -10,7 +10,7 @@ use super::build::Built;
 use super::tag::ImageRef;
 use super::{Images, Stage};
 use crate::cluster::Cluster;
-use crate::engine::ImageFacts;
+use crate::engine::{ARCHIVE_ANEW, ImageFacts};
 use crate::exit::{Exit, Failure};
 use crate::threads::all;
 
@@ -89,6 +89,7 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
                     built.archive()
                 ),
             )
+            .hint(ARCHIVE_ANEW)
         })?;
         check(&built, facts)?;
         Ok(Loaded {

@@ -218,10 +218,12 @@ enum Verdict {
     Failed,
 }
 
-/// In the order in which the tests began; one that never ended has failed.
+/// In the order in which the tests began; one that never ended has failed. A last line that was not
+/// written to its end tells nothing: its test was killed, or the disk was full.
 fn results(lines: &str) -> Result<Vec<TestResult>> {
+    let whole = lines.rfind('\n').map_or(0, |end| end + 1);
     let mut results: Vec<TestResult> = Vec::new();
-    for (index, line) in lines.lines().enumerate() {
+    for (index, line) in lines[..whole].lines().enumerate() {
         let event: Event =
             serde_json::from_str(line).with_context(|| format!("line {}: {line}", index + 1))?;
         match event {
@@ -299,7 +301,8 @@ mod tests {
     #[test]
     fn a_failure_tells_where() {
         let lines = r#"{"event":"start","test":"a"}
-{"event":"end","test":"a","verdict":"failed","duration_ms":3,"message":"no","location":"test-e2e/tests/gateway.rs:12"}"#;
+{"event":"end","test":"a","verdict":"failed","duration_ms":3,"message":"no","location":"test-e2e/tests/gateway.rs:12"}
+"#;
         let report = report(lines, false);
         let failed = report.failed().next().unwrap();
         assert_eq!(failed.message.as_deref(), Some("no"));
@@ -319,10 +322,25 @@ mod tests {
     }
 
     #[test]
-    fn torn_lines_are_an_error() {
-        assert!(results("{\"event\":").is_err());
-        assert!(
-            results(r#"{"event":"end","test":"a","verdict":"passed","duration_ms":1}"#).is_err()
-        );
+    fn a_torn_last_line_tells_nothing() {
+        // Cut anywhere in the line that says that it passed, the test has not passed.
+        let end_of_first = PASSED.find('\n').unwrap();
+        for length in end_of_first + 1..PASSED.len() {
+            let report = report(&PASSED[..length], true);
+            assert_eq!(report.verdict(), "0 passed, 1 failed", "{length}");
+        }
+        // Cut before that, it has not even begun.
+        for length in 0..=end_of_first {
+            assert!(!report(&PASSED[..length], true).green(), "{length}");
+        }
+    }
+
+    #[test]
+    fn torn_lines_before_the_last_are_an_error() {
+        let torn = format!("{{\"event\":\"sta{PASSED}");
+        let error = format!("{:#}", results(&torn).unwrap_err());
+        assert!(error.starts_with("line 1: "), "{error}");
+        let end = r#"{"event":"end","test":"a","verdict":"passed","duration_ms":1}"#;
+        assert!(results(&format!("{end}\n")).is_err());
     }
 }

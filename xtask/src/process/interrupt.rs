@@ -11,12 +11,15 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::exit::{Exit, Failure};
+use crate::report;
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 /// The first signal that came; 0: none.
 static FIRST: AtomicI32 = AtomicI32::new(0);
 static SHIELDS: AtomicUsize = AtomicUsize::new(0);
 static HURRIED_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
+/// What a run is doing, for people whose signal ends it.
+static DOING: Mutex<Option<&str>> = Mutex::new(None);
 
 /// Notes SIGINT, SIGTERM and SIGHUP from now on; called once by `main`. A SIGHUP that is ignored
 /// (by nohup) stays so.
@@ -47,13 +50,53 @@ fn is_ignored(signal: i32) -> bool {
     mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }
 
+/// The phase that a run is in from now on: whoever ends it is told which one, and that it is
+/// cleaned up after.
+pub fn doing(phase: &'static str) {
+    *DOING.lock().unwrap_or_else(PoisonError::into_inner) = Some(phase);
+}
+
 fn note(signal: i32) {
     let first = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
-    if first.is_err() {
-        HURRIED_SINCE
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert_with(Instant::now);
+    if first.is_ok() {
+        let doing = *DOING.lock().unwrap_or_else(PoisonError::into_inner);
+        report::say!("{:>12} {}", "ending", told_first(signal, doing));
+        return;
+    }
+    let mut hurried = HURRIED_SINCE.lock().unwrap_or_else(PoisonError::into_inner);
+    if hurried.is_none() {
+        *hurried = Some(Instant::now());
+        drop(hurried);
+        let doing = *DOING.lock().unwrap_or_else(PoisonError::into_inner);
+        report::say!("{:>12} {}", "hurrying", told_second(doing));
+    }
+}
+
+/// What the first signal does.
+fn told_first(signal: i32, doing: Option<&str>) -> String {
+    let name = match Exit::of_signal(signal) {
+        Exit::HungUp => "hang-up",
+        Exit::Terminated => "SIGTERM",
+        _ => "Ctrl-C",
+    };
+    match doing {
+        None => format!("{name}: ending what runs"),
+        Some("clean") => {
+            format!("{name} while cleaning up, which goes on to its end; once more hurries it")
+        }
+        Some(phase) => {
+            format!("{name} in phase {phase}: cleaning up what the run made; once more hurries it")
+        }
+    }
+}
+
+/// What the second one does.
+const fn told_second(doing: Option<&str>) -> &'static str {
+    match doing {
+        None => "what does not end within seconds is killed",
+        Some(_) => {
+            "what is not removed within seconds is named and stays; the next run removes it, or `cargo xtask clean`"
+        }
     }
 }
 
@@ -105,5 +148,29 @@ impl Shield {
 impl Drop for Shield {
     fn drop(&mut self) {
         SHIELDS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+    use super::told_first;
+
+    #[test]
+    fn a_signal_is_told_with_what_it_ends() {
+        let told = [
+            told_first(SIGINT, Some("deploy")),
+            told_first(SIGTERM, Some("clean")),
+            told_first(SIGHUP, None),
+        ];
+        assert_eq!(
+            told,
+            [
+                "Ctrl-C in phase deploy: cleaning up what the run made; once more hurries it",
+                "SIGTERM while cleaning up, which goes on to its end; once more hurries it",
+                "hang-up: ending what runs",
+            ]
+        );
     }
 }

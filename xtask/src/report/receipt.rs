@@ -21,6 +21,7 @@ use crate::pipeline::build::{Built, Origin, TestProgram};
 use crate::pipeline::load::Loaded;
 use crate::pipeline::tag::Tagged;
 use crate::pipeline::test::TestReport;
+use crate::process::interrupt;
 use crate::run::Run;
 use crate::source::snapshot::Scope;
 use crate::third_party::ThirdPartyImage;
@@ -194,10 +195,13 @@ impl Receipt {
     /// # Errors
     /// What the phase gives, or that the receipt cannot be written.
     pub fn phase<T>(&mut self, phase: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
+        interrupt::doing(phase);
         let begun = Instant::now();
         let result = step();
-        self.phase_took(phase, begun.elapsed(), result.is_ok())?;
-        self.judged(phase, result)
+        let noted = self.phase_took(phase, begun.elapsed(), result.is_ok());
+        // What failed first is told, and not that a full disk takes no word of it.
+        let value = self.judged(phase, result)?;
+        noted.map(|()| value)
     }
 
     /// Notes the failure of a phase, if it is one; the first stands.
@@ -211,8 +215,9 @@ impl Receipt {
                 message: super::error_text(error),
             });
         }
-        self.save()?;
-        result
+        let saved = self.save();
+        let value = result?;
+        saved.map(|()| value)
     }
 
     /// Notes how long a phase took that ran beside others.

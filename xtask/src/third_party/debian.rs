@@ -15,6 +15,7 @@ use super::{Recipe, ThirdPartyImage, User};
 use crate::digest::Digest;
 use crate::engine::{Archive, Engine, ImageFacts};
 use crate::exit::{Exit, Failure};
+use crate::host::room::{self, Need};
 use crate::host::{self, Stamp};
 use crate::process::{self, Echo, Invocation};
 use crate::report;
@@ -119,29 +120,49 @@ pub(super) fn provide(engine: &Engine, name: &str, recipe: &Recipe) -> Result<Th
     let _lock = host::lock(&format!("third-party-{name}"))?;
     let known =
         recorded(engine, name, recipe).filter(|record| is_current(engine, name, recipe, record));
-    let (record, how) = match known {
-        Some(record) if record.archive.is_file() => (record, "from the cache"),
-        _ => (make(engine, name, recipe)?, "made now"),
-    };
-    let has = |record: &Record| -> Result<bool> {
-        let found = engine.images([record.reference.as_str()])?;
-        Ok(found
-            .get(&record.reference)
-            .is_some_and(|facts| record.is(facts)))
-    };
-    if !has(&record)? {
-        engine.load(&record)?;
-        if !has(&record)? {
-            bail!(
-                "{} was loaded from {}, and {} does not list it as {}",
-                record.reference,
-                record.archive,
-                engine.kind.program(),
-                record.image_id
-            );
+    if let Some(record) = known.filter(|record| record.archive.is_file()) {
+        match bring(engine, &record) {
+            Ok(()) => return Ok(record.image(name, "from the cache")),
+            Err(error) if !may_be_damaged(&error) => return Err(error),
+            Err(error) => report::note(&format!(
+                "{} gives no image, so it is made anew: {error:#}",
+                record.archive
+            )),
         }
     }
-    Ok(record.image(name, how))
+    let record = make(engine, name, recipe)?;
+    bring(engine, &record)?;
+    Ok(record.image(name, "made now"))
+}
+
+/// Sees to it that the engine has the image of this record: that, and no other under its name.
+fn bring(engine: &Engine, record: &Record) -> Result<()> {
+    let has = || -> Result<bool> {
+        let found = engine.images([record.reference.as_str()])?;
+        let facts = found.get(&record.reference);
+        Ok(facts.is_some_and(|facts| record.is(facts)))
+    };
+    if has()? {
+        return Ok(());
+    }
+    engine.load(record)?;
+    if !has()? {
+        bail!(
+            "{} was loaded from {}, and {} does not list it as {}",
+            record.reference,
+            record.archive,
+            engine.kind.program(),
+            record.image_id
+        );
+    }
+    Ok(())
+}
+
+/// A signal, and a lack of room, are no fault of the archive, and the next one would fare alike.
+fn may_be_damaged(error: &anyhow::Error) -> bool {
+    let lacks_room =
+        report::exit_of(error) == Exit::Host || room::says_disk_full(&format!("{error:#}"));
+    !report::is_signal(error) && !lacks_room
 }
 
 fn folder() -> Result<Utf8PathBuf> {
@@ -214,9 +235,10 @@ fn plan(recipe: &Recipe) -> Option<Digest> {
 }
 
 fn make(engine: &Engine, name: &str, recipe: &Recipe) -> Result<Record> {
+    let folder = folder()?;
+    demand_room(engine, &folder)?;
     let lists = lists();
     let plan = plan(recipe);
-    let folder = folder()?;
     let temporary = tempfile::tempdir_in(&folder).context("cannot make a temporary folder")?;
     let work = Utf8PathBuf::try_from(temporary.path().to_owned())?;
     let rootfs = work.join("rootfs.tar");
@@ -262,6 +284,47 @@ fn make(engine: &Engine, name: &str, recipe: &Recipe) -> Result<Record> {
     host::write_cached(&record_path(engine, name, recipe)?, &record)?;
     collect(&folder, name)?;
     Ok(record)
+}
+
+/// The image of PostgreSQL was 374 MB in 5,800 files in the engine, and a tar file of 357 MB, of
+/// which there are three while it is made; mmdebstrap installs into a temporary folder.
+fn demand_room(engine: &Engine, folder: &Utf8Path) -> Result<()> {
+    const IMAGE_BYTES: u64 = 374_000_000;
+    const IMAGE_FILES: u64 = 5_800;
+    let need = |what, path: &Utf8Path, bytes, files, fix| Need {
+        what,
+        path: path.to_owned(),
+        bytes,
+        files,
+        fix,
+    };
+    let temporary = Utf8PathBuf::try_from(std::env::temp_dir())?;
+    let mut needs = vec![
+        need(
+            "archives of the image",
+            folder,
+            3 * IMAGE_BYTES,
+            10,
+            "free room there, or name a folder for caches on a larger disk: XDG_CACHE_HOME=<folder>",
+        ),
+        need(
+            "what is installed for it",
+            &temporary,
+            IMAGE_BYTES,
+            IMAGE_FILES,
+            "free room there, or name a temporary folder on a larger disk: TMPDIR=<folder>",
+        ),
+    ];
+    needs.extend(engine.storage.iter().map(|storage| {
+        need(
+            "a third-party image",
+            storage,
+            IMAGE_BYTES,
+            IMAGE_FILES,
+            "free room there: the engine's `system df` shows what it keeps",
+        )
+    }));
+    room::demand(&room::judge_disks(&needs, room::space))
 }
 
 /// Removes what no record of this image names any more, and records that are old: each archive is

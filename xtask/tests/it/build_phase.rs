@@ -390,6 +390,37 @@ fn a_damaged_binary_is_built_anew() {
 }
 
 #[test]
+fn what_cargo_has_left_is_not_believed_where_a_kept_binary_is_gone() {
+    let tree = tree();
+    let images = built(&tree, "gate");
+    let made_by = kept_by(&images, "gate");
+    let kept = tree.path(&format!("target/e2e/bin/gate-{made_by}"));
+    let whole = fs::read(&kept).unwrap();
+    // As after a crash: neither the kept one nor cargo's own was written to its end.
+    fs::remove_file(&kept).unwrap();
+    let mut damaged = 0;
+    let mut folders = vec![tree.path("target/e2e/build")];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir_utf8().unwrap() {
+            let path = entry.unwrap().into_path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if fs::read(&path).unwrap() == whole {
+                let time = fs::metadata(&path).unwrap().modified().unwrap();
+                let file = fs::File::options().write(true).open(&path).unwrap();
+                file.set_len(whole.len() as u64 / 2).unwrap();
+                file.set_modified(time).unwrap();
+                damaged += 1;
+            }
+        }
+    }
+    assert!(damaged > 0, "cargo has one of its own");
+    let again = built(&tree, "gate");
+    assert_eq!(image(&again, "gate").origin(), Origin::Built);
+    assert!(fs::read(&kept).unwrap() == whole);
+}
+
+#[test]
 fn another_toolchain_leaves_nothing_of_the_build_folder() {
     let tree = tree();
     built(&tree, "gate");

@@ -110,6 +110,25 @@ fn an_unchanged_host_is_probed_once() {
 }
 
 #[test]
+fn a_damaged_outcome_is_found_out_anew() {
+    let host = Host::with(&[
+        ("podman", podman(json!([]))),
+        ("cc", json!([])),
+        ("git", json!([])),
+    ]);
+    check(&host, 0, &["chosen  podman"]);
+    let kept = host.folder.join("cache/phase-zero/engine-podman.json");
+    let whole = fs::read_to_string(&kept).unwrap();
+    for damaged in ["", "garbage", &whole[..whole.len() / 2], "{\"key\": null}"] {
+        fs::write(&kept, damaged).unwrap();
+        let before = host.calls("podman").len();
+        check(&host, 0, &["chosen  podman"]);
+        assert!(host.calls("podman").len() > before + 3, "{damaged}");
+        assert_eq!(fs::read_to_string(&kept).unwrap(), whole);
+    }
+}
+
+#[test]
 fn another_runtime_is_tried_where_the_first_cannot() {
     let words = "Error: OCI runtime error: crun: cgroups in hybrid mode not supported\n";
     let refused = |text: &str| json!({"arguments": ["--network=none"], "file": ["CONTAINERS_CONF", text], "stderr": words, "code": 126});

@@ -6,6 +6,7 @@ mod build_recipe;
 mod cli_words;
 mod cluster_secrets;
 mod engine_probe;
+mod host_room;
 mod image_assembly;
 mod manifest_reading;
 mod process_children;

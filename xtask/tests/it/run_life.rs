@@ -88,12 +88,14 @@ impl World {
             version: "0".to_owned(),
             platform: Platform::host().unwrap(),
             limits: Limits::default(),
+            storage: None,
             notes: Vec::new(),
         };
         // A workspace of its own, so that no other test's runs are in its folder.
         let mut workspace =
             Workspace::load(Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).unwrap();
         workspace.root = root.clone();
+        workspace.state = root.join("state");
         Self {
             _folder: folder,
             root,
@@ -154,6 +156,19 @@ impl World {
             .state
     }
 
+    /// A lock that a sweep held may live a moment longer in a child that another test is starting.
+    #[track_caller]
+    fn check_state(&self, id: &str, expected: State) {
+        poll::until("state", DEADLINE, INTERVAL, || {
+            let state = self.state(id);
+            Ok(match state == expected {
+                true => Look::Found(()),
+                false => Look::NotYet(format!("{state:?}")),
+            })
+        })
+        .unwrap();
+    }
+
     /// The process of a run dies. A child that another test is just starting holds what it will
     /// close a moment later, the lock too.
     fn end(&self, run: Run) -> String {
@@ -172,18 +187,6 @@ impl World {
     }
 }
 
-impl Drop for World {
-    /// With `CARGO_TARGET_DIR` set the runs do not lie in the temporary folder.
-    fn drop(&mut self) {
-        for record in run::list(&self.workspace).unwrap_or_default() {
-            let journal = fs::read_to_string(record.directory.join("journal.jsonl"));
-            if journal.is_ok_and(|text| text.contains(&run::checkout(&self.root))) {
-                let _ = fs::remove_dir_all(&record.directory);
-            }
-        }
-    }
-}
-
 #[test]
 fn a_run_lives_as_long_as_its_lock() {
     let world = World::new();
@@ -193,7 +196,7 @@ fn a_run_lives_as_long_as_its_lock() {
     assert!(run.id().starts_with(world.target().as_str()));
     assert_eq!(world.state(run.id()), State::Running);
     let id = world.end(run);
-    assert_eq!(world.state(&id), State::Dead);
+    world.check_state(&id, State::Dead);
 }
 
 #[test]
@@ -223,7 +226,7 @@ fn clean_up_removes_what_the_run_made_and_nothing_else() {
     );
     assert_eq!(left.len(), 4, "{left:?}");
     let id = world.end(first);
-    assert_eq!(world.state(&id), State::Ended);
+    world.check_state(&id, State::Ended);
 }
 
 #[test]
@@ -271,8 +274,8 @@ fn a_sweep_takes_the_dead_and_leaves_the_living_and_the_kept() {
     );
     assert_eq!(world.left().len(), 6);
     assert_eq!(folders.map(|folder| folder.exists()), [false, true, true]);
-    assert_eq!(world.state(&dead_id), State::Ended);
-    assert_eq!(world.state(&kept_id), State::Kept);
+    world.check_state(&dead_id, State::Ended);
+    world.check_state(&kept_id, State::Kept);
     assert_eq!(world.state(living.id()), State::Running);
 }
 
@@ -313,7 +316,7 @@ fn a_dead_run_of_another_checkout_goes_as_well() {
     let swept = run::sweep(&world.workspace, &other.engine).unwrap();
     assert_eq!(swept, std::slice::from_ref(&dead_id));
     assert_eq!(other.left().len(), 6);
-    assert_eq!(other.state(&dead_id), State::Ended);
+    other.check_state(&dead_id, State::Ended);
 }
 
 #[test]
@@ -371,4 +374,164 @@ fn labels_tell_run_checkout_and_folder() {
     ] {
         assert!(labels.contains(&label), "{label} in {labels:?}");
     }
+}
+
+/// What somebody may do to the folder of a run that lives.
+#[track_caller]
+fn check_lives_on(sabotage: impl Fn(&Utf8Path)) {
+    let world = World::new();
+    let run = world.begin();
+    world.make_all(&run);
+    sabotage(run.directory());
+    let swept = run::sweep_kept(&world.workspace, &world.engine).unwrap();
+    assert_eq!(swept, Vec::<String>::new());
+    assert_eq!(world.left().len(), 3);
+    if run.directory().exists() {
+        assert_eq!(world.state(run.id()), State::Running);
+    }
+    // It still cleans up; only where its folder is gone it cannot write that down.
+    let cleaned = run.clean_up(&world.engine);
+    assert_eq!(cleaned.is_ok(), run.directory().exists());
+    assert_eq!(world.left(), Vec::<String>::new());
+}
+
+#[test]
+fn a_run_lives_on_without_its_lock_file_and_without_its_folder() {
+    check_lives_on(|directory| fs::remove_file(directory.join("lock")).unwrap());
+    check_lives_on(|directory| fs::remove_dir_all(directory).unwrap());
+    // A lock of the same name that nobody holds.
+    check_lives_on(|directory| {
+        fs::remove_file(directory.join("lock")).unwrap();
+        fs::write(directory.join("lock"), "").unwrap();
+    });
+}
+
+/// What a crash or a full disk may do to a journal.
+#[track_caller]
+fn check_damaged(damage: impl Fn(&Utf8Path)) {
+    let world = World::new();
+    let (dead, kept) = (world.begin(), world.begin());
+    for run in [&dead, &kept] {
+        world.make_all(run);
+        fs::create_dir(run.directory().join("secrets")).unwrap();
+    }
+    kept.keep().unwrap();
+    let directories = [&dead, &kept].map(|run| run.directory().to_owned());
+    for directory in &directories {
+        damage(&directory.join("journal.jsonl"));
+    }
+    let (dead, kept) = (world.end(dead), world.end(kept));
+    world.check_state(&dead, State::Dead);
+    world.check_state(&kept, State::Kept);
+    let swept = run::sweep(&world.workspace, &world.engine).unwrap();
+    assert_eq!(swept, std::slice::from_ref(&dead));
+    assert_eq!(world.left().len(), 3);
+    world.check_state(&dead, State::Ended);
+    assert!(!directories[0].join("secrets").exists());
+    let swept = run::sweep_kept(&world.workspace, &world.engine).unwrap();
+    assert_eq!(swept, std::slice::from_ref(&kept));
+    assert_eq!(world.left(), Vec::<String>::new());
+    world.check_state(&kept, State::Ended);
+    let here = run::checkout(&world.root);
+    let mut records = run::list(&world.workspace).unwrap();
+    records.retain(|record| [&dead, &kept].contains(&&record.id));
+    assert_eq!(records.len(), 2);
+    for record in records {
+        assert_eq!(record.checkout.as_ref(), Some(&here), "{}", record.id);
+    }
+}
+
+#[test]
+fn a_damaged_journal_loses_nothing() {
+    let cut = |path: &Utf8Path, length: u64| {
+        let journal = fs::File::options().write(true).open(path).unwrap();
+        journal.set_len(length).unwrap();
+    };
+    check_damaged(|path| cut(path, 0));
+    // In the middle of its first line, and of its last.
+    check_damaged(|path| cut(path, 20));
+    check_damaged(|path| cut(path, fs::metadata(path).unwrap().len() - 5));
+    check_damaged(|path| fs::write(path, b"\xff\xfe\x00 no line at all").unwrap());
+    check_damaged(|path| fs::remove_file(path).unwrap());
+}
+
+#[test]
+fn a_line_after_a_torn_one_is_a_line_of_its_own() {
+    let world = World::new();
+    let run = world.begin();
+    let path = run.directory().join("journal.jsonl");
+    fs::write(&path, "{\"event\":\"ma").unwrap();
+    run.note("told", &serde_json::json!({})).unwrap();
+    let journal = fs::read_to_string(&path).unwrap();
+    let lines: Vec<&str> = journal.lines().collect();
+    assert_eq!(lines.len(), 2, "{journal}");
+    let last: serde_json::Value = serde_json::from_str(lines[1]).unwrap();
+    assert_eq!(last["event"], "told");
+}
+
+#[test]
+fn labels_that_look_like_ours_are_not_ours() {
+    let world = World::new();
+    let (dead, living) = (world.begin(), world.begin());
+    world.make_all(&dead);
+    world.make_all(&living);
+    let labels = dead.labels();
+    let id = world.end(dead);
+    // Of another run whose ID begins alike, of a label whose name does, and of ours in other words.
+    let alike = labels.join("\n").replace(&id, &format!("{id}0"));
+    let alike = alike.replace(&format!("/{id}0"), &format!("/{}", living.id()));
+    let foreign = labels.join("\n").replace("phase-zero.", "xphase-zero.");
+    let longer = labels
+        .join("\n")
+        .replace("phase-zero.run=", "phase-zero.runs=");
+    for (name, labels) in [("alike", alike), ("foreign", foreign), ("longer", longer)] {
+        for kind in ["container", "volume", "network"] {
+            let path = world.root.join("engine").join(kind).join(name);
+            fs::write(path, format!("{labels}\n")).unwrap();
+        }
+    }
+    let swept = run::sweep(&world.workspace, &world.engine).unwrap();
+    assert_eq!(swept, [id]);
+    assert_eq!(world.left().len(), 3 + 9);
+}
+
+#[test]
+fn what_clean_up_left_is_named_with_what_removes_it() {
+    let world = World::new();
+    let run = world.begin();
+    world.make_all(&run);
+    // The engine answers no more.
+    fs::remove_file(&world.engine.program).unwrap();
+    let error = run.clean_up(&world.engine).unwrap_err();
+    let text = xtask::report::error_text(&error);
+    for word in [
+        &format!("container {}-gateway-0", run.id()),
+        &format!("volume {}-data", run.id()),
+        "`cargo xtask clean`",
+    ] {
+        assert!(text.contains(word), "no `{word}` in: {text}");
+    }
+}
+
+#[test]
+fn a_folder_that_never_got_its_name_goes_when_it_is_old() {
+    let world = World::new();
+    let runs = run::runs_directory(&world.workspace);
+    let living = world.begin();
+    let old = std::time::SystemTime::now() - Duration::from_secs(3600);
+    for name in [".gateway-young", ".gateway-old", "gateway-named"] {
+        fs::create_dir_all(runs.join(name)).unwrap();
+        fs::write(runs.join(name).join("lock"), "").unwrap();
+    }
+    let hidden = runs.join(format!(".{}", living.id()));
+    fs::create_dir(&hidden).unwrap();
+    for folder in [&runs.join(".gateway-old"), &hidden] {
+        fs::File::open(folder).unwrap().set_modified(old).unwrap();
+    }
+    assert_eq!(run::remove_nameless(&world.workspace).unwrap(), 1);
+    assert!(!runs.join(".gateway-old").exists());
+    for stays in [".gateway-young", "gateway-named"] {
+        assert!(runs.join(stays).exists(), "{stays}");
+    }
+    assert!(hidden.exists(), "its process lives");
 }

@@ -518,6 +518,7 @@ spec:
                 architecture: "amd64".to_owned(),
             },
             limits,
+            storage: None,
             notes: Vec::new(),
         }
     }

@@ -169,11 +169,17 @@ pub(super) fn explain(name: &str, unready: Unready, now: Option<&ContainerFacts>
                 ),
                 Some(facts) => format!("ended with exit code {}", facts.exit_code),
             };
+            let hint = match now {
+                Some(facts) if facts.out_of_memory => {
+                    "give it a larger resources.limits.memory in its manifest, or the host more memory: `cargo xtask doctor` tells what is free"
+                }
+                _ => "its last lines say why; the whole log lies in the run's folder",
+            };
             Failure::new(
                 Exit::Deploy,
                 format!("container {name} {how} before it was ready"),
             )
-            .hint("its last lines say why; the whole log lies in the run's folder")
+            .hint(hint)
             .into()
         }
         Unready::Late(last) => Failure::new(

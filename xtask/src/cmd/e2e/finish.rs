@@ -11,10 +11,12 @@ use super::deadline::Deadline;
 use super::session::Session;
 use crate::cli::{Keep, Phase};
 use crate::cluster::Cluster;
+use crate::cmd::room;
+use crate::engine::{Choice, Engine, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::clean;
 use crate::poll::Waited;
-use crate::process::interrupt::Shield;
+use crate::process::interrupt::{self, Shield};
 use crate::report::github::Job;
 use crate::report::{self, failure, is_signal, junit, receipt::Verdict};
 use crate::run;
@@ -27,8 +29,12 @@ impl Session<'_> {
             _ => self.stop_before(Phase::Clean),
         };
         let settled = self.cluster.as_mut().map_or(Ok(()), Cluster::settle);
+        interrupt::doing("clean");
         let _shield = Shield::raise();
-        let mut result = result.and(paused).and(settled).map_err(in_time);
+        let result = result.and(paused).and(settled).map_err(in_time);
+        // Now: what clean-up gives back is not what there was when it failed.
+        let mut result = result.map_err(|error| self.explain_room(error));
+        self.regain_engine();
         if let Err(error) = self.collect_logs() {
             report::note(&format!("cannot collect the logs: {error:#}"));
         }
@@ -54,6 +60,38 @@ impl Session<'_> {
         let written = self.write_reports(&result);
         self.summarise(&result, keep);
         result.and(written)
+    }
+
+    /// What ran out of room is told with the sizes, in the reports as well.
+    fn explain_room(&mut self, error: Error) -> Error {
+        let before = report::error_text(&error);
+        let error = room::explain(self.workspace, self.engine.as_ref(), error);
+        let after = report::error_text(&error);
+        if before != after
+            && let Some(failure) = &mut self.receipt.failure
+        {
+            failure.message = after;
+        }
+        error
+    }
+
+    /// Whoever removed the folder of the run removed the engine's settings with it, and without
+    /// them an engine answers nothing.
+    fn regain_engine(&mut self) {
+        let Some(engine) = &self.engine else { return };
+        let own = engine.environment.values().map(Utf8Path::new);
+        let mut own = own.filter(|path| path.starts_with(self.run.directory()));
+        if own.all(Utf8Path::exists) {
+            return;
+        }
+        let choice = match engine.kind {
+            EngineKind::Podman => Choice::Podman,
+            EngineKind::Docker => Choice::Docker,
+        };
+        match Engine::find(self.run.directory(), choice) {
+            Ok(engine) => self.engine = Some(engine),
+            Err(error) => report::note(&format!("the engine's settings are gone: {error:#}")),
+        }
     }
 
     fn collect_logs(&self) -> Result<()> {
@@ -118,12 +156,12 @@ impl Session<'_> {
     }
 
     fn remove(&self) -> Result<()> {
-        if let Some(engine) = &self.engine {
-            self.run.clean_up(engine)?;
-        } else {
-            self.run.nothing_made()?;
-        }
-        run::remove_secrets(self.run.directory())
+        let removed = match &self.engine {
+            Some(engine) => self.run.clean_up(engine),
+            None => self.run.nothing_made(),
+        };
+        // Also where that went wrong, on a full disk say.
+        removed.and(run::remove_secrets(self.run.directory()))
     }
 
     /// A run tests what it froze; what was edited since belongs to the next one.

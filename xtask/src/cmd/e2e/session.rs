@@ -12,7 +12,8 @@ use super::Outcome;
 use super::pause::Pause;
 use crate::cli::{self, Phase};
 use crate::cluster::Cluster;
-use crate::engine::{Choice, Engine, Platform};
+use crate::cmd::room;
+use crate::engine::{Engine, Platform};
 use crate::exit::{Exit, Failure};
 use crate::manifest::Manifests;
 use crate::pipeline::attest::{Attested, attest};
@@ -79,7 +80,7 @@ pub(super) fn run(
                 outcome.failed = failure::failed_tests(tests);
             }
         }
-        Err(error) => outcome.error = Some(error),
+        Err(error) => outcome.error = Some(room::explain(workspace, None, error)),
     }
     outcome.took = begun.elapsed();
     outcome
@@ -139,7 +140,7 @@ impl<'a> Session<'a> {
             run: &run,
             secrets: &secrets,
             manifests: &manifests,
-            choice: self.options.engine,
+            options: self.options,
         };
         let result = thread::scope(|scope| {
             let (found, finding) = mpsc::channel();
@@ -384,10 +385,10 @@ struct Beside<'a> {
     run: &'a Arc<Run>,
     secrets: &'a Secrets,
     manifests: &'a Manifests,
-    choice: Choice,
+    options: &'a cli::E2e,
 }
 
-/// Phase 2: the engine, told to `found` as soon as it is known; then, side by side, what dead runs
+/// Phase 2: the engine, told to `found` as soon as it is known and there is room for a run; then, side by side, what dead runs
 /// left is removed, and the cluster is made, third-party images are provided, and their start is begun.
 fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster, Duration)> {
     let Beside {
@@ -396,10 +397,12 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
         run,
         secrets,
         manifests,
-        choice,
+        options,
     } = *beside;
     let begun = Instant::now();
-    let engine = Engine::find(run.directory(), choice)?;
+    let engine = Engine::find(run.directory(), options.engine)?;
+    let builds_first = options.no_cache || room::builds_first(workspace, options.profile);
+    room::demand(workspace, builds_first, Some(&engine), Some(manifests))?;
     // The receiver lives until this thread is joined.
     let _ = found.send(engine.clone());
     drop(found);

@@ -37,6 +37,7 @@ pub(super) struct Artifact {
     target: Target,
     filenames: Vec<Utf8PathBuf>,
     executable: Option<Utf8PathBuf>,
+    fresh: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -83,14 +84,23 @@ impl Told {
 
     /// The executable of this name and kind (`bin`, `test`).
     pub(super) fn executable(&self, name: &str, kind: &str) -> Result<&Utf8Path> {
-        let is_it = |artifact: &&Artifact| {
-            artifact.target.name == name && artifact.target.kind.iter().any(|each| each == kind)
-        };
-        self.artifacts
-            .iter()
-            .filter(is_it)
-            .find_map(|artifact| artifact.executable.as_deref())
+        self.artifact(name, kind)
+            .and_then(|artifact| artifact.executable.as_deref())
             .with_context(|| format!("cargo built no {kind} `{name}`"))
+    }
+
+    /// Whether cargo gave an executable that an earlier command had left, and linked none.
+    pub(super) fn is_fresh(&self, name: &str, kind: &str) -> bool {
+        self.artifact(name, kind)
+            .is_some_and(|artifact| artifact.fresh)
+    }
+
+    fn artifact(&self, name: &str, kind: &str) -> Option<&Artifact> {
+        self.artifacts.iter().find(|artifact| {
+            artifact.executable.is_some()
+                && artifact.target.name == name
+                && artifact.target.kind.iter().any(|each| each == kind)
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::FlockOperation;
 use rustix::io::Errno;
@@ -19,6 +19,7 @@ use super::inspect::{self, Allowed, Told};
 use super::recipe::Recipe;
 use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
+use crate::host::room;
 use crate::poll;
 use crate::process::{self, Captured, Echo, Invocation};
 use crate::report;
@@ -148,7 +149,15 @@ impl<'a> Workshop<'a> {
         cargo.complete()?;
         mirror.check_lock(frozen)?;
         cargo.throw_away(&stale)?;
-        let told = Told::read(&cargo.build(product)?.stdout)?;
+        let (name, kind) = product.cargo_target();
+        let mut told = Told::read(&cargo.build(product)?.stdout)?;
+        if told.is_fresh(name, kind) {
+            // Nobody has hashed it since it was linked, and a crash or a full disk may have cut it
+            // short. It happens where a binary that was kept is gone or damaged, and only there.
+            let all: Vec<PackageName> = frozen.local().keys().cloned().collect();
+            cargo.throw_away(&all)?;
+            told = Told::read(&cargo.build(product)?.stdout)?;
+        }
         let allowed = Allowed {
             mirror: mirror.root(),
             folders: &self.folders(),
@@ -156,7 +165,6 @@ impl<'a> Workshop<'a> {
             package: frozen,
         };
         inspect::check_inputs(&told, &allowed)?;
-        let (name, kind) = product.cargo_target();
         let executable = told.executable(name, kind)?;
         let bytes = fs::read(executable).with_context(|| format!("cannot read {executable}"))?;
         inspect::check_paths(&bytes, &allowed)?;
@@ -212,6 +220,10 @@ impl<'a> Workshop<'a> {
         }
         Ok(())
     }
+}
+
+fn lacks_room(words: &str) -> bool {
+    room::says_disk_full(words) || room::says_memory_full(words)
 }
 
 /// A run whose turn comes builds its own frozen bytes, so it may wait as long as it takes.
@@ -388,6 +400,9 @@ impl Cargo<'_> {
             product.package()
         );
         let failure = Failure::new(Exit::Build, what);
+        if let Some(words) = built.stderr.lines().find(|line| lacks_room(line)) {
+            return Err(failure.caused_by(anyhow!("{}", words.trim())).into());
+        }
         // The compiler names a path that is there: in the working tree, and not in the mirror.
         if built.stderr.contains("couldn't read") || built.stderr.contains("No such file") {
             return Err(failure.hint("a build sees its own package, the local packages that it depends on, and nothing else of the tree: move the file into one of them").into());
