@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use xtask::process::interrupt;
-use xtask::{cli::Cli, cmd, report};
+use xtask::report::{self, live};
+use xtask::{cli::Cli, cmd};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let _clean = live::leave_a_clean_terminal();
     match interrupt::install().and_then(|()| cmd::run(&cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -22,7 +22,7 @@ use crate::exit::{Exit, Failure};
 use crate::manifest::{Manifests, Named, References, Seen};
 use crate::process::interrupt::Shield;
 use crate::process::{self, Captured, Invocation, ProcessError};
-use crate::report;
+use crate::report::{self, live, live::Activity};
 use crate::run::{self, Resource, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
@@ -301,7 +301,11 @@ fn wait_for(
                 let deadline = deadline_of(&container.service);
                 let facts = facts.get(&container.name);
                 scope.spawn(move || match facts {
-                    Some(facts) => ready::wait(&container.readiness, facts, deadline, given_up),
+                    Some(facts) => {
+                        let activity =
+                            live::begin("waiting", format!("for {}", container.short_name()));
+                        ready::wait(&activity, &container.readiness, facts, deadline, given_up)
+                    }
                     None => Err(ready::Unready::Ended),
                 })
             })
@@ -357,6 +361,7 @@ fn make(invocation: &Invocation) -> Result<Captured, ProcessError> {
 }
 
 fn make_network(run: &Run, engine: &Engine, network: &str) -> Result<()> {
+    let _activity = live::begin("making", format!("network {network}"));
     run.journal(&Resource::Network(network.to_owned()))?;
     let create = creation(engine, "network", &run.labels(), network);
     make(&create).map_err(|error| {
@@ -371,6 +376,14 @@ fn creation(engine: &Engine, what: &str, labels: &[String], name: &str) -> Invoc
         .args([what, "create"])
         .args(labels.iter().map(|label| format!("--label={label}")))
         .arg(name)
+}
+
+impl<Image> Planned<Image> {
+    /// Without the name of its run.
+    fn short_name(&self) -> &str {
+        let begin = self.name.find(&format!("-{}-", self.service));
+        begin.map_or(self.name.as_str(), |begin| &self.name[begin + 1..])
+    }
 }
 
 impl<Image: Named> Planned<Image> {
@@ -529,6 +542,7 @@ fn mount_point(engine: &Engine, volume: &str) -> Result<Utf8PathBuf> {
 /// Volumes, then init containers one after the other, then the container. It is made beside them:
 /// its network and its namespaces take an engine longer than to start its process.
 fn start(run: &Run, engine: &Engine, pod: &Pod<Seen>) -> Result<()> {
+    let activity = live::begin("starting", pod.main.short_name());
     thread::scope(|scope| {
         let volumes = pod.volumes.iter();
         all(volumes
@@ -550,7 +564,7 @@ fn start(run: &Run, engine: &Engine, pod: &Pod<Seen>) -> Result<()> {
                 .collect();
             bring_up(main, &steps, Some(&make_anew))
         });
-        let inits = scope.spawn(|| run_inits(run, engine, &pod.init));
+        let inits = scope.spawn(|| run_inits(run, engine, &pod.init, &activity));
         all(vec![creating, inits])
     })?;
     bring_up(main, &[main.started(engine)], None)
@@ -595,8 +609,14 @@ fn is_port_taken(error: &ProcessError) -> bool {
 }
 
 /// One after the other, each to its end.
-fn run_inits(run: &Run, engine: &Engine, inits: &[Planned<Seen>]) -> Result<()> {
+fn run_inits(
+    run: &Run,
+    engine: &Engine,
+    inits: &[Planned<Seen>],
+    activity: &Activity,
+) -> Result<()> {
     for init in inits {
+        activity.say(format!("{} runs to its end", init.short_name()));
         run.journal(&Resource::Container(init.name.clone()))?;
         let to_its_end = init.to_its_end(engine);
         let output = {

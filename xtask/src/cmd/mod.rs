@@ -8,6 +8,7 @@ use camino::Utf8Path;
 
 use crate::cli::Command;
 use crate::exit::{Exit, Failure};
+use crate::report::live;
 use crate::source::workspace::Workspace;
 
 pub mod audit;
@@ -70,11 +71,13 @@ pub(crate) fn check_folder(option: &str, folder: &Utf8Path) -> Result<()> {
 /// # Errors
 /// When it cannot be written.
 pub(crate) fn print_data(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    let written = live::above(text.ends_with('\n'), || {
+        let mut stdout = std::io::stdout().lock();
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+    });
+    match written {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }

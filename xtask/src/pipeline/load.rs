@@ -11,6 +11,7 @@ use super::{Images, Stage};
 use crate::cluster::Cluster;
 use crate::engine::ImageFacts;
 use crate::exit::{Exit, Failure};
+use crate::report::live;
 
 /// An image that the cluster itself lists under its name, with the ID that was built.
 #[derive(Clone, Debug)]
@@ -67,6 +68,7 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
         }
     }
     for built in &missing {
+        let _activity = live::begin("loading", name(built));
         engine.load(*built)?;
     }
     let after = if missing.is_empty() {

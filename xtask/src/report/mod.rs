@@ -13,6 +13,7 @@ use crate::process::ProcessError;
 pub mod failure;
 pub mod github;
 pub mod junit;
+pub mod live;
 pub mod receipt;
 pub mod table;
 
@@ -34,7 +35,10 @@ macro_rules! say_part {
 pub(crate) use say_part;
 
 pub(crate) fn write(text: fmt::Arguments<'_>) {
-    let _ = io::stderr().write_fmt(text);
+    let text = text.to_string();
+    let _ = live::above(text.ends_with('\n'), || {
+        io::stderr().write_all(text.as_bytes())
+    });
 }
 
 /// One line of a phase on standard error: verb, object, duration.

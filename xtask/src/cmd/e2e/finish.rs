@@ -16,7 +16,7 @@ use crate::pipeline::clean;
 use crate::poll::Waited;
 use crate::process::interrupt::Shield;
 use crate::report::github::Job;
-use crate::report::{self, failure, is_signal, junit, receipt::Verdict};
+use crate::report::{self, failure, is_signal, junit, live, receipt::Verdict};
 use crate::run;
 
 impl Session<'_> {
@@ -29,6 +29,8 @@ impl Session<'_> {
         let settled = self.cluster.as_mut().map_or(Ok(()), Cluster::settle);
         let _shield = Shield::raise();
         let mut result = result.and(paused).and(settled).map_err(in_time);
+        let activity = live::begin("ending", self.target.name.as_str());
+        activity.say("collecting the logs");
         if let Err(error) = self.collect_logs() {
             report::note(&format!("cannot collect the logs: {error:#}"));
         }
@@ -37,11 +39,13 @@ impl Session<'_> {
         }
         let keep = self.keeps(&result);
         let begun = Instant::now();
+        activity.say("removing what the run made");
         let removed = if keep { self.keep() } else { self.remove() };
         let noted = self
             .receipt
             .phase_took("clean", begun.elapsed(), removed.is_ok());
         let removed = removed.and(noted);
+        activity.say("writing the reports");
         self.receipt.other_tools();
         if let Err(error) = removed {
             // The first failure is what the run is about.
@@ -52,6 +56,7 @@ impl Session<'_> {
         }
         self.note_edits();
         let written = self.write_reports(&result);
+        drop(activity);
         self.summarise(&result, keep);
         result.and(written)
     }

@@ -23,7 +23,7 @@ use crate::pipeline::tag::{Inputs, Repository, Tagged, tag};
 use crate::pipeline::test::{check_filters, test, told_so_far};
 use crate::pipeline::{Frozen, Images};
 use crate::report::receipt::Receipt;
-use crate::report::{self, failure};
+use crate::report::{self, failure, live};
 use crate::run::{self, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
@@ -198,7 +198,10 @@ impl<'a> Session<'a> {
             keep_in: Some(&state),
         };
         let begun = Instant::now();
-        let images = self.receipt.phase("tag", || tag(&inputs))?;
+        let images = self.receipt.phase("tag", || {
+            let _activity = live::begin("tagging", "what the sources are");
+            tag(&inputs)
+        })?;
         self.receipt.tagged(&images);
         self.frozen = Some(Arc::clone(images.frozen()));
         self.references = images
@@ -399,13 +402,19 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
         choice,
     } = *beside;
     let begun = Instant::now();
+    let activity = live::begin("making", "cluster");
+    activity.say("looking for an engine");
     let engine = Engine::find(run.directory(), choice)?;
+    activity.say("");
     // The receiver lives until this thread is joined.
     let _ = found.send(engine.clone());
     drop(found);
     let cluster = thread::scope(|scope| {
         // What dead runs left is in nobody's way: names and ports are another's.
-        let sweeping = scope.spawn(|| run::sweep(workspace, &engine));
+        let sweeping = scope.spawn(|| {
+            let _activity = live::begin("removing", "what dead runs left");
+            run::sweep(workspace, &engine)
+        });
         let made = Cluster::start_local(workspace, target, run, &engine);
         let made = made.and_then(|mut cluster| {
             cluster.start_third_party(run, secrets, manifests)?;
@@ -416,6 +425,7 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
         }
         made
     })?;
+    drop(activity);
     report::line(
         "made",
         &format!("cluster {}", cluster.name()),
