@@ -80,8 +80,10 @@ fn line(bytes: &[u8]) -> Piece {
 
 fn progress(bytes: &[u8]) -> Option<Piece> {
     let text = String::from_utf8_lossy(bytes);
-    let text = console::strip_ansi_codes(&text).trim().to_owned();
-    (!text.is_empty()).then_some(Piece::Progress(text))
+    let text = console::strip_ansi_codes(&text);
+    // The activity that says it has this word already.
+    let text = text.trim().trim_start_matches("Building ");
+    (!text.is_empty()).then(|| Piece::Progress(text.to_owned()))
 }
 
 /// A line without what steers a terminal.
@@ -124,7 +126,7 @@ mod tests {
             whole,
             [
                 said("\x1b[1m\x1b[92m   Compiling\x1b[0m itoa\n"),
-                drawn("Building [==>  ] 1/3: itoa"),
+                drawn("[==>  ] 1/3: itoa"),
                 said("\x1b[33mwarning\x1b[0m: x\n"),
             ]
         );

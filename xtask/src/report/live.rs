@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 use console::{Term, truncate_str};
 use signal_hook::consts::SIGCONT;
 
+use crate::process::interrupt;
+
 /// How often they are drawn.
 const DRAW_INTERVAL: Duration = Duration::from_millis(125);
 /// What takes less is not shown: it would flicker.
@@ -246,10 +248,13 @@ impl Screen {
             return;
         }
         let (rows, columns) = size();
-        let lines = match self.stills {
+        let mut lines = match self.stills {
             0 => frame(&locked(&ENTRIES), Instant::now(), rows, columns),
             _ => Vec::new(),
         };
+        if let Some(words) = interrupt::words().filter(|_| !lines.is_empty()) {
+            lines.push(fitted(&format!("{:>12} {words}", "interrupted"), columns));
+        }
         if lines.is_empty() && self.drawn.is_empty() {
             return;
         }
@@ -328,7 +333,12 @@ fn line(entry: &Entry, now: Instant, columns: usize) -> String {
     if !status.is_empty() {
         let _ = write!(text, ": {status}");
     }
-    let plain: String = console::strip_ansi_codes(&text)
+    fitted(&text, columns)
+}
+
+/// On one line of the terminal, whatever it holds.
+fn fitted(text: &str, columns: usize) -> String {
+    let plain: String = console::strip_ansi_codes(text)
         .chars()
         .map(|character| match character.is_control() {
             true => ' ',

@@ -199,7 +199,7 @@ impl<'a> Session<'a> {
         };
         let begun = Instant::now();
         let images = self.receipt.phase("tag", || {
-            let _activity = live::begin("tagging", "what the sources are");
+            let _activity = live::begin("hashing", "the sources");
             tag(&inputs)
         })?;
         self.receipt.tagged(&images);

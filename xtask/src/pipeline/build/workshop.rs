@@ -223,10 +223,10 @@ impl<'a> Workshop<'a> {
     }
 }
 
-/// cargo counts the word before its bar, which is as long as one of our verbs.
+/// cargo counts the word before its bar, which is not shown.
 fn bar_columns(activity: &Activity) -> Option<usize> {
     const HEAD_COLUMNS: usize = "    Building ".len();
-    Some(activity.room()? + HEAD_COLUMNS - "Building ".len())
+    Some(activity.room()? + HEAD_COLUMNS)
 }
 
 /// A run whose turn comes builds its own frozen bytes, so it may wait as long as it takes.
