@@ -8,6 +8,7 @@ use xtask::report::{self, live};
 use xtask::{cli::Cli, cmd};
 
 fn main() -> ExitCode {
+    cmd::completions::answer();
     let cli = Cli::parse();
     let _clean = live::leave_a_clean_terminal();
     match interrupt::install().and_then(|()| cmd::run(&cli.command)) {

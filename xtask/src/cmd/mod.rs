@@ -16,6 +16,7 @@ pub mod bench;
 pub mod build;
 pub mod ci;
 pub mod clean;
+pub mod completions;
 pub mod doctor;
 pub mod e2e;
 pub mod logs;
@@ -42,6 +43,7 @@ pub fn run(command: &Command) -> Result<()> {
         Command::Test(options) => test::run(&workspace, options),
         Command::Bench(options) => bench::run(&workspace, options),
         Command::Ci(options) => ci::run(&workspace, options),
+        Command::Completions(options) => completions::run(options.shell),
         Command::Doctor(options) => doctor::run(&workspace, options.engine),
         Command::Setup(options) => setup::run(&workspace, options.yes),
     }

@@ -5,6 +5,7 @@ mod build_phase;
 mod build_recipe;
 mod cli_words;
 mod cluster_secrets;
+mod completions;
 mod engine_probe;
 mod image_assembly;
 mod manifest_reading;
