@@ -59,8 +59,8 @@ fn names_are_those_of_the_workspace_that_the_shell_stands_in() {
     let nowhere = tempfile::tempdir().unwrap();
     check(
         Utf8Path::from_path(nowhere.path()).unwrap(),
-        &["e2e", ""],
-        &["--", "--all"],
+        &["e2e", "s"],
+        &[],
     );
 }
 
