@@ -376,6 +376,8 @@ pub enum Echo {
     /// Lines as for [`Echo::Terminal`]. What the child draws over (a progress bar) is what its
     /// activity says, and the log has the lines alone, as plain text.
     Drawn(Teller),
+    /// As [`Echo::Terminal`] until this line comes; the log has the rest.
+    Until(&'static str),
     /// Nowhere, but its last line is what its activity says.
     Told(Teller),
     /// Nowhere.
@@ -539,6 +541,7 @@ impl Destination {
             Echo::Terminal => (Some(Terminal::Stderr), None),
             Echo::Through => (Some(through), None),
             Echo::Drawn(teller) => (Some(Terminal::Stderr), Some(Told::Drawn(teller))),
+            Echo::Until(line) => (Some(Terminal::Stderr), Some(Told::Until(line))),
             Echo::Told(teller) => (None, Some(Told::Line(teller))),
             Echo::Silent => (None, None),
         };
@@ -558,6 +561,8 @@ enum Told {
     Drawn(Teller),
     /// Its last line.
     Line(Teller),
+    /// Nothing; from this line on nobody is told anything.
+    Until(&'static str),
 }
 
 #[derive(Clone, Copy)]
@@ -720,7 +725,7 @@ fn spawn(expression: &duct::Expression, inherited: &[Arc<OwnedFd>]) -> io::Resul
 
 fn read_in_background(
     mut reader: PipeReader,
-    destination: Destination,
+    mut destination: Destination,
     ended: Sender<()>,
 ) -> Arc<Mutex<Vec<u8>>> {
     let kept = Arc::new(Mutex::new(Vec::new()));
@@ -731,7 +736,7 @@ fn read_in_background(
         loop {
             match reader.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(length) => hear(&buffer[..length], &mut lines, &destination, &shared),
+                Ok(length) => hear(&buffer[..length], &mut lines, &mut destination, &shared),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
@@ -746,17 +751,21 @@ fn read_in_background(
 }
 
 /// Taken apart only where somebody is told of it: else every byte goes on as it came.
-fn hear(bytes: &[u8], lines: &mut Lines, destination: &Destination, kept: &Mutex<Vec<u8>>) {
+fn hear(bytes: &[u8], lines: &mut Lines, destination: &mut Destination, kept: &Mutex<Vec<u8>>) {
     let Some(told) = destination.told else {
         return take_in(bytes, bytes, destination, kept);
     };
     for piece in lines.take(bytes) {
         match (piece, told) {
             (Piece::Progress(text), Told::Drawn(teller) | Told::Line(teller)) => teller.say(text),
+            (Piece::Progress(_), Told::Until(_)) => {}
             (Piece::Line(line), told) => {
                 let plain = plain(&line);
-                if let Told::Line(teller) = told {
-                    teller.say(String::from_utf8_lossy(&plain).trim());
+                let text = String::from_utf8_lossy(&plain);
+                match told {
+                    Told::Line(teller) => teller.say(text.trim()),
+                    Told::Until(last) if text.trim_end() == last => destination.terminal = None,
+                    Told::Until(_) | Told::Drawn(_) => {}
                 }
                 take_in(&line, &plain, destination, kept);
             }

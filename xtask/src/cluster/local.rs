@@ -22,7 +22,7 @@ use crate::exit::{Exit, Failure};
 use crate::manifest::{Manifests, Named, References, Seen};
 use crate::process::interrupt::Shield;
 use crate::process::{self, Captured, Invocation, ProcessError};
-use crate::report::{self, live, live::Activity};
+use crate::report::{self, failure, live, live::Activity};
 use crate::run::{self, Resource, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
@@ -97,7 +97,7 @@ impl Local {
         &self.third_party
     }
 
-    /// The state of every container, one line each.
+    /// The state of every container: a line for each that is not as it should be, one for all others.
     ///
     /// # Errors
     /// When the engine does not answer.
@@ -106,21 +106,8 @@ impl Local {
         let facts = self
             .engine
             .containers(found.containers.iter().map(String::as_str))?;
-        let lines = facts.values().map(|facts| {
-            let ContainerFacts {
-                name,
-                restart_count,
-                started_at,
-                reference,
-                ..
-            } = facts;
-            let memory = if facts.out_of_memory { ", out of memory" } else { "" };
-            format!(
-                "{name}: {}{memory}, restarted {restart_count} times, started {started_at}, image {reference}",
-                facts.state()
-            )
-        });
-        Ok(lines.collect())
+        let prefix = format!("{}-", self.network);
+        Ok(failure::containers(facts.values(), &prefix))
     }
 
     /// The containers that stay, once they were deployed.

@@ -19,6 +19,9 @@ use crate::run::Run;
 
 /// Where the tests tell of themselves, in a run's folder.
 const EVENTS: &str = "tests.jsonl";
+/// Where the harness begins to tell once more what failed: that is told in fewer lines from what the
+/// tests wrote themselves.
+const LISTING: &str = "failures:";
 /// What is said of a test that has begun, until it has told its end.
 const NEVER_ENDED: &str = "it began and never told its end";
 /// How long the program may take to name its tests.
@@ -106,7 +109,7 @@ pub fn test(
     let events = run.directory().join(EVENTS);
     let activity = live::begin_asked("testing", run.target().as_str(), move || under_way(&events));
     let log = run.directory().join("tests.log");
-    let code = process::stream(&invocation, Some(&log), Echo::Terminal, deadline)?;
+    let code = process::stream(&invocation, Some(&log), Echo::Until(LISTING), deadline)?;
     drop(activity);
     let mut results = told(run)?;
     let list = process::capture(&invocation.arg("--list"), LIST_DEADLINE)?;

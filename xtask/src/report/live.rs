@@ -236,9 +236,9 @@ pub fn leave_a_clean_terminal() -> impl Drop {
 
 impl Screen {
     fn erase(&mut self) {
-        let text = back(&self.drawn, size().1);
-        if !text.is_empty() {
-            put(&format!("{text}\u{1b}[J"));
+        let rows = rows(&self.drawn, size().1);
+        if rows > 0 {
+            put(&erased(rows));
         }
         self.drawn.clear();
     }
@@ -247,9 +247,9 @@ impl Screen {
         if self.in_a_line {
             return;
         }
-        let (rows, columns) = size();
+        let (rows_count, columns) = size();
         let mut lines = match self.stills {
-            0 => frame(&locked(&ENTRIES), Instant::now(), rows, columns),
+            0 => frame(&locked(&ENTRIES), Instant::now(), rows_count, columns),
             _ => Vec::new(),
         };
         if let Some(words) = interrupt::words().filter(|_| !lines.is_empty()) {
@@ -258,14 +258,7 @@ impl Screen {
         if lines.is_empty() && self.drawn.is_empty() {
             return;
         }
-        let mut text = back(&self.drawn, columns);
-        // Each over the old one, so that nothing flickers.
-        for line in &lines {
-            text.push_str(line);
-            text.push_str("\u{1b}[K\n");
-        }
-        text.push_str("\u{1b}[J");
-        put(&text);
+        put(&drawn_over(rows(&self.drawn, columns), &lines));
         self.drawn = lines
             .iter()
             .map(|line| console::measure_text_width(line))
@@ -273,16 +266,33 @@ impl Screen {
     }
 }
 
-/// To the beginning of the first live line. A terminal that has become narrower has broken them.
-fn back(drawn: &[usize], columns: usize) -> String {
-    match drawn
-        .iter()
-        .map(|width| width.div_ceil(columns.max(1)).max(1))
-        .sum()
-    {
-        0_usize => String::new(),
-        rows => format!("\r\u{1b}[{rows}A"),
+/// How many rows the live lines take. A terminal that has become narrower has broken them.
+fn rows(drawn: &[usize], columns: usize) -> usize {
+    let broken = drawn.iter().map(|width| width.div_ceil(columns.max(1)));
+    broken.map(|rows| rows.max(1)).sum()
+}
+
+/// Row by row: what erases a whole screen at once, some terminals put into their history first.
+fn erased(rows: usize) -> String {
+    format!("\r\u{1b}[K{}", "\u{1b}[1A\u{1b}[K".repeat(rows))
+}
+
+/// These lines over as many rows, each over an old one, so that nothing flickers.
+fn drawn_over(rows: usize, lines: &[String]) -> String {
+    let mut text = match rows {
+        0 => String::new(),
+        rows => format!("\r\u{1b}[K\u{1b}[{rows}A"),
+    };
+    for line in lines {
+        text.push_str(line);
+        text.push_str("\u{1b}[K\n");
     }
+    let left = rows.saturating_sub(lines.len());
+    if left > 0 {
+        text.push_str(&"\u{1b}[K\n".repeat(left));
+        let _ = write!(text, "\u{1b}[{left}A");
+    }
+    text
 }
 
 /// A terminal that has gone is told about elsewhere.
@@ -393,7 +403,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use super::{Begun, Entry, Status, Teller, back, frame};
+    use super::{Begun, Entry, Status, Teller, drawn_over, frame, rows};
 
     fn entry(object: &str, begun: Instant, status: &str) -> Entry {
         Entry {
@@ -452,8 +462,18 @@ mod tests {
 
     #[test]
     fn goes_back_over_lines_that_a_narrower_terminal_has_broken() {
-        assert_eq!(back(&[], 80), "");
-        assert_eq!(back(&[30, 0, 79], 80), "\r\u{1b}[3A");
-        assert_eq!(back(&[30, 0, 79], 40), "\r\u{1b}[4A");
+        assert_eq!(rows(&[], 80), 0);
+        assert_eq!(rows(&[30, 0, 79], 80), 3);
+        assert_eq!(rows(&[30, 0, 79], 40), 4);
+    }
+
+    #[test]
+    fn fewer_lines_leave_none_of_the_old_ones() {
+        let line = "one".to_owned();
+        assert_eq!(drawn_over(0, std::slice::from_ref(&line)), "one\u{1b}[K\n");
+        assert_eq!(
+            drawn_over(2, &[line]),
+            "\r\u{1b}[K\u{1b}[2Aone\u{1b}[K\n\u{1b}[K\n\u{1b}[1A"
+        );
     }
 }

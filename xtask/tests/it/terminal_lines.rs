@@ -189,10 +189,6 @@ fn shown(bytes: &str) -> Vec<String> {
                 match kind {
                     "A" => row = usize::checked_sub(row, number.parse().unwrap()).unwrap(),
                     "K" => lines[row].truncate(column),
-                    "J" => {
-                        lines[row].truncate(column);
-                        lines.truncate(row + 1);
-                    }
                     "m" => {}
                     _ => panic!("{order:?} in {bytes:?}"),
                 }

@@ -177,7 +177,7 @@ pub(super) fn explain(name: &str, unready: Unready, now: Option<&ContainerFacts>
                 Exit::Deploy,
                 format!("container {name} {how} before it was ready"),
             )
-            .hint("its last lines say why; the whole log lies in the run's folder")
+            .hint("its last lines say why; `--plan` shows the command that starts it")
             .into()
         }
         Unready::Late(last) => Failure::new(

@@ -89,7 +89,7 @@ impl Session<'_> {
             && !matches!(phase, Some("tag" | "build"))
             && !is_signal(error)
         {
-            crate::report::say_part!("{}", failure::tail(&log));
+            crate::report::say_part!("{}", failure::tail(&log, report::columns()));
         }
         if let Some(tests) = &self.receipt.tests {
             crate::report::say_part!("{}", failure::failed_tests(tests));
@@ -98,7 +98,8 @@ impl Session<'_> {
             }
         }
         self.receipt.fail(&message);
-        report::note(&format!("everything else: {}", self.run.directory()));
+        let rest = report::near(self.run.directory());
+        report::note(&format!("everything else: {rest}"));
     }
 
     fn keeps(&self, result: &Result<()>) -> bool {

@@ -327,6 +327,13 @@ impl<'a> Session<'a> {
             Exit::Red,
             format!("{}: {}", self.target.name, report.verdict()),
         );
+        let red = match report.failed().next() {
+            Some(first) => red.hint(format!(
+                "`cargo xtask e2e {} -- {}` runs it alone; `--keep on-failure` leaves the deployment there",
+                self.target.name, first.name
+            )),
+            None => red,
+        };
         // What the second look found may be why the tests failed.
         Err(match again {
             Ok(()) => red,

@@ -401,15 +401,22 @@ impl Cargo<'_> {
         if built.code == 0 {
             return Ok(built);
         }
+        let planned = planned(&self.workshop.state, self.workshop.recipe, product);
         let what = format!(
-            "{} does not build (the compiler's message is above), so none of our images was deployed",
-            product.package()
+            "{package} does not build (the compiler's message is above), so none of our images was deployed\n  \
+             command: {planned}\n  log: {log}",
+            package = product.package(),
+            log = report::near(self.workshop.log),
         );
         let failure = Failure::new(Exit::Build, what);
         // The compiler names a path that is there: in the working tree, and not in the mirror.
         if built.stderr.contains("couldn't read") || built.stderr.contains("No such file") {
             return Err(failure.hint("a build sees its own package, the local packages that it depends on, and nothing else of the tree: move the file into one of them").into());
         }
-        Err(failure.into())
+        let hint = format!(
+            "`cargo check --package {}` says the same, and sooner",
+            product.package()
+        );
+        Err(failure.hint(hint).into())
     }
 }
