@@ -444,10 +444,8 @@ mod tests {
         let now = begun + Duration::from_secs(1);
         let said = "\u{1b}[31mred\u{1b}[0m\tand\nmuch 漢字漢字漢字漢字 more than fits in forty";
         let lines = frame(&[entry("a", begun, said)], now, 24, 40);
-        assert_eq!(lines.len(), 1);
-        assert!(console::measure_text_width(&lines[0]) <= 39, "{lines:?}");
-        assert!(lines[0].starts_with("    building a (1.0 s): red and much 漢"));
-        assert!(!lines[0].contains(char::is_control), "{lines:?}");
+        // A wide character that would reach over the edge is left out.
+        assert_eq!(lines, ["    building a (1.0 s): red and much …"]);
     }
 
     #[test]

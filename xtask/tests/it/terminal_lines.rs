@@ -142,14 +142,16 @@ fn pipe() -> (File, OwnedFd) {
     (File::from(OwnedFd::from(ours)), OwnedFd::from(theirs))
 }
 
-/// `xtask build gate`, with both streams on one end of a terminal or a pipe.
+/// `xtask build` with these arguments, and both streams on one end of a terminal or a pipe.
 fn build(
     tree: &Tree,
+    arguments: &[&str],
     (ours, theirs): (File, OwnedFd),
     variables: &[(&str, &str)],
 ) -> (Child, Reader) {
     let child = Command::new(env!("CARGO_BIN_EXE_xtask"))
-        .args(["build", "gate"])
+        .arg("build")
+        .args(arguments)
         .current_dir(tree.path(""))
         .env_remove("CARGO_TARGET_DIR")
         .env_remove("CI")
@@ -227,7 +229,7 @@ fn without_seconds(line: &str) -> &str {
 fn lines_move_on_a_terminal_and_leave_only_what_was_said_for_good() {
     let tree = tree();
     let lock = held_up(&tree);
-    let (mut child, mut reader) = build(&tree, terminal(), &[]);
+    let (mut child, mut reader) = build(&tree, &["gate"], terminal(), &[]);
     // The note is for good; the second time it is drawn, with the time that it has taken.
     reader.until(&format!("{WAITS} ("));
     let live = shown(&reader.text());
@@ -262,7 +264,7 @@ fn lines_move_on_a_terminal_and_leave_only_what_was_said_for_good() {
 fn check_plain(to: (File, OwnedFd), variables: &[(&str, &str)]) {
     let tree = tree();
     let _lock = held_up(&tree);
-    let (mut child, mut reader) = build(&tree, to, variables);
+    let (mut child, mut reader) = build(&tree, &["gate"], to, variables);
     reader.until(&format!("{WAITS}"));
     reader.until("\n");
     let moved = reader.more(A_WHILE);
@@ -289,4 +291,18 @@ fn nothing_moves_where_it_is_not_wanted() {
     for variable in [("NO_COLOR", "1"), ("CI", "true"), ("TERM", "dumb")] {
         check_plain(terminal(), &[variable]);
     }
+}
+
+#[test]
+fn a_wrong_command_line_is_told_in_plain_words_too() {
+    let tree = tree();
+    let told = |variables: &[(&str, &str)]| {
+        let (mut child, reader) = build(&tree, &["--fly"], terminal(), variables);
+        let bytes = reader.to_the_end();
+        assert_eq!(child.wait().unwrap().code(), Some(2), "{bytes}");
+        assert!(bytes.contains("--fly"), "{bytes}");
+        bytes
+    };
+    assert!(told(&[]).contains('\u{1b}'));
+    assert!(!told(&[("CI", "true")]).contains('\u{1b}'));
 }

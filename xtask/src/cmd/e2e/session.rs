@@ -198,10 +198,7 @@ impl<'a> Session<'a> {
             keep_in: Some(&state),
         };
         let begun = Instant::now();
-        let images = self.receipt.phase("tag", || {
-            let _activity = live::begin("hashing", "the sources");
-            tag(&inputs)
-        })?;
+        let images = self.receipt.phase("tag", || tag(&inputs))?;
         self.receipt.tagged(&images);
         self.frozen = Some(Arc::clone(images.frozen()));
         self.references = images
