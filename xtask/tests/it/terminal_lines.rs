@@ -111,7 +111,7 @@ impl Reader {
         }
     }
 
-    fn to_the_end(mut self) -> String {
+    fn rest(mut self) -> String {
         while self.more(AMPLE) {}
         self.text()
     }
@@ -235,7 +235,7 @@ fn lines_move_on_a_terminal_and_leave_only_what_was_said_for_good() {
     let live = shown(&reader.text());
     assert!(live.iter().any(|line| line.contains(&format!("{WAITS} ("))));
     drop(lock);
-    let bytes = reader.to_the_end();
+    let bytes = reader.rest();
     assert!(child.wait().unwrap().success(), "{bytes}");
     assert!(bytes.contains("building gate ("), "{bytes:?}");
     assert!(!bytes.contains("\u{1b}[?25l"), "the cursor was hidden");
@@ -265,12 +265,12 @@ fn check_plain(to: (File, OwnedFd), variables: &[(&str, &str)]) {
     let tree = tree();
     let _lock = held_up(&tree);
     let (mut child, mut reader) = build(&tree, &["gate"], to, variables);
-    reader.until(&format!("{WAITS}"));
+    reader.until(WAITS);
     reader.until("\n");
     let moved = reader.more(A_WHILE);
     let id = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
-    let bytes = reader.to_the_end();
+    let bytes = reader.rest();
     assert_eq!(child.wait().unwrap().code(), Some(143), "{bytes}");
     assert!(!moved, "{bytes:?}");
     assert!(!bytes.contains('\u{1b}'), "{bytes:?}");
@@ -298,7 +298,7 @@ fn a_wrong_command_line_is_told_in_plain_words_too() {
     let tree = tree();
     let told = |variables: &[(&str, &str)]| {
         let (mut child, reader) = build(&tree, &["--fly"], terminal(), variables);
-        let bytes = reader.to_the_end();
+        let bytes = reader.rest();
         assert_eq!(child.wait().unwrap().code(), Some(2), "{bytes}");
         assert!(bytes.contains("--fly"), "{bytes}");
         bytes
