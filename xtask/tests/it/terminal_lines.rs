@@ -257,6 +257,12 @@ fn lines_move_on_a_terminal_and_leave_only_what_was_said_for_good() {
     let log = fs::read_to_string(tree.path("target/e2e/build.log")).unwrap();
     assert!(log.starts_with("   Compiling gate v0.1.0"), "{log:?}");
     assert!(!log.contains(['\u{1b}', '\r']), "{log:?}");
+
+    // Watched or not, the bytes are the same: this one is compared with what is kept.
+    let (mut child, reader) = build(&tree, &["gate", "--no-cache"], pipe(), &[]);
+    let unwatched = reader.rest();
+    assert!(child.wait().unwrap().success(), "{unwatched}");
+    assert!(unwatched.contains("    compiled gate"), "{unwatched}");
 }
 
 /// What is written while another build goes on: nothing steers a terminal, and nothing moves.
