@@ -1,8 +1,10 @@
 //! The clap tree: every command, its flags, and the words of its help. It decides nothing.
 
 use camino::Utf8PathBuf;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::ArgValueCandidates;
 
+use crate::cmd::completions;
 use crate::engine::Choice;
 use crate::pipeline::build::recipe::Profile;
 
@@ -50,13 +52,15 @@ pub enum Command {
     Crash(Crash),
     /// Run everything that must be green before a change is merged
     Ci(Ci),
+    /// Print a script that completes `cargo xtask` in a shell, with the names of targets
+    Completions(Completions),
 }
 
 /// What `e2e` takes.
 #[derive(Clone, Debug, Args)]
 pub struct E2e {
     /// Targets to test, one run after the other
-    #[arg(value_name = "TARGET", required_unless_present = "all")]
+    #[arg(value_name = "TARGET", required_unless_present = "all", add = ArgValueCandidates::new(completions::targets))]
     pub targets: Vec<String>,
     /// Test every target
     #[arg(long, conflicts_with = "targets")]
@@ -83,7 +87,7 @@ pub struct E2e {
     #[arg(long)]
     pub yes: bool,
     /// Copy receipt, JUnit report and logs of each run to this folder
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub report: Option<Utf8PathBuf>,
     /// Cargo profile of the services
     #[arg(long, value_enum, default_value_t = Profile::E2e)]
@@ -125,6 +129,7 @@ pub enum Phase {
 #[derive(Clone, Debug, Args)]
 pub struct Tag {
     /// The target
+    #[arg(add = ArgValueCandidates::new(completions::targets))]
     pub target: String,
     /// Print every image of the run as JSON
     #[arg(long)]
@@ -138,13 +143,13 @@ pub struct Tag {
 #[derive(Clone, Debug, Args)]
 pub struct Build {
     /// The target
-    #[arg(required_unless_present = "all")]
+    #[arg(required_unless_present = "all", add = ArgValueCandidates::new(completions::targets))]
     pub target: Option<String>,
     /// Build the images of every target
     #[arg(long, conflicts_with = "target")]
     pub all: bool,
     /// Write the archives and images.json to this folder
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: Option<Utf8PathBuf>,
     /// Build in an empty folder all the same, and compare with what is kept
     #[arg(long)]
@@ -186,6 +191,7 @@ pub struct Status {
 #[derive(Clone, Debug, Args)]
 pub struct Logs {
     /// The service
+    #[arg(add = ArgValueCandidates::new(completions::services))]
     pub service: String,
     /// Go on until Ctrl-C
     #[arg(short, long)]
@@ -218,8 +224,27 @@ pub struct Ci {
     #[arg(long)]
     pub yes: bool,
     /// A folder with tools and images for machines without a network
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub bundle: Option<Utf8PathBuf>,
+}
+
+/// What `completions` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// A shell whose command lines can be completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shell {
+    /// GNU bash, 4 or later
+    Bash,
+    /// Z shell
+    Zsh,
+    /// fish, 3.1 or later
+    Fish,
 }
 
 /// What `bench` takes.
@@ -243,7 +268,7 @@ pub struct Bench {
 #[derive(Clone, Debug, Args)]
 pub struct Crash {
     /// The target whose runs are killed
-    #[arg(value_name = "TARGET", default_value = "gateway")]
+    #[arg(value_name = "TARGET", default_value = "gateway", add = ArgValueCandidates::new(completions::targets))]
     pub target: String,
     /// How often; every second time two runs at once
     #[arg(long, value_name = "COUNT", default_value_t = 10)]

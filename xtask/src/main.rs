@@ -2,12 +2,20 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 use xtask::process::interrupt;
-use xtask::{cli::Cli, cmd, report};
+use xtask::report::{self, live};
+use xtask::{cli::Cli, cmd};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    cmd::completions::answer();
+    let color = match live::is_on() {
+        true => ColorChoice::Auto,
+        false => ColorChoice::Never,
+    };
+    let matches = Cli::command().color(color).get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let _clean = live::leave_a_clean_terminal();
     match interrupt::install().and_then(|()| cmd::run(&cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use crate::process::interrupt;
+use crate::report::live::{self, Activity};
 
 /// What one look found.
 #[derive(Debug)]
@@ -25,6 +26,21 @@ pub fn until<T>(
     what: &str,
     deadline: Duration,
     interval: Duration,
+    look: impl FnMut() -> Result<Look<T>>,
+) -> Result<T> {
+    let activity = live::begin("waiting", format!("for {what}"));
+    until_in(&activity, what, deadline, interval, look)
+}
+
+/// The same as a part of an activity, which says how it stands.
+///
+/// # Errors
+/// As [`until`].
+pub fn until_in<T>(
+    activity: &Activity,
+    what: &str,
+    deadline: Duration,
+    interval: Duration,
     mut look: impl FnMut() -> Result<Look<T>>,
 ) -> Result<T> {
     let begun = Instant::now();
@@ -38,6 +54,7 @@ pub fn until<T>(
             Look::Found(value) => return Ok(value),
             Look::NotYet(status) => last.insert(status),
         };
+        activity.say(status.as_str());
         if begun.elapsed() + interval > deadline {
             bail!(
                 "no {what} within {} s; last seen: {status}",

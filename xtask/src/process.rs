@@ -20,8 +20,12 @@ use rustix::io::FdFlags;
 use rustix::process::{Pid, Signal};
 
 use crate::exit::Exit;
+use crate::report::live::{self, Teller};
 
 pub mod interrupt;
+mod lines;
+
+use self::lines::{Lines, Piece, plain};
 
 /// How often a wait looks whether a signal came.
 const TICK: Duration = Duration::from_millis(50);
@@ -369,6 +373,13 @@ pub enum Echo {
     Terminal,
     /// Each to the stream of the tool that it came from.
     Through,
+    /// Lines as for [`Echo::Terminal`]. What the child draws over (a progress bar) is what its
+    /// activity says, and the log has the lines alone, as plain text.
+    Drawn(Teller),
+    /// As [`Echo::Terminal`] until this line comes; the log has the rest.
+    Until(&'static str),
+    /// Nowhere, but its last line is what its activity says.
+    Told(Teller),
     /// Nowhere.
     Silent,
 }
@@ -386,12 +397,7 @@ pub fn stream(
     let log = open_log(invocation, log)?;
     let destination = |through: Terminal| Destination {
         log: log.clone(),
-        terminal: match echo {
-            Echo::Terminal => Some(Terminal::Stderr),
-            Echo::Through => Some(through),
-            Echo::Silent => None,
-        },
-        kept: Kept::Tail,
+        ..Destination::of(echo, through)
     };
     let streams = Streams {
         stdout: destination(Terminal::Stdout),
@@ -414,8 +420,7 @@ pub fn stream_stderr(
         stdout: Destination::captured(),
         stderr: Destination {
             log: open_log(invocation, log)?,
-            terminal: (echo != Echo::Silent).then_some(Terminal::Stderr),
-            kept: Kept::Tail,
+            ..Destination::of(echo, Terminal::Stderr)
         },
     };
     run(invocation, &Input::Empty, streams, deadline)
@@ -442,8 +447,7 @@ impl Background {
         let log = open_log(invocation, Some(log))?;
         let destination = || Destination {
             log: log.clone(),
-            terminal: None,
-            kept: Kept::Tail,
+            ..Destination::of(Echo::Silent, Terminal::Stderr)
         };
         let streams = Streams {
             stdout: destination(),
@@ -532,6 +536,7 @@ impl Streams {
 struct Destination {
     log: Option<Arc<Mutex<File>>>,
     terminal: Option<Terminal>,
+    told: Option<Told>,
     kept: Kept,
 }
 
@@ -540,9 +545,39 @@ impl Destination {
         Self {
             log: None,
             terminal: None,
+            told: None,
             kept: Kept::All,
         }
     }
+
+    /// Without a log; `through` is the tool's own stream of that kind.
+    const fn of(echo: Echo, through: Terminal) -> Self {
+        let (terminal, told) = match echo {
+            Echo::Terminal => (Some(Terminal::Stderr), None),
+            Echo::Through => (Some(through), None),
+            Echo::Drawn(teller) => (Some(Terminal::Stderr), Some(Told::Drawn(teller))),
+            Echo::Until(line) => (Some(Terminal::Stderr), Some(Told::Until(line))),
+            Echo::Told(teller) => (None, Some(Told::Line(teller))),
+            Echo::Silent => (None, None),
+        };
+        Self {
+            log: None,
+            terminal,
+            told,
+            kept: Kept::Tail,
+        }
+    }
+}
+
+/// What an activity says of its child.
+#[derive(Clone, Copy)]
+enum Told {
+    /// What the child drew last.
+    Drawn(Teller),
+    /// Its last line.
+    Line(Teller),
+    /// Nothing; from this line on nobody is told anything.
+    Until(&'static str),
 }
 
 #[derive(Clone, Copy)]
@@ -705,20 +740,24 @@ fn spawn(expression: &duct::Expression, inherited: &[Arc<OwnedFd>]) -> io::Resul
 
 fn read_in_background(
     mut reader: PipeReader,
-    destination: Destination,
+    mut destination: Destination,
     ended: Sender<()>,
 ) -> Arc<Mutex<Vec<u8>>> {
     let kept = Arc::new(Mutex::new(Vec::new()));
     let shared = Arc::clone(&kept);
     thread::spawn(move || {
         let mut buffer = vec![0; 64 * 1024];
+        let mut lines = Lines::default();
         loop {
             match reader.read(&mut buffer) {
                 Ok(0) => break,
-                Ok(length) => take_in(&buffer[..length], &destination, &shared),
+                Ok(length) => hear(&buffer[..length], &mut lines, &mut destination, &shared),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
+        }
+        if let Some(Piece::Line(rest)) = lines.end() {
+            take_in(&rest, &plain(&rest), &destination, &shared);
         }
         // Nobody listens any more when the wait was given up.
         let _ = ended.send(());
@@ -726,18 +765,42 @@ fn read_in_background(
     kept
 }
 
-/// A terminal or a log that cannot be written must not stop the child: its pipe is read on.
-fn take_in(bytes: &[u8], destination: &Destination, kept: &Mutex<Vec<u8>>) {
-    if let Some(log) = &destination.log {
-        let _ = locked(log).write_all(bytes);
+/// Taken apart only where somebody is told of it: else every byte goes on as it came.
+fn hear(bytes: &[u8], lines: &mut Lines, destination: &mut Destination, kept: &Mutex<Vec<u8>>) {
+    let Some(told) = destination.told else {
+        return take_in(bytes, bytes, destination, kept);
+    };
+    for piece in lines.take(bytes) {
+        match (piece, told) {
+            (Piece::Progress(text), Told::Drawn(teller) | Told::Line(teller)) => teller.say(text),
+            (Piece::Progress(_), Told::Until(_)) => {}
+            (Piece::Line(line), told) => {
+                let plain = plain(&line);
+                let text = String::from_utf8_lossy(&plain);
+                match told {
+                    Told::Line(teller) => teller.say(text.trim()),
+                    Told::Until(last) if text.trim_end() == last => destination.terminal = None,
+                    Told::Until(_) | Told::Drawn(_) => {}
+                }
+                take_in(&line, &plain, destination, kept);
+            }
+        }
     }
+}
+
+/// A terminal or a log that cannot be written must not stop the child: its pipe is read on.
+fn take_in(shown: &[u8], plain: &[u8], destination: &Destination, kept: &Mutex<Vec<u8>>) {
+    if let Some(log) = &destination.log {
+        let _ = locked(log).write_all(plain);
+    }
+    let ends_line = shown.ends_with(b"\n");
     let _ = match destination.terminal {
-        Some(Terminal::Stdout) => io::stdout().write_all(bytes),
-        Some(Terminal::Stderr) => io::stderr().write_all(bytes),
+        Some(Terminal::Stdout) => live::above(ends_line, || io::stdout().write_all(shown)),
+        Some(Terminal::Stderr) => live::above(ends_line, || io::stderr().write_all(shown)),
         None => Ok(()),
     };
     let mut kept = locked(kept);
-    kept.extend_from_slice(bytes);
+    kept.extend_from_slice(plain);
     if matches!(destination.kept, Kept::Tail) && kept.len() > 2 * TAIL_BYTES_MAX {
         let cut = kept.len() - TAIL_BYTES_MAX;
         kept.drain(..cut);

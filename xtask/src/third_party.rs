@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
+use crate::report::live;
 use crate::source::workspace::{SecretValue, Workspace};
 
 mod debian;
@@ -108,6 +109,7 @@ pub fn secrets(
 /// # Errors
 /// When neither a registry nor Debian's packages gave it.
 pub fn provide(workspace: &Workspace, engine: &Engine, name: &str) -> Result<ThirdPartyImage> {
+    let activity = live::begin("providing", format!("image {name}"));
     let pinned = pinned(workspace, name)?;
     let recorded = pinned
         .debian
@@ -127,7 +129,7 @@ pub fn provide(workspace: &Workspace, engine: &Engine, name: &str) -> Result<Thi
             "already there",
         ));
     }
-    let asked = registry::pull(engine, name, &pinned.image);
+    let asked = registry::pull(engine, name, &pinned.image, &activity);
     let refusal = match asked? {
         registry::Answer::Pulled(image) => return Ok(image),
         registry::Answer::None(words) => words,
@@ -151,7 +153,7 @@ pub fn provide(workspace: &Workspace, engine: &Engine, name: &str) -> Result<Thi
     {
         return Ok(record.image(name, "already there"));
     }
-    debian::provide(engine, name, recipe).with_context(|| {
+    debian::provide(engine, name, recipe, &activity).with_context(|| {
         format!(
             "no registry gives {} ({refusal}), and making it from Debian packages failed",
             pinned.image

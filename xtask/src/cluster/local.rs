@@ -23,7 +23,7 @@ use crate::host::room::FIX_PORTS;
 use crate::manifest::{Manifests, Named, References, Seen};
 use crate::process::interrupt::Shield;
 use crate::process::{self, Captured, Invocation, ProcessError};
-use crate::report;
+use crate::report::{self, failure, live, live::Activity};
 use crate::run::{self, Resource, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
@@ -99,7 +99,7 @@ impl Local {
         &self.third_party
     }
 
-    /// The state of every container, one line each.
+    /// The state of every container: a line for each that is not as it should be, one for all others.
     ///
     /// # Errors
     /// When the engine does not answer.
@@ -108,21 +108,8 @@ impl Local {
         let facts = self
             .engine
             .containers(found.containers.iter().map(String::as_str))?;
-        let lines = facts.values().map(|facts| {
-            let ContainerFacts {
-                name,
-                restart_count,
-                started_at,
-                reference,
-                ..
-            } = facts;
-            let memory = if facts.out_of_memory { ", out of memory" } else { "" };
-            format!(
-                "{name}: {}{memory}, restarted {restart_count} times, started {started_at}, image {reference}",
-                facts.state()
-            )
-        });
-        Ok(lines.collect())
+        let prefix = format!("{}-", self.network);
+        Ok(failure::containers(facts.values(), &prefix))
     }
 
     /// The containers that stay, once they were deployed.
@@ -303,7 +290,11 @@ fn wait_for(
                 let deadline = deadline_of(&container.service);
                 let facts = facts.get(&container.name);
                 scope.spawn(move || match facts {
-                    Some(facts) => ready::wait(&container.readiness, facts, deadline, given_up),
+                    Some(facts) => {
+                        let activity =
+                            live::begin("waiting", format!("for {}", container.short_name()));
+                        ready::wait(&activity, &container.readiness, facts, deadline, given_up)
+                    }
                     None => Err(ready::Unready::Ended),
                 })
             })
@@ -359,6 +350,7 @@ fn make(invocation: &Invocation) -> Result<Captured, ProcessError> {
 }
 
 fn make_network(run: &Run, engine: &Engine, network: &str) -> Result<()> {
+    let _activity = live::begin("making", format!("network {network}"));
     run.journal(&Resource::Network(network.to_owned()))?;
     let create = creation(engine, "network", &run.labels(), network);
     make(&create).map_err(|error| {
@@ -373,6 +365,14 @@ fn creation(engine: &Engine, what: &str, labels: &[String], name: &str) -> Invoc
         .args([what, "create"])
         .args(labels.iter().map(|label| format!("--label={label}")))
         .arg(name)
+}
+
+impl<Image> Planned<Image> {
+    /// Without the name of its run.
+    fn short_name(&self) -> &str {
+        let begin = self.name.find(&format!("-{}-", self.service));
+        begin.map_or(self.name.as_str(), |begin| &self.name[begin + 1..])
+    }
 }
 
 impl<Image: Named> Planned<Image> {
@@ -531,6 +531,7 @@ fn mount_point(engine: &Engine, volume: &str) -> Result<Utf8PathBuf> {
 /// Volumes, then init containers one after the other, then the container. It is made beside them:
 /// its network and its namespaces take an engine longer than to start its process.
 fn start(run: &Run, engine: &Engine, pod: &Pod<Seen>) -> Result<()> {
+    let activity = live::begin("starting", pod.main.short_name());
     thread::scope(|scope| {
         let volumes = pod.volumes.iter();
         all(volumes
@@ -552,7 +553,7 @@ fn start(run: &Run, engine: &Engine, pod: &Pod<Seen>) -> Result<()> {
                 .collect();
             bring_up(main, &steps, Some(&make_anew))
         });
-        let inits = scope.spawn(|| run_inits(run, engine, &pod.init));
+        let inits = scope.spawn(|| run_inits(run, engine, &pod.init, &activity));
         all(vec![creating, inits])
     })?;
     bring_up(main, &[main.started(engine)], None)
@@ -612,8 +613,14 @@ fn says_no_port(error: &ProcessError) -> bool {
 }
 
 /// One after the other, each to its end.
-fn run_inits(run: &Run, engine: &Engine, inits: &[Planned<Seen>]) -> Result<()> {
+fn run_inits(
+    run: &Run,
+    engine: &Engine,
+    inits: &[Planned<Seen>],
+    activity: &Activity,
+) -> Result<()> {
     for init in inits {
+        activity.say(format!("{} runs to its end", init.short_name()));
         run.journal(&Resource::Container(init.name.clone()))?;
         let to_its_end = init.to_its_end(engine);
         let output = {

@@ -13,7 +13,7 @@ use crate::exit::{Exit, Failure};
 use crate::pipeline::build::recipe::Profile;
 use crate::process::{self, Echo, Invocation, interrupt};
 use crate::report::github::Job;
-use crate::report::{self, table};
+use crate::report::{self, live, table};
 use crate::source::workspace::Workspace;
 
 /// How long one call of cargo may take; a cold build on two cores is minutes.
@@ -138,7 +138,9 @@ fn section(name: &str, step: &dyn Fn() -> Result<Done>) -> &'static str {
         None => crate::report::say!("\n=== {name}"),
     }
     let begun = Instant::now();
+    let activity = live::begin("running", name);
     let result = step();
+    drop(activity);
     let verdict = match &result {
         Ok(Done::Ran) => "green",
         Ok(Done::NotHere) => "not here",

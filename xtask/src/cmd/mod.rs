@@ -8,6 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::cli::Command;
 use crate::exit::{Exit, Failure};
+use crate::report::live;
 use crate::source::workspace::Workspace;
 
 pub mod audit;
@@ -15,6 +16,7 @@ pub mod bench;
 pub mod build;
 pub mod ci;
 pub mod clean;
+pub mod completions;
 pub mod crash;
 pub mod doctor;
 pub mod e2e;
@@ -48,6 +50,7 @@ fn run_on(workspace: &Workspace, command: &Command) -> Result<()> {
         Command::Bench(options) => bench::run(workspace, options),
         Command::Crash(options) => crash::run(workspace, options),
         Command::Ci(options) => ci::run(workspace, options),
+        Command::Completions(options) => completions::run(options.shell),
         Command::Doctor(options) => doctor::run(workspace, options.engine),
         Command::Setup(options) => setup::run(workspace, options.yes),
     }
@@ -84,11 +87,13 @@ fn temporary() -> Result<(tempfile::TempDir, Utf8PathBuf)> {
 /// # Errors
 /// When it cannot be written.
 pub(crate) fn print_data(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
+    let written = live::above(text.ends_with('\n'), || {
+        let mut stdout = std::io::stdout().lock();
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush())
+    });
+    match written {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }

@@ -12,7 +12,7 @@ use crate::engine::{Choice, Engine};
 use crate::exit::{Exit, Failure};
 use crate::host::{self, needs, needs::Part};
 use crate::process::{self, Echo, Invocation};
-use crate::report;
+use crate::report::{self, live};
 use crate::source::workspace::Workspace;
 
 /// Downloading and unpacking some fifty packages on a slow line.
@@ -252,7 +252,10 @@ fn run_all(commands: &[Invocation]) -> Result<()> {
     for command in commands {
         let began = Instant::now();
         report::note(&format!("installing: {command}"));
-        let code = process::stream(command, None, Echo::Terminal, INSTALL_DEADLINE)?;
+        let activity = live::begin("installing", "");
+        let echo = Echo::Drawn(activity.teller());
+        let code = process::stream(command, None, echo, INSTALL_DEADLINE)?;
+        drop(activity);
         if code != 0 {
             return Err(
                 Failure::new(Exit::Host, format!("command ended with {code}: {command}"))

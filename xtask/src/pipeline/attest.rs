@@ -18,7 +18,7 @@ use crate::engine::ContainerFacts;
 use crate::exit::{Exit, Failure};
 use crate::manifest::{Named as _, Seen};
 use crate::poll::{self, Look};
-use crate::report;
+use crate::report::{self, live};
 use crate::run::Run;
 use crate::threads::joined;
 
@@ -152,6 +152,8 @@ fn failure(what: &str, differences: &[String]) -> anyhow::Error {
 
 /// Looks at every container: what was seen, and what differs from what was built.
 fn look(deployment: &Deployment, local: &Local) -> Result<(Vec<Evidence>, Vec<String>)> {
+    let containers_count = local.containers().len() + local.inits().len();
+    let _activity = live::begin("attesting", format!("{containers_count} containers"));
     let facts = local.facts()?;
     let mut differences = Vec::new();
     for (package, _) in deployment.images().iter() {

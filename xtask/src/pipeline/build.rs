@@ -18,7 +18,7 @@ use crate::engine::Archive;
 use crate::exit::{Exit, Failure};
 use crate::image::{self, Contents};
 use crate::process::Invocation;
-use crate::report;
+use crate::report::{self, live};
 use crate::source::snapshot::PackageSnapshot;
 use crate::source::workspace::{PackageName, Workspace};
 
@@ -240,6 +240,7 @@ fn build_with(
     fs::create_dir_all(options.archives)
         .with_context(|| format!("cannot make {}", options.archives))?;
     let tagged = images.iter().collect::<Vec<_>>();
+    let _activity = live::begin("packing", format!("{} images", tagged.len()));
     let assembled = in_parallel(&tagged, |(package, tagged)| {
         let version = &workspace.package(package.as_str())?.version;
         let binary = &binaries[package.as_str()];

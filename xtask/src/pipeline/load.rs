@@ -12,6 +12,7 @@ use super::{Images, Stage};
 use crate::cluster::Cluster;
 use crate::engine::{ARCHIVE_ANEW, ImageFacts};
 use crate::exit::{Exit, Failure};
+use crate::report::live;
 use crate::threads::all;
 
 /// An image that the cluster itself lists under its name, with the ID that was built.
@@ -70,8 +71,12 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
     }
     // An engine hashes what it takes, on one processor for each.
     thread::scope(|scope| {
+        let load = |built: &&Built| {
+            let _activity = live::begin("loading", name(built));
+            engine.load(*built)
+        };
         let loading = missing.iter();
-        let loading = loading.map(|built| scope.spawn(|| engine.load(*built)));
+        let loading = loading.map(|built| scope.spawn(move || load(built)));
         all(loading.collect())
     })?;
     let after = if missing.is_empty() {

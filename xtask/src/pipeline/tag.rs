@@ -11,6 +11,7 @@ use camino::Utf8Path;
 use super::build::recipe::{Profile, Recipe};
 use crate::digest::Digest;
 use crate::engine::Platform;
+use crate::report::live;
 use crate::source::snapshot::{Keep, PackageSnapshot, Scope, Snapshot};
 use crate::source::workspace::{PackageName, Target, TargetName, Workspace};
 
@@ -231,6 +232,7 @@ pub fn tag(inputs: &Inputs<'_>) -> Result<Images<Tagged>> {
     let Inputs {
         workspace, target, ..
     } = inputs;
+    let _activity = live::begin("hashing", "the sources");
     ensure!(
         workspace.targets.get(&target.name) == Some(*target),
         "{} is not the target as the workspace has it",

@@ -14,8 +14,16 @@ use super::attest::Attested;
 use super::build::TestProgram;
 use crate::exit::{Exit, Failure};
 use crate::process::{self, Echo, Invocation};
+use crate::report::live;
 use crate::run::Run;
 
+/// Where the tests tell of themselves, in a run's folder.
+const EVENTS: &str = "tests.jsonl";
+/// Where the harness begins to tell once more what failed: that is told in fewer lines from what the
+/// tests wrote themselves.
+const LISTING: &str = "failures:";
+/// What is said of a test that has begun, until it has told its end.
+const NEVER_ENDED: &str = "it began and never told its end";
 /// How long the program may take to name its tests.
 const LIST_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -98,8 +106,11 @@ pub fn test(
         "test",
         &serde_json::json!({"command": invocation.to_string()}),
     )?;
+    let events = run.directory().join(EVENTS);
+    let activity = live::begin_asked("testing", run.target().as_str(), move || under_way(&events));
     let log = run.directory().join("tests.log");
-    let code = process::stream(&invocation, Some(&log), Echo::Terminal, deadline)?;
+    let code = process::stream(&invocation, Some(&log), Echo::Until(LISTING), deadline)?;
+    drop(activity);
     let mut results = told(run)?;
     let list = process::capture(&invocation.arg("--list"), LIST_DEADLINE)?;
     results.extend(silent(&list.stdout, &results));
@@ -144,6 +155,26 @@ pub fn check_filters(run: &Run, program: &TestProgram, filters: &[String]) -> Re
     Ok(())
 }
 
+/// How the tests stand: how many have ended, and which have begun and not ended.
+fn under_way(events: &Utf8Path) -> String {
+    let lines = fs::read_to_string(events).unwrap_or_default();
+    // The last line may be half written.
+    let whole = lines.rfind('\n').map_or("", |end| &lines[..=end]);
+    let Ok(results) = results(whole) else {
+        return String::new();
+    };
+    let (ended, running): (Vec<_>, Vec<_>) = results
+        .iter()
+        .partition(|result| result.message.as_deref() != Some(NEVER_ENDED));
+    let failed = ended.iter().filter(|result| !result.passed).count();
+    let running: Vec<&str> = running.iter().map(|result| result.name.as_str()).collect();
+    let failed = match failed {
+        0 => String::new(),
+        failed => format!(", {failed} failed"),
+    };
+    format!("{} ended{failed}; {}", ended.len(), running.join(", "))
+}
+
 /// What the tests have told so far, of a program that was ended: what began and did not end has
 /// failed.
 #[must_use]
@@ -157,7 +188,7 @@ pub fn told_so_far(run: &Run) -> Option<TestReport> {
 
 /// What the tests of a run have told; nothing where none has begun.
 fn told(run: &Run) -> Result<Vec<TestResult>> {
-    let events = run.directory().join("tests.jsonl");
+    let events = run.directory().join(EVENTS);
     let lines = match fs::read_to_string(&events) {
         Ok(lines) => lines,
         Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
@@ -231,7 +262,7 @@ fn results(lines: &str) -> Result<Vec<TestResult>> {
                 name: test,
                 passed: false,
                 duration_milliseconds: 0,
-                message: Some("it began and never told its end".to_owned()),
+                message: Some(NEVER_ENDED.to_owned()),
                 location: None,
             }),
             Event::End {
@@ -257,7 +288,7 @@ fn results(lines: &str) -> Result<Vec<TestResult>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{TestReport, results, silent};
+    use super::{TestReport, results, silent, under_way};
 
     fn report(lines: &str, program_succeeded: bool) -> TestReport {
         TestReport {
@@ -296,6 +327,20 @@ mod tests {
         assert!(!report.green());
         assert_eq!(report.verdict(), "1 passed, 1 failed");
         assert_eq!(report.failed().next().unwrap().name, "b");
+    }
+
+    #[test]
+    fn it_is_told_which_tests_are_under_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let events = camino::Utf8Path::from_path(folder.path())
+            .unwrap()
+            .join("events");
+        let begun = "{\"event\":\"start\",\"test\":\"b\"}\n{\"event\":\"start\",\"test\":\"c\"}\n";
+        std::fs::write(&events, format!("{PASSED}{begun}{{\"event\":")).unwrap();
+        assert_eq!(under_way(&events), "1 ended; b, c");
+        let failed = r#"{"event":"end","test":"b","verdict":"failed","duration_ms":3}"#;
+        std::fs::write(&events, format!("{PASSED}{begun}{failed}\n")).unwrap();
+        assert_eq!(under_way(&events), "2 ended, 1 failed; c");
     }
 
     #[test]

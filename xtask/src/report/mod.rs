@@ -2,10 +2,12 @@
 //! ends. Talk goes to standard error; standard output belongs to data.
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::Error;
+use camino::Utf8Path;
+use console::Term;
 
 use crate::exit::{Exit, Failure};
 use crate::process::ProcessError;
@@ -13,6 +15,7 @@ use crate::process::ProcessError;
 pub mod failure;
 pub mod github;
 pub mod junit;
+pub mod live;
 pub mod receipt;
 pub mod table;
 
@@ -34,7 +37,28 @@ macro_rules! say_part {
 pub(crate) use say_part;
 
 pub(crate) fn write(text: fmt::Arguments<'_>) {
-    let _ = io::stderr().write_fmt(text);
+    let text = text.to_string();
+    let _ = live::above(text.ends_with('\n'), || {
+        io::stderr().write_all(text.as_bytes())
+    });
+}
+
+/// How wide the terminal is; what has no width is taken for a wide one.
+pub(crate) fn columns() -> usize {
+    const COLUMNS_ELSEWHERE: usize = 160;
+    let size = Term::stderr()
+        .size_checked()
+        .filter(|_| io::stderr().is_terminal());
+    size.map_or(COLUMNS_ELSEWHERE, |(_, columns)| columns.into())
+}
+
+/// A path as it is typed from the current folder, where it lies below that.
+pub(crate) fn near(path: &Utf8Path) -> &Utf8Path {
+    let current = std::env::current_dir().ok();
+    let current = current.as_deref().and_then(Utf8Path::from_path);
+    current
+        .and_then(|current| path.strip_prefix(current).ok())
+        .unwrap_or(path)
 }
 
 /// One line of a phase on standard error: verb, object, duration.

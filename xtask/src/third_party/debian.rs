@@ -19,6 +19,7 @@ use crate::host::room::{self, Need};
 use crate::host::{self, Stamp};
 use crate::process::{self, Echo, Invocation};
 use crate::report;
+use crate::report::live::Activity;
 
 /// tar counts in these.
 const TAR_BLOCK_BYTES: u64 = 512;
@@ -116,7 +117,12 @@ fn age(record: &Record) -> Duration {
 }
 
 /// Makes the image and loads it, unless another run has done so meanwhile.
-pub(super) fn provide(engine: &Engine, name: &str, recipe: &Recipe) -> Result<ThirdPartyImage> {
+pub(super) fn provide(
+    engine: &Engine,
+    name: &str,
+    recipe: &Recipe,
+    activity: &Activity,
+) -> Result<ThirdPartyImage> {
     let _lock = host::lock(&format!("third-party-{name}"))?;
     let known =
         recorded(engine, name, recipe).filter(|record| is_current(engine, name, recipe, record));
@@ -130,7 +136,7 @@ pub(super) fn provide(engine: &Engine, name: &str, recipe: &Recipe) -> Result<Th
             )),
         }
     }
-    let record = make(engine, name, recipe)?;
+    let record = make(engine, name, recipe, activity)?;
     bring(engine, &record)?;
     Ok(record.image(name, "made now"))
 }
@@ -234,7 +240,7 @@ fn plan(recipe: &Recipe) -> Option<Digest> {
     (!names.is_empty()).then(|| Digest::of(names.join("\n").as_bytes()))
 }
 
-fn make(engine: &Engine, name: &str, recipe: &Recipe) -> Result<Record> {
+fn make(engine: &Engine, name: &str, recipe: &Recipe, activity: &Activity) -> Result<Record> {
     let folder = folder()?;
     demand_room(engine, &folder)?;
     let lists = lists();
@@ -243,7 +249,8 @@ fn make(engine: &Engine, name: &str, recipe: &Recipe) -> Result<Record> {
     let work = Utf8PathBuf::try_from(temporary.path().to_owned())?;
     let rootfs = work.join("rootfs.tar");
     let installed_root = work.join("installed.tar");
-    mmdebstrap(recipe, &installed_root)?;
+    mmdebstrap(recipe, &installed_root, activity)?;
+    activity.say("packing it");
     without(&installed_root, &recipe.leave_out, &rootfs)?;
     let contents = read_rootfs(&rootfs)?;
     let versions = installed(&contents)?;
@@ -358,7 +365,7 @@ fn collect(folder: &Utf8Path, name: &str) -> Result<()> {
     Ok(())
 }
 
-fn mmdebstrap(recipe: &Recipe, rootfs: &Utf8Path) -> Result<()> {
+fn mmdebstrap(recipe: &Recipe, rootfs: &Utf8Path, activity: &Activity) -> Result<()> {
     let Some(program) = host::program("mmdebstrap") else {
         return Err(Failure::new(Exit::Host, "mmdebstrap is not installed")
             .hint("`cargo xtask setup --yes` installs it")
@@ -377,7 +384,12 @@ fn mmdebstrap(recipe: &Recipe, rootfs: &Utf8Path) -> Result<()> {
         .args(LEFT_OUT.map(|path| format!("--dpkgopt=path-exclude={path}")))
         .args([recipe.suite.as_str(), rootfs.as_str()]);
     let log = rootfs.with_extension("log");
-    let code = process::stream(&make, Some(&log), Echo::Silent, MAKE_DEADLINE)?;
+    let code = process::stream(
+        &make,
+        Some(&log),
+        Echo::Told(activity.teller()),
+        MAKE_DEADLINE,
+    )?;
     if code == 0 {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use super::ThirdPartyImage;
 use crate::engine::{Engine, ImageFacts};
 use crate::host;
 use crate::process::{self, ProcessError};
+use crate::report::live::Activity;
 
 /// How long a registry may take to say that it has the image.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -33,7 +34,12 @@ struct Refusal {
 }
 
 /// Asks the registry, and pulls if it answers.
-pub(super) fn pull(engine: &Engine, name: &str, image: &str) -> Result<Answer> {
+pub(super) fn pull(
+    engine: &Engine,
+    name: &str,
+    image: &str,
+    activity: &Activity,
+) -> Result<Answer> {
     let memory = host::cache_directory()?.join(format!("registry-{name}.json"));
     if let Some(refusal) = host::read_cached::<Refusal>(&memory)
         && let Ok(age) = refusal.at.elapsed()
@@ -47,8 +53,11 @@ pub(super) fn pull(engine: &Engine, name: &str, image: &str) -> Result<Answer> {
     }
     let ask = engine.invocation().args(["manifest", "inspect", image]);
     let pull = engine.invocation().args(["pull", "--quiet", image]);
-    let outcome = process::capture(&ask, ANSWER_DEADLINE)
-        .and_then(|_| process::capture(&pull, PULL_DEADLINE));
+    activity.say(format!("asking for {image}"));
+    let outcome = process::capture(&ask, ANSWER_DEADLINE).and_then(|_| {
+        activity.say(format!("pulling {image}"));
+        process::capture(&pull, PULL_DEADLINE)
+    });
     match outcome {
         Ok(_) => {
             let found = engine.images([image])?;

@@ -516,13 +516,12 @@ fn what_was_not_frozen_reaches_no_binary() {
         false,
         &format!("`gate` was compiled from {outside}"),
     );
-    let main = "fn main() { println!(\"{:?}\", option_env!(\"SECRET_OF_THE_SHELL\")); }";
-    check_refused(
-        &tree,
-        main,
-        false,
-        "`gate` reads the variable SECRET_OF_THE_SHELL",
-    );
+    // The second is set for whoever watches cargo on a terminal.
+    for variable in ["SECRET_OF_THE_SHELL", "CARGO_TERM_PROGRESS_WIDTH"] {
+        let main = format!("fn main() {{ println!(\"{{:?}}\", option_env!(\"{variable}\")); }}");
+        let refusal = format!("`gate` reads the variable {variable}");
+        check_refused(&tree, &main, false, &refusal);
+    }
     let main = "fn main() { println!(\"{}\", env!(\"CARGO_MANIFEST_DIR\")); }";
     let mirror = tree.path("target/e2e/src/gate/services/gate");
     check_refused(
@@ -561,6 +560,10 @@ fn what_a_build_script_declares_lies_in_the_closure() {
         (
             "cargo:rerun-if-env-changed=PATH".to_owned(),
             "reads the variable PATH".to_owned(),
+        ),
+        (
+            "cargo:rerun-if-env-changed=CARGO_TERM_PROGRESS_WIDTH".to_owned(),
+            "reads the variable CARGO_TERM_PROGRESS_WIDTH".to_owned(),
         ),
         (
             format!("cargo:rustc-link-search=native={}", tree.root()),

@@ -37,19 +37,20 @@ Tests every service end to end against the sources as they stand
 Usage: cargo xtask <COMMAND>
 
 Commands:
-  e2e     Build, deploy, prove and test a target, then remove everything again
-  tag     Print the image reference of DataStorage for a target; computes, builds nothing
-  build   Build the images of a target: reference and image ID, one line each
-  audit   Show the reference of each target in each phase, and find every wrong tag pattern in the tree
-  doctor  Tell what is on this machine, what is missing, and which engine would be chosen
-  setup   Install what is missing, or print the commands where that is not possible
-  status  Show runs, containers and disk; of a kept run how to reach each service
-  logs    Print the log of a service of the newest run
-  clean   Remove what the tool made in this checkout and no living run uses
-  test    Run the unit and integration tests, with a PostgreSQL server of their own
-  bench   Measure what the tool costs, each figure as a ratio to its floor
-  crash   Kill runs at random moments, and see that the next is green and nothing is left
-  ci      Run everything that must be green before a change is merged
+  e2e          Build, deploy, prove and test a target, then remove everything again
+  tag          Print the image reference of DataStorage for a target; computes, builds nothing
+  build        Build the images of a target: reference and image ID, one line each
+  audit        Show the reference of each target in each phase, and find every wrong tag pattern in the tree
+  doctor       Tell what is on this machine, what is missing, and which engine would be chosen
+  setup        Install what is missing, or print the commands where that is not possible
+  status       Show runs, containers and disk; of a kept run how to reach each service
+  logs         Print the log of a service of the newest run
+  clean        Remove what the tool made in this checkout and no living run uses
+  test         Run the unit and integration tests, with a PostgreSQL server of their own
+  bench        Measure what the tool costs, each figure as a ratio to its floor
+  crash        Kill runs at random moments, and see that the next is green and nothing is left
+  ci           Run everything that must be green before a change is merged
+  completions  Print a script that completes `cargo xtask` in a shell, with the names of targets
 
 Options:
   -h, --help  Print help

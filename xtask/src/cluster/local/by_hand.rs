@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::manifest::{Manifests, References, Seen};
 use crate::pipeline::Images;
 use crate::pipeline::load::Loaded;
+use crate::report::live;
 use crate::run::{Resource, Run};
 use crate::secrets::Secrets;
 use crate::threads::all;
@@ -54,7 +55,8 @@ fn start(run: &Run, engine: &Engine, pod: &Pod<Seen>) -> Result<()> {
     for volume in &pod.volumes {
         make_volume(run, engine, volume)?;
     }
-    run_inits(run, engine, &pod.init)?;
+    let activity = live::begin("starting", pod.main.short_name());
+    run_inits(run, engine, &pod.init, &activity)?;
     run.journal(&Resource::Container(pod.main.name.clone()))?;
     make(&pod.main.detached(engine))?;
     Ok(())

@@ -13,7 +13,10 @@ use super::plan::Readiness;
 use crate::engine::ContainerFacts;
 use crate::exit::{Exit, Failure};
 use crate::poll::{self, Look};
-use crate::report;
+use crate::report::{
+    self,
+    live::{self, Activity},
+};
 
 /// Between two questions.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -47,13 +50,14 @@ pub(super) enum Unready {
 /// Waits until the container is ready, its process has ended, or the deadline is over. An end is
 /// told to the others by `given_up`.
 pub(super) fn wait(
+    activity: &Activity,
     readiness: &Readiness,
     facts: &ContainerFacts,
     deadline: Duration,
     given_up: &AtomicBool,
 ) -> Result<(), Unready> {
     let mut told = Instant::now();
-    let found = poll::until("readiness", deadline, INTERVAL, || {
+    let found = poll::until_in(activity, "readiness", deadline, INTERVAL, || {
         // A second process means that the first has ended.
         if facts.status != "running" || facts.restart_count > 0 || has_ended(facts.pid) {
             given_up.store(true, Ordering::Relaxed);
@@ -65,7 +69,7 @@ pub(super) fn wait(
         Ok(match ask(readiness, facts) {
             Answer::Ready => Look::Found(Ok(())),
             Answer::NotYet(status) => {
-                if told.elapsed() > TELL_INTERVAL {
+                if told.elapsed() > TELL_INTERVAL && !live::is_on() {
                     told = Instant::now();
                     report::note(&format!("waiting for {}: {status}", facts.name));
                 }
@@ -173,7 +177,7 @@ pub(super) fn explain(name: &str, unready: Unready, now: Option<&ContainerFacts>
                 Some(facts) if facts.out_of_memory => {
                     "give it a larger resources.limits.memory in its manifest, or the host more memory: `cargo xtask doctor` tells what is free"
                 }
-                _ => "its last lines say why; the whole log lies in the run's folder",
+                _ => "its last lines say why; `--plan` shows the command that starts it",
             };
             Failure::new(
                 Exit::Deploy,
@@ -204,6 +208,7 @@ mod tests {
     use super::{Readiness, Unready, explain};
     use crate::engine::ContainerFacts;
     use crate::exit::{Exit, Failure};
+    use crate::report::live;
 
     const SHORT: Duration = Duration::from_millis(200);
     const AMPLE: Duration = Duration::from_secs(20);
@@ -213,7 +218,9 @@ mod tests {
         facts: &ContainerFacts,
         deadline: Duration,
     ) -> Result<(), Unready> {
-        super::wait(readiness, facts, deadline, &AtomicBool::new(false))
+        let activity = live::begin("waiting", "for it");
+        let given_up = AtomicBool::new(false);
+        super::wait(&activity, readiness, facts, deadline, &given_up)
     }
 
     /// A container whose process is ours and whose port 80 is this one.
@@ -311,11 +318,12 @@ mod tests {
     #[test]
     fn the_end_of_one_ends_the_wait_for_all() {
         let given_up = AtomicBool::new(false);
+        let activity = live::begin("waiting", "for both");
         let mut gone = facts(server(&[NO]));
         gone.pid = i32::MAX;
-        let ended = super::wait(&http(), &gone, AMPLE, &given_up);
+        let ended = super::wait(&activity, &http(), &gone, AMPLE, &given_up);
         assert!(matches!(ended, Err(Unready::Ended)));
-        let other = super::wait(&http(), &facts(server(&[NO])), AMPLE, &given_up);
+        let other = super::wait(&activity, &http(), &facts(server(&[NO])), AMPLE, &given_up);
         assert!(matches!(other, Err(Unready::GivenUp)));
     }
 

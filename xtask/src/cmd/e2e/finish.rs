@@ -18,7 +18,7 @@ use crate::pipeline::clean;
 use crate::poll::Waited;
 use crate::process::interrupt::{self, Shield};
 use crate::report::github::Job;
-use crate::report::{self, failure, is_signal, junit, receipt::Verdict};
+use crate::report::{self, failure, is_signal, junit, live, receipt::Verdict};
 use crate::run;
 
 impl Session<'_> {
@@ -35,6 +35,8 @@ impl Session<'_> {
         // Now: what clean-up gives back is not what there was when it failed.
         let mut result = result.map_err(|error| self.explain_room(error));
         self.regain_engine();
+        let activity = live::begin("ending", self.target.name.as_str());
+        activity.say("collecting the logs");
         if let Err(error) = self.collect_logs() {
             report::note(&format!("cannot collect the logs: {error:#}"));
         }
@@ -43,11 +45,13 @@ impl Session<'_> {
         }
         let keep = self.keeps(&result);
         let begun = Instant::now();
+        activity.say("removing what the run made");
         let removed = if keep { self.keep() } else { self.remove() };
         let noted = self
             .receipt
             .phase_took("clean", begun.elapsed(), removed.is_ok());
         let removed = removed.and(noted);
+        activity.say("writing the reports");
         self.receipt.other_tools();
         if let Err(error) = removed {
             // The first failure is what the run is about.
@@ -58,6 +62,7 @@ impl Session<'_> {
         }
         self.note_edits();
         let written = self.write_reports(&result);
+        drop(activity);
         self.summarise(&result, keep);
         result.and(written)
     }
@@ -122,7 +127,7 @@ impl Session<'_> {
             && !matches!(phase, Some("tag" | "build"))
             && !is_signal(error)
         {
-            crate::report::say_part!("{}", failure::tail(&log));
+            crate::report::say_part!("{}", failure::tail(&log, report::columns()));
         }
         if let Some(tests) = &self.receipt.tests {
             crate::report::say_part!("{}", failure::failed_tests(tests));
@@ -131,7 +136,8 @@ impl Session<'_> {
             }
         }
         self.receipt.fail(&message);
-        report::note(&format!("everything else: {}", self.run.directory()));
+        let rest = report::near(self.run.directory());
+        report::note(&format!("everything else: {rest}"));
     }
 
     fn keeps(&self, result: &Result<()>) -> bool {

@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 
 use crate::cli::Phase;
 use crate::process::interrupt;
+use crate::report::live;
 
 /// How often an interruption is looked for while a run stands still.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -61,6 +62,8 @@ impl Pause {
         if self.before != Some(phase) {
             return Ok(());
         }
+        // What is drawn would not know that an Enter has moved it.
+        let _still = live::hold_still();
         let name = format!("{phase:?}").to_lowercase();
         for place in places()? {
             crate::report::say!("{:>12} {place}", "where");

@@ -24,7 +24,7 @@ use crate::pipeline::tag::{Inputs, Repository, Tagged, tag};
 use crate::pipeline::test::{check_filters, test, told_so_far};
 use crate::pipeline::{Frozen, Images};
 use crate::report::receipt::Receipt;
-use crate::report::{self, failure};
+use crate::report::{self, failure, live};
 use crate::run::{self, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
@@ -325,6 +325,13 @@ impl<'a> Session<'a> {
             Exit::Red,
             format!("{}: {}", self.target.name, report.verdict()),
         );
+        let red = match report.failed().next() {
+            Some(first) => red.hint(format!(
+                "`cargo xtask e2e {} -- {}` runs it alone; `--keep on-failure` leaves the deployment there",
+                self.target.name, first.name
+            )),
+            None => red,
+        };
         // What the second look found may be why the tests failed.
         Err(match again {
             Ok(()) => red,
@@ -400,15 +407,21 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
         options,
     } = *beside;
     let begun = Instant::now();
+    let activity = live::begin("making", "cluster");
+    activity.say("looking for an engine");
     let engine = Engine::find(run.directory(), options.engine)?;
     let builds_first = options.no_cache || room::builds_first(workspace, options.profile);
     room::demand(workspace, builds_first, Some(&engine), Some(manifests))?;
+    activity.say("");
     // The receiver lives until this thread is joined.
     let _ = found.send(engine.clone());
     drop(found);
     let cluster = thread::scope(|scope| {
         // What dead runs left is in nobody's way: names and ports are another's.
-        let sweeping = scope.spawn(|| run::sweep(workspace, &engine));
+        let sweeping = scope.spawn(|| {
+            let _activity = live::begin("removing", "what dead runs left");
+            run::sweep(workspace, &engine)
+        });
         let made = Cluster::start_local(workspace, target, run, &engine);
         let made = made.and_then(|mut cluster| {
             cluster.start_third_party(run, secrets, manifests)?;
@@ -419,6 +432,7 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
         }
         made
     })?;
+    drop(activity);
     report::line(
         "made",
         &format!("cluster {}", cluster.name()),

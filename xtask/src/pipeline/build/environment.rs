@@ -1,7 +1,6 @@
 //! What cargo sees of the world: nothing of the shell but an allowlist, and what the recipe says.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
 use std::sync::Once;
 
 use camino::Utf8Path;
@@ -11,6 +10,14 @@ use crate::report;
 
 /// Taken from the shell as they are; none reaches the bytes of a binary.
 const TAKEN: [&str; 4] = ["CARGO_BUILD_JOBS", "NO_COLOR", "TERM", "TMPDIR"];
+/// Of the terminal that a build is watched on: how cargo draws there.
+const OF_THE_TERMINAL: [&str; 3] = [
+    "CARGO_TERM_COLOR",
+    "CARGO_TERM_PROGRESS_WHEN",
+    "CARGO_TERM_PROGRESS_WIDTH",
+];
+/// Below it cargo draws no bar that says anything.
+const BAR_COLUMNS_MIN: usize = 40;
 /// Taken from the shell besides, only where something is downloaded.
 const TAKEN_FOR_DOWNLOADS: [&str; 10] = [
     "ALL_PROXY",
@@ -91,11 +98,12 @@ impl Folders<'_> {
     }
 }
 
-/// What a build sees.
+/// What a build sees; `columns` are there for the bar of cargo, if somebody watches it.
 pub(super) fn of_build(
     recipe: &Recipe,
     folders: &Folders<'_>,
     source_digest: &str,
+    columns: Option<usize>,
 ) -> BTreeMap<String, String> {
     let tools = recipe.tools();
     let mut variables: BTreeMap<String, String> = taken(|name| TAKEN.contains(&name));
@@ -110,8 +118,6 @@ pub(super) fn of_build(
         ("CARGO_TARGET_DIR", folders.build.to_string()),
         ("CARGO_BUILD_BUILD_DIR", folders.build.to_string()),
         ("CARGO_INCREMENTAL", "0".to_owned()),
-        ("CARGO_TERM_COLOR", color().to_owned()),
-        ("CARGO_TERM_PROGRESS_WHEN", "never".to_owned()),
         ("CARGO_ENCODED_RUSTFLAGS", encoded_flags(tools, folders)),
         ("RUSTC", tools.rustc.to_string()),
         // Empty: whatever configuration says, there is none.
@@ -122,8 +128,24 @@ pub(super) fn of_build(
         ("E2E_SOURCE_DIGEST", source_digest.to_owned()),
         ("E2E_RUSTC", tools.rustc_version.clone()),
     ];
+    let set = set.into_iter().chain(of_the_terminal(columns));
     variables.extend(set.map(|(name, value)| (name.to_owned(), value)));
     variables
+}
+
+/// No byte of a binary depends on them; what declares to read them is refused.
+fn of_the_terminal(columns: Option<usize>) -> impl Iterator<Item = (&'static str, String)> {
+    let (color, when) = match columns {
+        Some(_) => ("always", "always"),
+        None => ("never", "never"),
+    };
+    let values = [
+        Some(color.to_owned()),
+        Some(when.to_owned()),
+        columns.map(|columns| columns.max(BAR_COLUMNS_MIN).to_string()),
+    ];
+    let both = OF_THE_TERMINAL.into_iter().zip(values);
+    both.filter_map(|(name, value)| Some((name, value?)))
 }
 
 /// What a download sees besides.
@@ -135,9 +157,10 @@ pub(super) fn of_download() -> BTreeMap<String, String> {
     })
 }
 
-/// Whether the value that a build sees of this variable is the shell's own: in no digest.
+/// Whether the value that a build sees of this variable is that of a shell or a terminal: in no
+/// digest.
 pub(super) fn comes_from_the_shell(name: &str) -> bool {
-    name == "PATH" || TAKEN.contains(&name)
+    name == "PATH" || TAKEN.contains(&name) || OF_THE_TERMINAL.contains(&name)
 }
 
 /// Says once which variables of the shell a build by hand would have seen.
@@ -169,11 +192,6 @@ fn taken(wanted: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
 
 fn begins_with(name: &str, prefixes: &[&str]) -> bool {
     prefixes.iter().any(|prefix| name.starts_with(prefix))
-}
-
-fn color() -> &'static str {
-    let wanted = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    if wanted { "always" } else { "never" }
 }
 
 /// One list for all packages, so that what they share is compiled once.

@@ -22,7 +22,10 @@ use crate::exit::{Exit, Failure};
 use crate::host::room;
 use crate::poll;
 use crate::process::{self, Captured, Echo, Invocation};
-use crate::report;
+use crate::report::{
+    self,
+    live::{self, Activity},
+};
 use crate::source::mirror::Mirror;
 use crate::source::snapshot::PackageSnapshot;
 use crate::source::workspace::{PackageName, TargetName};
@@ -136,15 +139,21 @@ impl<'a> Workshop<'a> {
 
     /// Builds the frozen bytes of one package; gives the bytes of what was built.
     pub(super) fn build(&self, product: &Product<'_>, frozen: &PackageSnapshot) -> Result<Vec<u8>> {
+        let activity = live::begin("building", product.kept_name());
         let mirror = Mirror::sync(&self.state, frozen)?;
         let manifest = mirror.root().join("Cargo.toml");
-        let variables =
-            environment::of_build(self.recipe, &self.folders(), &frozen.source().to_string());
+        let variables = environment::of_build(
+            self.recipe,
+            &self.folders(),
+            &frozen.source().to_string(),
+            bar_columns(&activity),
+        );
         let stale = self.forget_stale(frozen)?;
         let cargo = Cargo {
             workshop: self,
             manifest: &manifest,
             variables: &variables,
+            drawn: Echo::Drawn(activity.teller()),
         };
         cargo.complete()?;
         mirror.check_lock(frozen)?;
@@ -226,6 +235,12 @@ fn lacks_room(words: &str) -> bool {
     room::says_disk_full(words) || room::says_memory_full(words)
 }
 
+/// cargo counts the word before its bar, which is not shown.
+fn bar_columns(activity: &Activity) -> Option<usize> {
+    const HEAD_COLUMNS: usize = "    Building ".len();
+    Some(activity.room()? + HEAD_COLUMNS)
+}
+
 /// A run whose turn comes builds its own frozen bytes, so it may wait as long as it takes.
 fn take_lock(path: &Utf8Path) -> Result<OwnedFd> {
     let file = fs::OpenOptions::new()
@@ -237,6 +252,7 @@ fn take_lock(path: &Utf8Path) -> Result<OwnedFd> {
         .with_context(|| format!("cannot open {path}"))?;
     let begun = Instant::now();
     let mut said = false;
+    let _activity = live::begin("waiting", "for another build in this checkout");
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file.into()),
@@ -320,6 +336,8 @@ struct Cargo<'a> {
     workshop: &'a Workshop<'a>,
     manifest: &'a Utf8Path,
     variables: &'a BTreeMap<String, String>,
+    /// What it says goes above the live lines, what it draws into its own.
+    drawn: Echo,
 }
 
 impl Cargo<'_> {
@@ -373,7 +391,7 @@ impl Cargo<'_> {
         variables.extend(environment::of_download());
         let online = self.invocation("fetch")?.environment_exactly(variables);
         let log = Some(self.workshop.log);
-        let code = process::stream(&online, log, Echo::Terminal, DEADLINE_DOWNLOAD)?;
+        let code = process::stream(&online, log, self.drawn, DEADLINE_DOWNLOAD)?;
         if code != 0 {
             let what = "the crates that Cargo.lock names could not be downloaded (cargo's message is above)";
             return Err(Failure::new(Exit::Host, what)
@@ -391,13 +409,16 @@ impl Cargo<'_> {
             .args(build_arguments(self.workshop.recipe, product))
             .arg("--message-format=json-render-diagnostics");
         let log = Some(self.workshop.log);
-        let built = process::stream_stderr(&invocation, log, Echo::Terminal, DEADLINE_BUILD)?;
+        let built = process::stream_stderr(&invocation, log, self.drawn, DEADLINE_BUILD)?;
         if built.code == 0 {
             return Ok(built);
         }
+        let planned = planned(&self.workshop.state, self.workshop.recipe, product);
         let what = format!(
-            "{} does not build (the compiler's message is above), so none of our images was deployed",
-            product.package()
+            "{package} does not build (the compiler's message is above), so none of our images was deployed\n  \
+             command: {planned}\n  log: {log}",
+            package = product.package(),
+            log = report::near(self.workshop.log),
         );
         let failure = Failure::new(Exit::Build, what);
         if let Some(words) = built.stderr.lines().find(|line| lacks_room(line)) {
@@ -407,6 +428,10 @@ impl Cargo<'_> {
         if built.stderr.contains("couldn't read") || built.stderr.contains("No such file") {
             return Err(failure.hint("a build sees its own package, the local packages that it depends on, and nothing else of the tree: move the file into one of them").into());
         }
-        Err(failure.into())
+        let hint = format!(
+            "`cargo check --package {}` says the same, and sooner",
+            product.package()
+        );
+        Err(failure.hint(hint).into())
     }
 }
