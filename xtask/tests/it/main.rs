@@ -17,5 +17,6 @@ mod source_mirror;
 mod source_refusals;
 mod source_tree;
 mod source_workspace;
+mod tag_phase;
 mod third_party_names;
 mod tidy;
