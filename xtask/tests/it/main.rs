@@ -3,6 +3,7 @@
 mod audit_patterns;
 mod build_phase;
 mod build_recipe;
+mod build_rules;
 mod cli_words;
 mod cluster_secrets;
 mod engine_probe;
