@@ -679,8 +679,12 @@ fn configuration_on_the_way_to_the_tree_reaches_no_build() {
     let tree = tree();
     let plain = image(&built(&tree, "gate"), "gate").image_id();
     // Above the mirror, below the workspace: cargo would read it if it ran in the mirror.
-    let nonsense = "[build]\nrustflags = ['--cfg', 'nonsense']\nrustc = '/no/such/rustc'\n";
-    tree.write("target/.cargo/config.toml", nonsense);
+    let nonsense = format!(
+        "[build]\nrustflags = ['--cfg', 'nonsense']\nrustc = '/no/such/rustc'\n\
+         [target.{}]\nlinker = '/no/such/linker'\n",
+        Platform::host().unwrap().rust_triple()
+    );
+    tree.write("target/.cargo/config.toml", &nonsense);
     fs::remove_dir_all(tree.path("target/e2e/bin")).unwrap();
     let again = built(&tree, "gate");
     assert_eq!(image(&again, "gate").origin(), Origin::Built);
