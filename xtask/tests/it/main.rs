@@ -8,6 +8,7 @@ mod cli_words;
 mod cluster_secrets;
 mod engine_probe;
 mod image_assembly;
+mod load_phase;
 mod manifest_reading;
 mod process_children;
 mod process_interrupt;
