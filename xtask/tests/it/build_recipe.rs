@@ -152,6 +152,7 @@ fn fields(tree: &Tree, tools: &Utf8Path) -> BTreeMap<String, String> {
         .arg("build_recipe::another_linker_or_c_library_is_another_recipe")
         .env(ROOT, tree.root())
         .env("PATH", format!("{tools}:{path}"))
+        .env("COMPILER_PATH", "/of/the/shell")
         .output()
         .unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
@@ -160,29 +161,35 @@ fn fields(tree: &Tree, tools: &Utf8Path) -> BTreeMap<String, String> {
     serde_json::from_str(line.unwrap_or_else(|| panic!("{said}{errors}"))).unwrap()
 }
 
-/// A C compiler, a linker and libraries, as far as a recipe asks for them.
-fn write_tools(tools: &Utf8Path, cc: &str, ld: &str) {
+/// A C compiler, as far as a recipe asks for one. As others, it leaves it to PATH which linker it
+/// calls, and goes by variables.
+fn write_cc(tools: &Utf8Path, version: &str) {
     let at = |name: &str| format!("{}\n", tools.join(name));
-    let answers = [
-        (
-            "cc",
-            json!([
-                {"arguments": ["--version"], "stdout": format!("cc {cc}\nmore\n")},
-                {"arguments": ["-print-prog-name=ld"], "stdout": at("ld")},
-                {"arguments": ["-print-file-name=libc.a"], "stdout": at("libc.a")},
-                {"arguments": ["-print-file-name=libm.a"], "stdout": at("libm.a")},
-                {"stdout": "what-is-not-there\n"},
-            ]),
-        ),
-        ("ld", json!([{"stdout": format!("ld {ld}\n")}])),
-    ];
-    for (name, answers) in answers {
-        let program = tools.join(name);
-        if !program.exists() {
-            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_fake-program"), &program).unwrap();
-        }
-        fs::write(program.with_extension("json"), answers.to_string()).unwrap();
-    }
+    let answers = json!([
+        {"arguments": ["--version"], "stdout": format!("cc {version}\nmore\n")},
+        {"arguments": ["-print-prog-name=ld"], "stdout": "ld\n"},
+        {"arguments": ["-print-file-name=libc.a"], "variable": "COMPILER_PATH", "stdout": "/etc/passwd"},
+        {"arguments": ["-print-file-name=libc.a"], "stdout": at("libc.a")},
+        {"arguments": ["-print-file-name=libm.a"], "stdout": at("libm.a")},
+        {"stdout": "what-is-not-there\n"},
+    ]);
+    write_program(tools, "cc", &answers);
+}
+
+fn write_ld(tools: &Utf8Path, version: &str) {
+    let answers = json!([{"stdout": format!("ld {version}\n")}]);
+    write_program(tools, "ld", &answers);
+}
+
+/// Another file each time, and written by another process: none of ours has it open.
+fn write_program(folder: &Utf8Path, name: &str, answers: &serde_json::Value) {
+    let program = folder.join(name);
+    fs::write(program.with_extension("json"), answers.to_string()).unwrap();
+    let copied = Command::new("cp")
+        .args(["--remove-destination", env!("CARGO_BIN_EXE_fake-program")])
+        .arg(&program)
+        .status();
+    assert!(copied.unwrap().success());
 }
 
 /// The same length, and in the end the same time: what the change time alone tells.
@@ -206,7 +213,8 @@ fn another_linker_or_c_library_is_another_recipe() {
     let tree = Tree::new();
     let folder = tempfile::tempdir().unwrap();
     let tools = Utf8Path::from_path(folder.path()).unwrap();
-    write_tools(tools, "12.2", "2.40");
+    write_cc(tools, "12.2");
+    write_ld(tools, "2.40");
     let script = format!("/* GNU ld script */ GROUP ( {} )\n", tools.join("libm-2.a"));
     for (name, text) in [("libc.a", "one"), ("libm.a", &script), ("libm-2.a", "one")] {
         fs::write(tools.join(name), text).unwrap();
@@ -232,10 +240,13 @@ fn another_linker_or_c_library_is_another_recipe() {
     }
     tree.write("rust-toolchain.toml", "[toolchain]\nprofile = 'minimal'\n");
     check("rust-toolchain");
-    // These programs stay the same files, so what was seen of them would be remembered.
-    for (cc, ld, field) in [("13.1", "2.40", "cc"), ("13.1", "2.41", "ld")] {
-        write_tools(tools, cc, ld);
-        fs::remove_dir_all(tree.root().join("target/e2e/recipes")).unwrap();
-        check(field);
-    }
+    write_cc(tools, "13.1");
+    check("cc");
+    write_ld(tools, "2.41");
+    check("ld");
+    let earlier = tools.join("earlier");
+    fs::create_dir(&earlier).unwrap();
+    write_ld(&earlier, "2.42");
+    let first = Utf8PathBuf::from(format!("{earlier}:{tools}"));
+    assert_eq!(fields(&tree, &first)["ld"], "ld 2.42");
 }
