@@ -546,13 +546,15 @@ fn what_was_not_frozen_reaches_no_binary() {
         false,
         &format!("`gate` was compiled from {outside}"),
     );
-    let main = "fn main() { println!(\"{:?}\", option_env!(\"SECRET_OF_THE_SHELL\")); }";
-    check_refused(
-        &tree,
-        main,
-        false,
-        "`gate` reads the variable SECRET_OF_THE_SHELL",
-    );
+    for variable in [
+        "SECRET_OF_THE_SHELL",
+        "CARGO_BUILD_JOBS",
+        "CARGO_TERM_COLOR",
+    ] {
+        let main = format!("fn main() {{ println!(\"{{:?}}\", option_env!(\"{variable}\")); }}");
+        let expected = format!("`gate` reads the variable {variable}");
+        check_refused(&tree, &main, false, &expected);
+    }
     let main = "fn main() { println!(\"{}\", env!(\"CARGO_MANIFEST_DIR\")); }";
     let mirror = tree.path("target/e2e/src/gate/services/gate");
     check_refused(

@@ -135,9 +135,10 @@ pub(super) fn of_download() -> BTreeMap<String, String> {
     })
 }
 
-/// Whether the value that a build sees of this variable is the shell's own: in no digest.
+/// Whether the value that a build sees of this variable is the shell's own, or that of the terminal:
+/// in no digest.
 pub(super) fn comes_from_the_shell(name: &str) -> bool {
-    name == "PATH" || TAKEN.contains(&name)
+    ["PATH", "CARGO_TERM_COLOR"].contains(&name) || TAKEN.contains(&name)
 }
 
 /// Says once which variables of the shell a build by hand would have seen.

@@ -261,7 +261,7 @@ impl Allowed<'_> {
 
     fn variable(&self, name: &str, set_by_script: &BTreeSet<&str>) -> bool {
         name == "OUT_DIR"
-            || name.starts_with("CARGO_")
+            || (name.starts_with("CARGO_") && !environment::comes_from_the_shell(name))
             || OURS.contains(&name)
             || set_by_script.contains(name)
             || self.tools.config_variables.iter().any(|set| set == name)
