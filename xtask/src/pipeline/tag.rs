@@ -276,3 +276,32 @@ pub fn tag(inputs: &Inputs<'_>) -> Result<Images<Tagged>> {
         by_package,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of this very workspace.
+    fn tagged(target: &str) -> Images<Tagged> {
+        let workspace = Workspace::load(&Workspace::find_root().unwrap()).unwrap();
+        tag(&Inputs {
+            workspace: &workspace,
+            target: workspace.target(target).unwrap(),
+            repository: Repository::localhost(),
+            platform: Platform::host().unwrap(),
+            profile: Profile::E2e,
+            keep_in: None,
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn no_phase_gives_an_image_another_reference() {
+        let other = tagged("pipeline");
+        assert!(tagged("gateway").advance(Ok).is_ok());
+        let renamed = tagged("gateway")
+            .advance(|image| Ok(other.by_package[image.reference.package()].clone()));
+        let error = renamed.unwrap_err().to_string();
+        assert!(error.contains("a phase made localhost/"), "{error}");
+    }
+}

@@ -133,16 +133,39 @@ impl Locals<'_> {
     }
 
     fn digest(&self, name: &str, scope: Scope, files: &[&Entry], needed: &[Digest]) -> Digest {
-        let mut encoder = Encoder::new("phase-zero local package 1");
-        encoder.text(name);
-        encode_scope(&mut encoder, scope);
-        encode_entries(&mut encoder, files.iter().copied());
-        encoder.bytes(self.own[name]);
-        encoder.bytes(self.configuration.unwrap_or_default());
-        encoder.count(needed.len());
-        needed.iter().for_each(|digest| encoder.digest(*digest));
-        encoder.finish()
+        Digest::of(&encode_local(&Local {
+            name,
+            scope,
+            files,
+            own: self.own[name],
+            configuration: self.configuration.unwrap_or_default(),
+            needed,
+        }))
     }
+}
+
+/// Everything that the digest of a single local package is taken of.
+struct Local<'a> {
+    name: &'a str,
+    scope: Scope,
+    files: &'a [&'a Entry],
+    own: &'a [u8],
+    /// Empty: there is none.
+    configuration: &'a [u8],
+    needed: &'a [Digest],
+}
+
+fn encode_local(local: &Local<'_>) -> Vec<u8> {
+    let mut encoder = Encoder::new("phase-zero local package 1");
+    encoder.text(local.name);
+    encode_scope(&mut encoder, local.scope);
+    encode_entries(&mut encoder, local.files.iter().copied());
+    encoder.bytes(local.own);
+    encoder.bytes(local.configuration);
+    encoder.count(local.needed.len());
+    let needed = local.needed.iter();
+    needed.for_each(|digest| encoder.digest(*digest));
+    encoder.into_bytes()
 }
 
 #[cfg(test)]
@@ -154,7 +177,7 @@ mod tests {
     use proptest::option;
     use proptest::prelude::*;
 
-    use super::{Source, encode_source};
+    use super::{Local, Source, encode_local, encode_source};
     use crate::digest::Digest;
     use crate::source::lock::{LockId, Parts, Reached};
     use crate::source::snapshot::{Entry, EntryKind, Scope};
@@ -271,8 +294,12 @@ mod tests {
         }
     }
 
+    fn digest() -> impl Strategy<Value = Digest> + Clone {
+        any::<u8>().prop_map(|byte| Digest::of(&[byte]))
+    }
+
     fn entry() -> impl Strategy<Value = Entry> {
-        let digest = any::<u8>().prop_map(|byte| Digest::of(&[byte]));
+        let digest = digest();
         let file = (digest.clone(), any::<u64>(), any::<bool>());
         let file = file.prop_map(|(digest, length_bytes, executable)| EntryKind::File {
             digest,
@@ -335,6 +362,36 @@ mod tests {
             let bytes = encode(&input);
             let mut reader = Reader(&bytes);
             prop_assert_eq!(reader.input(), input);
+            prop_assert!(reader.0.is_empty());
+        }
+
+        #[test]
+        fn no_two_local_packages_are_encoded_alike(
+            name in ".{0,4}",
+            tests in any::<bool>(),
+            files in vec(entry(), 0..4),
+            own in vec(any::<u8>(), 0..6),
+            configuration in vec(any::<u8>(), 0..6),
+            needed in vec(digest(), 0..3),
+        ) {
+            let bytes = encode_local(&Local {
+                name: &name,
+                scope: if tests { Scope::Tests } else { Scope::Binary },
+                files: &files.iter().collect::<Vec<_>>(),
+                own: &own,
+                configuration: &configuration,
+                needed: &needed,
+            });
+            let mut reader = Reader(&bytes);
+            prop_assert_eq!(reader.text(), "phase-zero local package 1");
+            prop_assert_eq!(reader.text(), name);
+            prop_assert_eq!(reader.choice() == 1, tests);
+            let read: Vec<Entry> = (0..reader.number()).map(|_| reader.entry()).collect();
+            prop_assert_eq!(read, files);
+            prop_assert_eq!(reader.bytes(), own);
+            prop_assert_eq!(reader.bytes(), configuration);
+            let read: Vec<Digest> = (0..reader.number()).map(|_| reader.digest()).collect();
+            prop_assert_eq!(read, needed);
             prop_assert!(reader.0.is_empty());
         }
     }

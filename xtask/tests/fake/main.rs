@@ -19,6 +19,9 @@ struct Answer {
     /// This variable is set to a file that holds this text; an empty text is an unset variable.
     #[serde(default)]
     file: Option<(String, String)>,
+    /// This variable is set.
+    #[serde(default)]
+    variable: Option<String>,
     #[serde(default)]
     stdout: String,
     #[serde(default)]
@@ -39,7 +42,9 @@ impl Answer {
                 _ => false,
             }
         });
-        file && self.arguments.iter().all(|one| arguments.contains(one))
+        let variable = self.variable.as_ref();
+        let variable = variable.is_none_or(|name| std::env::var_os(name).is_some());
+        file && variable && self.arguments.iter().all(|one| arguments.contains(one))
     }
 }
 

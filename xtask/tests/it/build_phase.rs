@@ -2,7 +2,9 @@
 //! not frozen reaches no binary; and the same sources are the same image.
 
 use std::fs::{self, File};
-use std::process::Command;
+use std::io::ErrorKind;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
 use camino::Utf8PathBuf;
@@ -12,9 +14,12 @@ use xtask::pipeline::Images;
 use xtask::pipeline::build::recipe::Profile;
 use xtask::pipeline::build::{Built, Options, Origin, TestProgram, build, build_images};
 use xtask::pipeline::tag::{Inputs, Repository, Tagged, tag};
+use xtask::poll::{self, Look};
 use xtask::source::workspace::Workspace;
 
 use crate::source_tree::Tree;
+
+const AMPLE: Duration = Duration::from_secs(120);
 
 const ROOT: &str = r#"
 [workspace]
@@ -89,8 +94,9 @@ pub fn place<T>(_: T) -> &'static str {
 const STORE: &str = r#"
 const SOURCE_DIGEST: Option<&str> = option_env!("E2E_SOURCE_DIGEST");
 fn main() {
-    println!("digest={} main=1 common={} migrations={} generated={} place={}",
-        SOURCE_DIGEST.unwrap_or("unknown"), common::WORD, folder::names!("migrations"), env!("GENERATED"), common::place(1));
+    println!("digest={} main=1 common={} migrations={} generated={} link={} place={}",
+        SOURCE_DIGEST.unwrap_or("unknown"), common::WORD, folder::names!("migrations"), env!("GENERATED"),
+        include_str!("link.txt"), common::place(1));
 }
 "#;
 
@@ -103,11 +109,11 @@ fn main() {
 }
 "#;
 
-fn manifest(name: &str, rest: &str) -> String {
+pub(crate) fn manifest(name: &str, rest: &str) -> String {
     format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{rest}")
 }
 
-fn tree() -> Tree {
+pub(crate) fn tree() -> Tree {
     let tree = Tree::bare();
     let common = "common = { path = \"../common\" }\n";
     for (path, text) in [
@@ -131,6 +137,8 @@ fn tree() -> Tree {
         ),
         ("services/store/build.rs", BUILD.to_owned()),
         ("services/store/extra.txt", String::new()),
+        ("services/store/words/new.txt", "new".to_owned()),
+        ("services/store/words/old.txt", "old".to_owned()),
         ("services/store/src/main.rs", STORE.to_owned()),
         (
             "services/gate/Cargo.toml",
@@ -158,17 +166,18 @@ fn tree() -> Tree {
     ] {
         tree.write(path, &text);
     }
+    symlink("../words/new.txt", tree.path("services/store/src/link.txt")).unwrap();
     tree
 }
 
 /// With the state in the tree, wherever this test program was built.
-fn workspace(tree: &Tree) -> Workspace {
+pub(crate) fn workspace(tree: &Tree) -> Workspace {
     let mut workspace = tree.workspace();
     workspace.state = tree.path("target/e2e");
     workspace
 }
 
-fn freeze(workspace: &Workspace, target: &str) -> Images<Tagged> {
+pub(crate) fn freeze(workspace: &Workspace, target: &str) -> Images<Tagged> {
     tag(&Inputs {
         workspace,
         target: workspace.target(target).unwrap(),
@@ -180,7 +189,11 @@ fn freeze(workspace: &Workspace, target: &str) -> Images<Tagged> {
     .unwrap()
 }
 
-fn try_build(tree: &Tree, images: Images<Tagged>, no_cache: bool) -> anyhow::Result<Images<Built>> {
+pub(crate) fn try_build(
+    tree: &Tree,
+    images: Images<Tagged>,
+    no_cache: bool,
+) -> anyhow::Result<Images<Built>> {
     let options = Options {
         no_cache,
         archives: &tree.path("archives"),
@@ -189,17 +202,17 @@ fn try_build(tree: &Tree, images: Images<Tagged>, no_cache: bool) -> anyhow::Res
     build_images(&workspace(tree), images, &options)
 }
 
-fn built(tree: &Tree, target: &str) -> Images<Built> {
+pub(crate) fn built(tree: &Tree, target: &str) -> Images<Built> {
     try_build(tree, freeze(&workspace(tree), target), false).unwrap()
 }
 
-fn image<'a>(images: &'a Images<Built>, package: &str) -> &'a Built {
+pub(crate) fn image<'a>(images: &'a Images<Built>, package: &str) -> &'a Built {
     let found = images.iter().find(|(name, _)| name.as_str() == package);
     found.unwrap().1
 }
 
 /// What the binary in an image says.
-fn said(tree: &Tree, image: &Built) -> String {
+pub(crate) fn said(tree: &Tree, image: &Built) -> String {
     let archive = fs::read(image.archive()).unwrap();
     let mut archive = tar::Archive::new(&archive[..]);
     let layer = archive
@@ -214,8 +227,36 @@ fn said(tree: &Tree, image: &Built) -> String {
         .unpack(&folder)
         .unwrap();
     let program = folder.join(image.reference().package().as_str());
-    let output = Command::new(program).env_clear().output().unwrap();
+    let output = run(Command::new(program).env_clear());
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs a program that was written just now. A child of another test has it open for writing, as
+/// every file of this process, until it has begun a program of its own.
+pub(crate) fn run(command: &mut Command) -> Output {
+    let output = poll::until(
+        "program",
+        AMPLE,
+        Duration::from_millis(5),
+        || match command.output() {
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => {
+                Ok(Look::NotYet(error.to_string()))
+            }
+            output => Ok(Look::Found(output?)),
+        },
+    );
+    output.unwrap()
+}
+
+/// What the config of an image says of it.
+fn labels(image: &Built) -> serde_json::Value {
+    let archive = File::open(image.archive()).unwrap();
+    let mut archive = tar::Archive::new(archive);
+    let config = format!("blobs/sha256/{}", image.image_id());
+    let mut entries = archive.entries().unwrap().map(Result::unwrap);
+    let entry = entries.find(|entry| entry.path_bytes() == config.as_bytes());
+    let config: serde_json::Value = serde_json::from_reader(entry.unwrap()).unwrap();
+    config["config"]["Labels"].clone()
 }
 
 /// Years before everything that cargo has made.
@@ -232,6 +273,14 @@ fn check_runs(tree: &Tree, expected: &str) -> Origin {
     let said = said(tree, store);
     assert!(said.contains(expected), "{said}, not {expected}");
     assert!(said.contains(&store.source().to_string()), "{said}");
+    for (label, value) in [
+        ("phase-zero.source-digest", store.source().to_string()),
+        ("phase-zero.recipe-digest", store.recipe().to_string()),
+        ("phase-zero.package", "store".to_owned()),
+        ("phase-zero.target", "store".to_owned()),
+    ] {
+        assert_eq!(labels(store)[label], value);
+    }
     store.origin()
 }
 
@@ -261,6 +310,12 @@ fn the_frozen_bytes_run_whatever_their_time_says() {
     tree.edit("services/folder/src/lib.rs", "join(\",\")", "join(\"+\")");
     make_old(&tree, "services/folder/src/lib.rs");
     check_runs(&tree, "migrations=1.sql+2.sql");
+
+    let link = "services/store/src/link.txt";
+    make_old(&tree, "services/store/words/old.txt");
+    fs::remove_file(tree.path(link)).unwrap();
+    symlink("../words/old.txt", tree.path(link)).unwrap();
+    check_runs(&tree, "link=old");
 
     // All the way back: nothing is compiled, and the first binary runs.
     let back = self::tree();
@@ -325,7 +380,7 @@ fn builds_side_by_side_get_their_own_bytes() {
                 let images = build_images(workspace, images, &options).unwrap();
                 let binary =
                     tree.path(&format!("target/e2e/bin/gate-{}", kept_by(&images, "gate")));
-                let output = Command::new(binary).output().unwrap();
+                let output = run(&mut Command::new(binary));
                 assert_eq!(
                     String::from_utf8(output.stdout).unwrap(),
                     format!("gate {word} services/common/src/lib.rs\n")
@@ -344,6 +399,9 @@ fn kept_by(images: &Images<Built>, package: &str) -> xtask::digest::Digest {
 fn the_same_sources_are_the_same_image_in_any_folder_and_build_folder() {
     let (here, there) = (tree(), tree());
     let one = built(&here, "gate");
+    // Two packages are made of it, each in a mirror of its own.
+    let log = fs::read_to_string(here.path("log")).unwrap();
+    assert_eq!(log.matches("Compiling common v0.1.0").count(), 1, "{log}");
     // Another order: what is shared was compiled for another package first.
     let pipeline = built(&there, "pipeline");
     let other = built(&there, "gate");
@@ -387,6 +445,21 @@ fn a_damaged_binary_is_built_anew() {
     assert_eq!(image(&again, "gate").origin(), Origin::Built);
     assert_eq!(image(&again, "store").origin(), Origin::Kept);
     assert!(fs::read(&kept).unwrap() == whole);
+    // Its own digest is written last: a binary without it may be half of one.
+    fs::remove_file(format!("{kept}.sha256")).unwrap();
+    let again = built(&tree, "gate");
+    assert_eq!(image(&again, "gate").origin(), Origin::Built);
+    // A hit needs nothing that cargo works with, and makes none of it.
+    let cargo_has = ["build", "build-records", "src", "build.lock"];
+    let there = |name: &str| tree.path("target/e2e").join(name).exists();
+    assert!(cargo_has.iter().all(|name| there(name)));
+    fs::remove_file(tree.path("target/e2e/build.lock")).unwrap();
+    for folder in &cargo_has[..3] {
+        fs::remove_dir_all(tree.path("target/e2e").join(folder)).unwrap();
+    }
+    let again = built(&tree, "gate");
+    assert_eq!(image(&again, "gate").origin(), Origin::Kept);
+    assert!(!cargo_has.iter().any(|name| there(name)));
 }
 
 #[test]
@@ -451,34 +524,22 @@ fn the_tests_are_built_from_the_same_snapshot() {
     };
     let build_all = |images| -> TestProgram { build(&workspace, images, &options).unwrap().1 };
     let first = build_all(images);
-    let output = Command::new(first.path()).arg("--list").output().unwrap();
+    let output = run(Command::new(first.path()).arg("--list"));
     assert!(
         String::from_utf8(output.stdout)
             .unwrap()
             .contains("gates: test")
     );
-    assert!(
-        Command::new(first.path())
-            .output()
-            .unwrap()
-            .status
-            .success()
-    );
+    assert!(run(&mut Command::new(first.path())).status.success());
     let second = build_all(freeze(&workspace, "gate"));
-    assert!(
-        !Command::new(second.path())
-            .output()
-            .unwrap()
-            .status
-            .success()
-    );
+    assert!(!run(&mut Command::new(second.path())).status.success());
     assert_ne!(first.source(), second.source());
     assert_eq!(build_all(freeze(&workspace, "gate")).origin(), Origin::Kept);
 }
 
 /// Builds `gate` with this main; it fails with the code for builds, and says what is expected.
 #[track_caller]
-fn check_refused(tree: &Tree, main: &str, no_cache: bool, expected: &str) {
+pub(crate) fn check_refused(tree: &Tree, main: &str, no_cache: bool, expected: &str) {
     tree.write("services/gate/src/main.rs", main);
     let images = freeze(&workspace(tree), "gate");
     let error = try_build(tree, images, no_cache).map(drop).unwrap_err();
@@ -516,11 +577,16 @@ fn what_was_not_frozen_reaches_no_binary() {
         false,
         &format!("`gate` was compiled from {outside}"),
     );
-    // The second is set for whoever watches cargo on a terminal.
-    for variable in ["SECRET_OF_THE_SHELL", "CARGO_TERM_PROGRESS_WIDTH"] {
+    for variable in [
+        "SECRET_OF_THE_SHELL",
+        "CARGO_BUILD_JOBS",
+        "CARGO_TERM_COLOR",
+        // Set for whoever watches cargo on a terminal.
+        "CARGO_TERM_PROGRESS_WIDTH",
+    ] {
         let main = format!("fn main() {{ println!(\"{{:?}}\", option_env!(\"{variable}\")); }}");
-        let refusal = format!("`gate` reads the variable {variable}");
-        check_refused(&tree, &main, false, &refusal);
+        let expected = format!("`gate` reads the variable {variable}");
+        check_refused(&tree, &main, false, &expected);
     }
     let main = "fn main() { println!(\"{}\", env!(\"CARGO_MANIFEST_DIR\")); }";
     let mirror = tree.path("target/e2e/src/gate/services/gate");
@@ -573,6 +639,17 @@ fn what_a_build_script_declares_lies_in_the_closure() {
         script(&says);
         check_refused(&tree, main, false, &expected);
     }
+    let writes = "fn main() { std::fs::write(\"src/made.rs\", \"\").unwrap(); }";
+    tree.write("services/gate/build.rs", writes);
+    let made = tree.path("target/e2e/src/gate/services/gate/src/made.rs");
+    check_refused(
+        &tree,
+        "mod made;\nfn main() {}",
+        false,
+        "`gate` was compiled from services/gate/src/made.rs",
+    );
+    assert!(made.exists());
+    tree.write("services/gate/src/main.rs", main);
     script("cargo:rerun-if-changed=src/main.rs");
     assert_eq!(said(&tree, image(&built(&tree, "gate"), "gate")), "right\n");
 }
@@ -641,8 +718,12 @@ fn configuration_on_the_way_to_the_tree_reaches_no_build() {
     let tree = tree();
     let plain = image(&built(&tree, "gate"), "gate").image_id();
     // Above the mirror, below the workspace: cargo would read it if it ran in the mirror.
-    let nonsense = "[build]\nrustflags = ['--cfg', 'nonsense']\nrustc = '/no/such/rustc'\n";
-    tree.write("target/.cargo/config.toml", nonsense);
+    let nonsense = format!(
+        "[build]\nrustflags = ['--cfg', 'nonsense']\nrustc = '/no/such/rustc'\n\
+         [target.{}]\nlinker = '/no/such/linker'\n",
+        Platform::host().unwrap().rust_triple()
+    );
+    tree.write("target/.cargo/config.toml", &nonsense);
     fs::remove_dir_all(tree.path("target/e2e/bin")).unwrap();
     let again = built(&tree, "gate");
     assert_eq!(image(&again, "gate").origin(), Origin::Built);

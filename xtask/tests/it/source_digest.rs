@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use camino::Utf8Path;
@@ -298,7 +299,7 @@ fn manifests_of_packages_count_as_builds_get_them() {
     );
 }
 
-fn append(path: &'static str, text: &'static str) -> impl Fn(&Tree) {
+fn append(path: &str, text: &str) -> impl Fn(&Tree) {
     move |tree| {
         let before = fs::read_to_string(tree.path(path)).unwrap();
         tree.write(path, &format!("{before}\n{text}\n"));
@@ -322,6 +323,20 @@ fn the_workspace_manifest_counts_as_builds_get_it() {
         "a profile not in use",
         |tree| tree.edit(root, "debug = 1", "debug = 2"),
         &[],
+    );
+    check(
+        "the resolver",
+        |tree| tree.edit(root, "resolver = \"3\"", "resolver = \"2\""),
+        ALL,
+    );
+    let tree = Tree::committed();
+    append(root, "[workspace.lints.rust]\nunused = \"warn\"")(&tree);
+    append("services/store/Cargo.toml", "[lints]\nworkspace = true")(&tree);
+    check_in(
+        &tree,
+        "inherited lints",
+        |tree| tree.edit(root, "unused = \"warn\"", "unused = \"deny\""),
+        &["store"],
     );
     check(
         "an inherited version",
@@ -354,6 +369,224 @@ fn the_workspace_manifest_counts_as_builds_get_it() {
         ),
         &["gate", "test-e2e"],
     );
+}
+
+/// A package below `services` without dependencies of its own, and its entry in the lock.
+fn add_package(tree: &Tree, name: &str) {
+    let manifest = format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\n");
+    tree.write(&format!("services/{name}/Cargo.toml"), &manifest);
+    tree.write(&format!("services/{name}/src/lib.rs"), "");
+    append(
+        "Cargo.lock",
+        &format!("[[package]]\nname = \"{name}\"\nversion = \"0.1.0\""),
+    )(tree);
+}
+
+#[test]
+fn dependencies_count_at_any_depth_and_those_of_tests_do_not() {
+    let tree = Tree::committed();
+    for name in ["deep", "maker", "helper"] {
+        add_package(&tree, name);
+    }
+    let path = |name: &str| format!("{name} = {{ path = \"../{name}\" }}");
+    append("services/common/Cargo.toml", &path("deep"))(&tree);
+    let store = format!(
+        "[build-dependencies]\n{}\n[target.'cfg(unix)'.dev-dependencies]\n{}",
+        path("maker"),
+        path("helper")
+    );
+    append("services/store/Cargo.toml", &store)(&tree);
+    tree.edit("Cargo.lock", "[\"itoa\"]", "[\"deep\", \"itoa\"]");
+    tree.edit(
+        "Cargo.lock",
+        "name = \"store\"\nversion = \"0.1.0\"\ndependencies = [\"common\"]",
+        "name = \"store\"\nversion = \"0.1.0\"\ndependencies = [\"common\", \"helper\", \"maker\"]",
+    );
+    tree.commit();
+    for (name, moved) in [
+        ("deep", &["common", "deep", "gate", "store", "test-e2e"][..]),
+        ("maker", &["maker", "store"]),
+        ("helper", &["helper"]),
+    ] {
+        let edit = |tree: &Tree| tree.write(&format!("services/{name}/src/lib.rs"), "// Edited.\n");
+        check_in(&tree, name, edit, moved);
+    }
+}
+
+#[test]
+fn what_only_tests_are_made_of_does_not_count() {
+    let add = |path: &'static str| move |tree: &Tree| tree.write(path, "fn main() {}\n");
+    for path in ["tests/more.rs", "benches/one.rs", "examples/one/main.rs"] {
+        let path = format!("services/store/{path}");
+        check(&path, |tree| tree.write(&path, "fn main() {}\n"), &[]);
+    }
+    for path in ["services/store/src/tests/one.rs", "services/store/test.rs"] {
+        check(path, add(path), &["store"]);
+    }
+    let tree = Tree::committed();
+    append(
+        "services/store/Cargo.toml",
+        "[[test]]\nname = \"own\"\npath = \"./src/own.rs\"",
+    )(&tree);
+    check_in(
+        &tree,
+        "an explicit test",
+        add("services/store/src/own.rs"),
+        &[],
+    );
+}
+
+#[test]
+fn what_git_would_make_of_the_bytes_hides_no_edit() {
+    let tree = Tree::committed();
+    tree.write(".gitattributes", "*.rs text=auto\n*.sql filter=pointer\n");
+    tree.git(&["config", "core.autocrlf", "true"]);
+    // As large files are kept elsewhere: git itself gets the same few bytes for all.
+    tree.git(&["config", "filter.pointer.clean", "echo pointer"]);
+    tree.git(&["add", "--renormalize", "."]);
+    tree.commit();
+    check_in(
+        &tree,
+        "ends of lines",
+        |tree| tree.edit(MAIN, "}\n", "}\r\n"),
+        &["store"],
+    );
+    check_in(
+        &tree,
+        "a filter",
+        |tree| tree.write("services/store/migrations/1.sql", "CREATE TABLE two();\n"),
+        &["store"],
+    );
+}
+
+#[test]
+fn nothing_but_path_kind_and_bytes_of_a_file_counts() {
+    let sql = "services/store/migrations/1.sql";
+    check(
+        "a time",
+        |tree| set_modified(&tree.path(sql), SystemTime::UNIX_EPOCH),
+        &[],
+    );
+    check(
+        "a name",
+        |tree| fs::rename(tree.path(sql), tree.path("services/store/migrations/2.sql")).unwrap(),
+        &["store"],
+    );
+    let tree = Tree::committed();
+    for name in ["0", "a", "z"] {
+        tree.write(&format!("services/store/{name}.sql"), name);
+    }
+    check_in(
+        &tree,
+        "the index of git",
+        |tree| tree.git(&["add", "--all"]),
+        &[],
+    );
+}
+
+/// With a package at the root, whose folder holds everything.
+fn with_package_at_root(tree: &Tree) {
+    append(
+        "Cargo.toml",
+        "[package]\nname = \"top\"\nversion = \"0.1.0\"\nedition = \"2024\"",
+    )(tree);
+    tree.write("src/lib.rs", "");
+    append(
+        "Cargo.lock",
+        "[[package]]\nname = \"top\"\nversion = \"0.1.0\"",
+    )(tree);
+}
+
+#[test]
+fn without_a_repository_every_file_counts_but_those_of_builds() {
+    let tree = Tree::bare();
+    with_package_at_root(&tree);
+    let add = |path: &'static str| move |tree: &Tree| tree.write(path, "");
+    check_in(&tree, "target", add("target/debug/one"), &[]);
+    let inner = "services/store/src/target/one.rs";
+    check_in(&tree, inner, add(inner), &["store"]);
+    let ignored = "services/store/src/one.ignored";
+    check_in(&tree, ignored, add(ignored), &["store"]);
+    check_in(&tree, "the root", add("build.rs"), &["top"]);
+}
+
+#[test]
+fn a_repository_around_the_workspace_tells_what_is_ignored() {
+    let tree = Tree::bare();
+    let above = tree.root().parent().unwrap();
+    let folder = tempfile::tempdir_in(above).unwrap();
+    let repository = Utf8Path::from_path(folder.path()).unwrap();
+    let inside = repository.join("workspace");
+    fs::rename(tree.root(), &inside).unwrap();
+    let digest = || {
+        let workspace = Workspace::load(&inside).unwrap();
+        let store = workspace.package("store").unwrap().name.clone();
+        let scopes = [(store.clone(), Scope::Binary)].into();
+        let snapshot = Snapshot::take(&workspace, &scopes, &Keep::Nothing).unwrap();
+        snapshot.package(&store).source()
+    };
+    fs::create_dir(tree.root()).unwrap();
+    tree.git(&["init", "--quiet", repository.as_str()]);
+    let before = digest();
+    fs::write(inside.join("services/store/src/one.ignored"), "").unwrap();
+    assert_eq!(digest(), before);
+    fs::write(inside.join("services/store/src/one.rs"), "").unwrap();
+    assert_ne!(digest(), before);
+}
+
+#[test]
+fn git_is_asked_about_this_tree_and_not_from_memory() {
+    const ROOT: &str = "SOURCE_DIGEST_ROOT";
+    if let Ok(root) = std::env::var(ROOT) {
+        let workspace = Workspace::load(Utf8Path::new(&root)).unwrap();
+        let store = workspace.package("store").unwrap().name.clone();
+        let scopes = [(store.clone(), Scope::Binary)].into();
+        let snapshot = Snapshot::take(&workspace, &scopes, &Keep::Nothing).unwrap();
+        println!("digest={}", snapshot.package(&store).source());
+        return;
+    }
+    let digest = |tree: &Tree, variables: &[(&str, &str)]| {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "--nocapture"])
+            .arg("source_digest::git_is_asked_about_this_tree_and_not_from_memory")
+            .env(ROOT, tree.root())
+            .envs(variables.iter().copied())
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let found = said
+            .split("digest=")
+            .nth(1)
+            .map(|rest| rest[..64].to_owned());
+        found.unwrap_or_else(|| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)))
+    };
+    let (tree, other) = (Tree::committed(), Tree::committed());
+    tree.write("services/store/src/CASE.rs", "");
+    append(".gitignore", "case.rs")(&tree);
+    let plain = digest(&tree, &[]);
+    let (git, index) = (other.path(".git"), other.path("no/such/index"));
+    for variable in [
+        ("GIT_DIR", git.as_str()),
+        ("GIT_INDEX_FILE", index.as_str()),
+        ("GIT_WORK_TREE", other.root().as_str()),
+        ("GIT_LITERAL_PATHSPECS", "1"),
+    ] {
+        assert_eq!(digest(&tree, &[variable]), plain, "{variable:?}");
+    }
+    tree.git(&["config", "core.ignoreCase", "true"]);
+    assert_eq!(digest(&tree, &[]), plain, "letters in another case");
+    tree.git(&["config", "core.untrackedCache", "true"]);
+    tree.git(&["update-index", "--untracked-cache"]);
+    tree.git(&["status"]);
+    let monitor = tree.path("target/monitor");
+    fs::create_dir_all(monitor.parent().unwrap()).unwrap();
+    symlink(env!("CARGO_BIN_EXE_fake-program"), &monitor).unwrap();
+    fs::write(monitor.with_extension("json"), "[{}]").unwrap();
+    tree.git(&["config", "core.fsmonitor", monitor.as_str()]);
+    tree.write("services/store/src/new.rs", "");
+    assert_ne!(digest(&tree, &[]), plain);
+    let asked = monitor.with_extension("calls");
+    assert!(!asked.exists(), "a program that watches files was asked");
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use xtask::exit::{Exit, Failure};
@@ -292,9 +293,11 @@ fn manifests_and_locks_that_do_not_fit() {
 
 #[test]
 fn a_file_that_changes_while_it_is_read() {
+    const LENGTH: u64 = 8 << 20;
     let tree = Tree::committed();
     let path = tree.path("services/store/src/growing.bin");
-    fs::write(&path, vec![0; 8 << 20]).unwrap();
+    let file = fs::File::create(&path).unwrap();
+    file.set_len(LENGTH).unwrap();
     let done = AtomicBool::new(false);
     let refused = std::thread::scope(|threads| {
         threads.spawn(|| {
@@ -303,8 +306,12 @@ fn a_file_that_changes_while_it_is_read() {
                 file.write_all(b"more").unwrap();
             }
         });
-        // The writer may not have started yet; it never stops before it is told to.
-        let refused = (0..1000).find_map(|_| try_snapshot(&tree, &Keep::Nothing).err());
+        // The writer has started once the file is longer; it never stops before it is told to.
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while fs::metadata(&path).unwrap().len() == LENGTH && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let refused = (0..20).find_map(|_| try_snapshot(&tree, &Keep::Nothing).err());
         done.store(true, Ordering::Relaxed);
         refused
     });

@@ -290,3 +290,87 @@ fn the_readme_lists_every_command() {
         .collect();
     assert!(missing.is_empty(), "README.md does not name: {missing:?}");
 }
+
+/// A library would be compiled anew with each digest, and one that is shared would tell another's.
+#[test]
+fn the_digest_is_compiled_into_programs_alone() {
+    check(&["rs"], |path, text| {
+        let found = lines_with(text, "E2E_SOURCE_DIGEST");
+        let is_service = path.starts_with("services") && path.ends_with("src/main.rs");
+        match (is_service, found.len()) {
+            (true, 1) => Vec::new(),
+            (true, times) => vec![(1, format!("names E2E_SOURCE_DIGEST {times} times"))],
+            (false, _) if path.starts_with("xtask") => Vec::new(),
+            (false, _) => found,
+        }
+    });
+}
+
+#[test]
+fn the_profiles_are_as_they_were_measured() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let manifest: toml::Table = text.parse().unwrap();
+    let profile = |name: &str| manifest["profile"][name].clone();
+    let lean = toml::toml! {
+        inherits = "dev"
+        debug = 0
+        strip = "symbols"
+        incremental = false
+    };
+    assert_eq!(profile("e2e"), lean.into());
+    for package in ["hashing", "sha2", "digest", "block-buffer", "cpufeatures"] {
+        let level = profile("dev")["package"][package]["opt-level"].clone();
+        assert_eq!(level.as_integer(), Some(3), "{package}");
+    }
+}
+
+/// Names of tests in a page are written `module::test`: of the tool from outside, or of a file.
+fn test_named(name: &str) -> bool {
+    let Some((module, test)) = name.rsplit_once("::") else {
+        return false;
+    };
+    let file = module.replace("::", "/");
+    let places = [
+        format!("xtask/tests/it/{file}.rs"),
+        format!("xtask/src/{file}.rs"),
+        format!("xtask/{}.rs", file.replacen("hashing/", "hashing/src/", 1)),
+    ];
+    let texts = places
+        .iter()
+        .filter_map(|path| fs::read_to_string(root().join(path)).ok());
+    let mut lines = texts.flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>());
+    lines.any(|line| line.trim_start().starts_with(&format!("fn {test}(")))
+}
+
+#[test]
+fn every_rule_of_freshness_names_its_tests() {
+    let page = fs::read_to_string(root().join("docs/freshness.md")).unwrap();
+    let rows = page.lines().filter(|line| line.starts_with("| "));
+    let rows: Vec<&str> = rows.filter(|line| !line.starts_with("| Rule ")).collect();
+    assert!(rows.len() > 40, "{} rules", rows.len());
+    let mut broken = Vec::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let named = cells[2].split('`').skip(1).step_by(2);
+        let named: Vec<&str> = named.collect();
+        if named.is_empty() {
+            broken.push(format!("no test: {row}"));
+        }
+        let missing = named.into_iter().filter(|name| !test_named(name));
+        broken.extend(missing.map(|name| format!("no test `{name}`: {row}")));
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn a_test_that_is_named_and_not_there_is_seen() {
+    assert!(test_named(
+        "tidy::a_test_that_is_named_and_not_there_is_seen"
+    ));
+    assert!(test_named("hashing::file::each_kind_is_told"));
+    assert!(test_named(
+        "source::digests::no_two_inputs_are_encoded_alike"
+    ));
+    assert!(!test_named("tidy::a_test_that_is_named"));
+    assert!(!test_named("nowhere::functions_are_short"));
+}

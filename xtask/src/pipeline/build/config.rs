@@ -268,6 +268,15 @@ mod tests {
     }
 
     #[test]
+    fn every_place_where_cargo_would_read_counts() {
+        let candidates = Config::candidates("/tree".into(), "/home-of-cargo".into());
+        let expected = ["/home-of-cargo", "/.cargo", "/tree/.cargo"]
+            .iter()
+            .flat_map(|folder| [format!("{folder}/config"), format!("{folder}/config.toml")]);
+        assert_eq!(candidates, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
     fn what_reaches_no_build_changes_no_text() {
         let nothing = config("", "").unwrap().text().unwrap();
         let other = config(

@@ -71,6 +71,8 @@ struct Key {
     cargo_home: Utf8PathBuf,
     rustc_on_path: Option<Utf8PathBuf>,
     cc_on_path: Option<Utf8PathBuf>,
+    /// cc may leave it to PATH which linker it calls.
+    ld_on_path: Option<Utf8PathBuf>,
     /// `RUSTUP_TOOLCHAIN`, `RUSTUP_HOME`.
     rustup: [Option<String>; 2],
 }
@@ -150,6 +152,7 @@ fn key(workspace: &Workspace, platform: &Platform, profile: Profile) -> Result<K
         cargo_home: cargo_home()?,
         rustc_on_path: on_path("rustc"),
         cc_on_path: on_path("cc"),
+        ld_on_path: on_path("ld"),
         rustup: ["RUSTUP_TOOLCHAIN", "RUSTUP_HOME"].map(variable),
     })
 }
@@ -172,6 +175,13 @@ fn on_path(program: &str) -> Option<Utf8PathBuf> {
         .filter(|folder| folder.starts_with('/'))
         .map(|folder| Utf8Path::new(folder).join(program))
         .find(|candidate| candidate.is_file())
+}
+
+/// A bare name means a program on PATH; only with its place can it be told that it changed.
+fn located(program: &str) -> Utf8PathBuf {
+    let bare = !program.contains('/');
+    let found = bare.then(|| on_path(program)).flatten();
+    found.unwrap_or_else(|| program.into())
 }
 
 fn look_anew(key: &Key) -> Result<(Seen, Vec<Utf8PathBuf>)> {
@@ -316,10 +326,17 @@ fn look_at_c(key: &Key, config: &Config) -> Result<(BTreeMap<String, String>, Ve
         .hint(HINT_C)
     };
     let cc = key.cc_on_path.clone().ok_or_else(no_compiler)?;
+    // As a build sees it: GCC_EXEC_PREFIX or COMPILER_PATH would make it tell of other files than
+    // those that are linked.
+    let variables: BTreeMap<String, String> = [
+        ("PATH".to_owned(), std::env::var("PATH").unwrap_or_default()),
+        ("LC_ALL".to_owned(), "C".to_owned()),
+    ]
+    .into();
     let ask = |program: &Utf8Path, argument: String| -> Result<String> {
         let invocation = Invocation::new(program.as_str())
             .arg(argument)
-            .env("LC_ALL", "C")
+            .environment_exactly(variables.clone())
             .current_dir(Utf8Path::new("/").to_owned());
         Ok(process::capture(&invocation, DEADLINE)?.stdout)
     };
@@ -329,11 +346,11 @@ fn look_at_c(key: &Key, config: &Config) -> Result<(BTreeMap<String, String>, Ve
     };
     let mut files = vec![cc.clone()];
     let mut fields: BTreeMap<String, String> = [("cc".to_owned(), version(&cc)?)].into();
-    let ld = Utf8PathBuf::from(ask(&cc, "-print-prog-name=ld".to_owned())?.trim());
+    let ld = located(ask(&cc, "-print-prog-name=ld".to_owned())?.trim());
     fields.insert("ld".to_owned(), version(&ld)?);
     files.push(ld);
     if let Some(linker) = config.linker(&key.triple) {
-        let linker = Utf8PathBuf::from(linker);
+        let linker = located(&linker);
         fields.insert("linker".to_owned(), version(&linker)?);
         files.push(linker);
     }

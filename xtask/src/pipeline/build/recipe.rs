@@ -10,7 +10,7 @@ use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::probe;
-use crate::digest::{Digest, Hasher};
+use crate::digest::Digest;
 use crate::engine::Platform;
 use crate::source::workspace::Workspace;
 
@@ -131,13 +131,83 @@ impl Recipe {
 }
 
 fn digest_of<'a>(fields: impl Iterator<Item = (&'a String, &'a String)>) -> Digest {
-    let mut hasher = Hasher::new();
-    hasher.update(b"phase-zero recipe 1\n");
+    Digest::of(&encode(fields))
+}
+
+/// Every text has its length before it, so no two recipes are written alike.
+fn encode<'a>(fields: impl Iterator<Item = (&'a String, &'a String)>) -> Vec<u8> {
+    let mut bytes = b"phase-zero recipe 1\n".to_vec();
     for (name, value) in fields {
         for text in [name, value] {
-            hasher.update(&(text.len() as u64).to_le_bytes());
-            hasher.update(text.as_bytes());
+            bytes.extend((text.len() as u64).to_le_bytes());
+            bytes.extend(text.as_bytes());
         }
     }
-    hasher.finish()
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::btree_map;
+    use proptest::prelude::*;
+
+    use super::{NOT_OF_THE_TOOLCHAIN, Profile, Recipe, digest_of, encode};
+    use crate::engine::Platform;
+    use crate::source::workspace::Workspace;
+
+    fn text<'a>(bytes: &mut &'a [u8]) -> &'a str {
+        let (length, rest) = bytes.split_at(8);
+        let length = u64::from_le_bytes(length.try_into().unwrap());
+        let (text, rest) = rest.split_at(length.try_into().unwrap());
+        *bytes = rest;
+        std::str::from_utf8(text).unwrap()
+    }
+
+    /// What can be read back was not written like anything else.
+    fn read_back(bytes: &[u8]) -> BTreeMap<String, String> {
+        let mut rest = bytes.strip_prefix(b"phase-zero recipe 1\n").unwrap();
+        let mut fields = BTreeMap::new();
+        while !rest.is_empty() {
+            let name = text(&mut rest).to_owned();
+            fields.insert(name, text(&mut rest).to_owned());
+        }
+        fields
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_recipes_are_encoded_alike(fields in btree_map(".{0,4}", ".{0,4}", 0..5)) {
+            prop_assert_eq!(read_back(&encode(fields.iter())), fields);
+        }
+    }
+
+    #[test]
+    fn every_field_counts_and_those_of_the_toolchain_end_a_build_folder() {
+        let workspace = Workspace::load(&Workspace::find_root().unwrap()).unwrap();
+        let platform = Platform::host().unwrap();
+        let recipe = Recipe::probe(&workspace, &platform, Profile::E2e).unwrap();
+        for name in recipe.fields.keys() {
+            let mut other = recipe.clone();
+            other.fields.insert(name.clone(), "another".to_owned());
+            other.digest = digest_of(other.fields.iter());
+            assert_ne!(other.digest, recipe.digest, "{name}");
+            let told = other.differences(recipe.fields());
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].starts_with(&format!("{name}: another here, ")));
+            let ends =
+                !["image-template", "profile", "rustflags", "schema"].contains(&name.as_str());
+            assert_eq!(
+                other.toolchain_digest() != recipe.toolchain_digest(),
+                ends,
+                "{name}"
+            );
+        }
+        assert!(
+            NOT_OF_THE_TOOLCHAIN
+                .iter()
+                .all(|name| recipe.fields.contains_key(*name))
+        );
+    }
 }
