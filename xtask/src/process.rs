@@ -906,11 +906,40 @@ fn text_of(bytes: &Mutex<Vec<u8>>) -> String {
     String::from_utf8_lossy(&locked(bytes)).into_owned()
 }
 
-fn last_lines(text: &str) -> String {
+/// What of a child's words stands in an error: its last lines.
+pub(crate) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(ERROR_LINES_MAX)..].join("\n")
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::{Destination, Echo, Lines, Terminal, hear};
+
+    #[test]
+    fn from_a_line_on_the_terminal_is_told_nothing() {
+        let mut destination = Destination::of(Echo::Until("listing:"), Terminal::Stderr);
+        let kept = Mutex::new(Vec::new());
+        let mut lines = Lines::default();
+        for portion in ["list", "ing:\naf", "ter\n"] {
+            hear(portion.as_bytes(), &mut lines, &mut destination, &kept);
+        }
+        assert!(destination.terminal.is_none());
+        assert_eq!(kept.into_inner().unwrap(), b"listing:\nafter\n");
+
+        let mut destination = Destination::of(Echo::Until("listing:"), Terminal::Stderr);
+        hear(
+            b"list",
+            &mut Lines::default(),
+            &mut destination,
+            &Mutex::default(),
+        );
+        assert!(destination.terminal.is_some());
+    }
 }

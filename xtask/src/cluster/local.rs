@@ -628,15 +628,17 @@ fn run_inits(
             process::output(&to_its_end, MAKE_DEADLINE)?
         };
         if output.code != 0 {
-            let said = format!("{}{}", output.stdout, output.stderr);
-            return Err(Failure::new(
-                Exit::Deploy,
-                format!(
-                    "init container {} ended with exit code {}",
-                    init.name, output.code
-                ),
-            )
-            .caused_by(anyhow!("{}\ncommand: {to_its_end}", said.trim_end()))
+            // From here on it was not started, and the words are the engine's; else its log has them.
+            const NOT_STARTED: i32 = 125;
+            let (name, code) = (&init.name, output.code);
+            let message = format!(
+                "init container {name} ended with exit code {code}\n  command: {to_its_end}"
+            );
+            let failure = Failure::new(Exit::Deploy, message);
+            return Err(match code {
+                NOT_STARTED.. => failure.caused_by(anyhow!(process::last_lines(&output.stderr))),
+                _ => failure,
+            }
             .into());
         }
     }

@@ -107,18 +107,6 @@ pub fn pending() -> Option<i32> {
     (signal != 0 && SHIELDS.load(Ordering::SeqCst) == 0).then_some(signal)
 }
 
-/// How a person learns that the first signal was heard, while what it ends takes its time.
-#[must_use]
-pub fn words() -> Option<&'static str> {
-    let signal = FIRST.load(Ordering::SeqCst);
-    let heard = (signal != 0).then(|| Exit::of_signal(signal))?;
-    Some(match (hurried_since(), heard) {
-        (Some(_), _) => "hurrying what removes the rest",
-        (None, Exit::Interrupted) => "ending what goes on, then removing it; Ctrl-C again hurries",
-        (None, _) => "ending what goes on, then removing it",
-    })
-}
-
 /// Since when people want it over with: the second signal.
 pub(super) fn hurried_since() -> Option<Instant> {
     *HURRIED_SINCE.lock().unwrap_or_else(PoisonError::into_inner)

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use console::{Term, truncate_str};
 use signal_hook::consts::SIGCONT;
 
-use crate::process::interrupt;
 
 /// How often they are drawn.
 const DRAW_INTERVAL: Duration = Duration::from_millis(125);
@@ -248,13 +247,10 @@ impl Screen {
             return;
         }
         let (rows_count, columns) = size();
-        let mut lines = match self.stills {
+        let lines = match self.stills {
             0 => frame(&locked(&ENTRIES), Instant::now(), rows_count, columns),
             _ => Vec::new(),
         };
-        if let Some(words) = interrupt::words().filter(|_| !lines.is_empty()) {
-            lines.push(fitted(&format!("{:>12} {words}", "interrupted"), columns));
-        }
         if lines.is_empty() && self.drawn.is_empty() {
             return;
         }

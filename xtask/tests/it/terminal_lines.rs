@@ -283,7 +283,11 @@ fn check_plain(to: (File, OwnedFd), variables: &[(&str, &str)]) {
     let lines: Vec<&str> = bytes.lines().collect();
     assert_eq!(
         lines,
-        [&format!("        note {WAITS}"), "error: ended by SIGTERM"]
+        [
+            &format!("        note {WAITS}"),
+            "      ending SIGTERM: ending what runs",
+            "error: ended by SIGTERM"
+        ]
     );
 }
 
