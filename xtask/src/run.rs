@@ -205,6 +205,12 @@ impl Run {
         self.note(CLEANED, &json!({}))
     }
 
+    /// Whether its folder is still the one that it made.
+    #[must_use]
+    pub fn has_its_folder(&self) -> bool {
+        self.directory.join(LOCK).exists()
+    }
+
     /// What stands in its journal, for people: removal goes by labels.
     fn made(&self) -> Vec<String> {
         let journal = fs::read(self.directory.join(JOURNAL)).unwrap_or_default();
