@@ -5,6 +5,7 @@ mod build_phase;
 mod build_recipe;
 mod cli_words;
 mod cluster_secrets;
+mod damaged_files;
 mod engine_probe;
 mod host_room;
 mod image_assembly;
