@@ -619,6 +619,9 @@ fn run(
     let command = || invocation.to_string();
     let running = begin(invocation, input, streams, deadline)?;
     let ended = wait(&running);
+    // A second signal may have left it less.
+    let given = limit(&running).map_or(deadline, |limit| limit - running.started);
+    let deadline = Duration::from_millis(deadline.min(given).as_millis() as u64);
     let stdout = text_of(&running.stdout);
     let stderr = text_of(&running.stderr);
     match ended {

@@ -36,6 +36,9 @@ pub const LABEL_TARGET: &str = "phase-zero.target";
 /// command uses.
 pub const LABEL_DIRECTORY: &str = "phase-zero.directory";
 
+/// How the IDs of trials of an engine begin, which are no runs.
+pub(crate) const PROBE: &str = "phase-zero-probe-";
+
 /// How long the engine may take to list what it has.
 const LIST_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the engine may take to remove what a run made, in one attempt.
@@ -108,7 +111,7 @@ impl Run {
         });
         // Here too: a journal can be torn.
         writeln!(lock, "{details}").with_context(|| format!("cannot write {hidden}/{LOCK}"))?;
-        let name = life(&id).and_then(|address| UnixDatagram::bind_addr(&address));
+        let name = hold_life(&id);
         // Under its own name it appears locked, or not at all: nobody takes it for a dead run.
         let directory = runs.join(&id);
         fs::rename(&hidden, &directory).with_context(|| format!("cannot make {directory}"))?;
@@ -203,6 +206,12 @@ impl Run {
             .caused_by(error)
         })?;
         self.note(CLEANED, &json!({}))
+    }
+
+    /// Whether its folder is still the one that it made.
+    #[must_use]
+    pub fn has_its_folder(&self) -> bool {
+        self.directory.join(LOCK).exists()
     }
 
     /// What stands in its journal, for people: removal goes by labels.
@@ -319,6 +328,14 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
     let here = checkout(&workspace.root);
     let mut swept = Vec::new();
     for (id, owner) in owners(engine, LABEL_RUN)? {
+        if id.starts_with(PROBE) {
+            // A trial of an engine has neither folder nor checkout; its name tells whether it lives.
+            if !is_alive(&id) {
+                remove_labelled(engine, &format!("{LABEL_RUN}={id}"))?;
+                swept.push(id);
+            }
+            continue;
+        }
         let claim = claim_dead(&id, owner.directory.as_deref());
         let claim = if owner.checkout.as_deref() == Some(&here) {
             claim?
@@ -626,6 +643,11 @@ impl Claim {
 fn life(id: &str) -> io::Result<SocketAddr> {
     // As long as such a name may be, however long the target's is.
     SocketAddr::from_abstract_name(format!("phase-zero.run.{}", Digest::of(id.as_bytes())))
+}
+
+/// Holds that name until the value is dropped or the process ends.
+pub(crate) fn hold_life(id: &str) -> io::Result<UnixDatagram> {
+    life(id).and_then(|address| UnixDatagram::bind_addr(&address))
 }
 
 /// Whether the process of a run lives, whatever has become of its folder. Where such names are not

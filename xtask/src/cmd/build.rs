@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 
-use super::print_data;
+use super::{print_data, room};
 use crate::cli;
 use crate::digest::Digest;
 use crate::engine::Platform;
@@ -44,6 +44,8 @@ pub fn run(workspace: &Workspace, options: &cli::Build) -> Result<()> {
     if let Some(directory) = &options.output {
         super::check_folder("--output", directory)?;
     }
+    let builds_first = options.no_cache || room::builds_first(workspace, options.profile);
+    room::demand(workspace, builds_first, None, None)?;
     let mut list = Vec::new();
     for target in targets {
         let images = build_target(workspace, target, options.profile, options.no_cache)?;

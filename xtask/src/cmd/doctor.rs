@@ -97,7 +97,7 @@ fn look_at_room(workspace: &Workspace, engine: Option<&Engine>) -> Vec<Verdict> 
 
 fn room_lines(verdicts: &[Verdict]) -> String {
     let line = |verdict: &Verdict| match verdict.fix {
-        None => format!("{:>8}  room on {}\n", "ok", verdict.line),
+        None => format!("{:>8}  room: {}\n", "ok", verdict.line),
         Some(fix) => format!("{:>8}  room: {}; fix: {fix}\n", "short", verdict.line),
     };
     verdicts.iter().map(line).collect()

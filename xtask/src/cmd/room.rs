@@ -52,8 +52,9 @@ pub(super) fn look(
     if builds_first {
         memory.push(("compilers take", COMPILERS_BYTES));
     }
-    if let (Some(manifests), Some(found)) = (manifests, room::ports()) {
-        verdicts.push(room::judge_ports(manifests.ports_published(), found));
+    if let Some(manifests) = manifests {
+        let needed = manifests.ports_published();
+        verdicts.extend(room::ports(needed).map(|found| room::judge_ports(needed, found)));
     }
     verdicts.extend(room::memory().map(|found| room::judge_memory(&memory, found)));
     verdicts

@@ -2,15 +2,17 @@
 //! and make a private network with a published port. What was made is taken away again.
 
 use std::fs::File;
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 
 use super::{Limits, Platform, probe_image};
 use crate::exit::{Exit, Failure};
 use crate::process::interrupt::Shield;
 use crate::process::{self, Captured, Invocation};
+use crate::run;
 
 /// How long one container that ends at once may take.
 pub(super) const PROBE_DEADLINE: Duration = Duration::from_secs(60);
@@ -20,7 +22,10 @@ pub(super) struct Bench {
     /// The engine as the host has it.
     plain: Invocation,
     name: String,
-    /// A trial runs to its end, whatever signal comes: what it makes has no label to be found by.
+    /// On all that it makes, so that the next command removes what a killed one left.
+    label: String,
+    _life: UnixDatagram,
+    /// A trial runs to its end, whatever signal comes: it is short, and its outcome is kept.
     _shield: Shield,
 }
 
@@ -31,9 +36,14 @@ impl Bench {
         platform: &Platform,
         folder: &Utf8Path,
     ) -> Result<Self> {
+        let name = format!("{}{}", run::PROBE, std::process::id());
+        let life = run::hold_life(&name)
+            .with_context(|| format!("another process holds the name {name}"))?;
         let bench = Self {
             plain,
-            name: format!("phase-zero-probe-{}", std::process::id()),
+            label: format!("--label={}={name}", run::LABEL_RUN),
+            name,
+            _life: life,
             _shield: Shield::raise(),
         };
         let archive = folder.join("probe.tar");
@@ -53,7 +63,14 @@ impl Bench {
     pub(super) fn run(&self, engine: &Invocation, options: &[&str]) -> Result<Captured> {
         let run = engine
             .clone()
-            .args(["run", "--rm", "--pull=never", "--name", &self.name])
+            .args([
+                "run",
+                "--rm",
+                "--pull=never",
+                "--name",
+                &self.name,
+                &self.label,
+            ])
             .args(options.iter().copied())
             .arg(probe_image::REFERENCE);
         Ok(process::output(&run, PROBE_DEADLINE)?)
@@ -63,7 +80,9 @@ impl Bench {
     /// silence, the inner one says why there is none.
     pub(super) fn check_network(&self, engine: &Invocation) -> Result<Result<(), String>> {
         let network = self.name.as_str();
-        let create = engine.clone().args(["network", "create", network]);
+        let create = engine
+            .clone()
+            .args(["network", "create", &self.label, network]);
         if let Err(error) = process::capture(&create, PROBE_DEADLINE) {
             return Ok(Err(error.to_string()));
         }

@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 use console::{Term, truncate_str};
 use signal_hook::consts::SIGCONT;
 
-
 /// How often they are drawn.
 const DRAW_INTERVAL: Duration = Duration::from_millis(125);
 /// What takes less is not shown: it would flicker.

@@ -127,12 +127,12 @@ fn memory_is_judged_like_a_disk() {
 
 #[test]
 fn ports_are_judged_like_a_disk() {
-    let found = Ports { free: 6, total: 9 };
+    let found = Ports { had: 6, total: 9 };
     assert!(demand(&[judge_ports(6, found)]).is_ok());
     let error = demand(&[judge_ports(7, found)]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is not enough room here: ports of 127.0.0.1: 6 are free of 9, 7 are needed (published by containers)"
+        "there is not enough room here: ports of 127.0.0.1: 6 could be had of 9, 7 are needed (published by containers)"
     );
 }
 
@@ -203,6 +203,8 @@ fn a_place_that_is_not_there_yet_lies_where_it_will_lie() {
             .starts_with(&there.mount)
     );
     assert!(0 < there.total_bytes && there.free_bytes <= there.total_bytes);
+    let ports = room::ports(3).unwrap();
+    assert!(ports.had <= 3 && ports.had <= ports.total);
     let memory = room::memory().unwrap();
     assert!(0 < memory.total_bytes && memory.free_bytes <= memory.total_bytes);
 }

@@ -7,6 +7,7 @@ mod build_rules;
 mod cli_words;
 mod cluster_secrets;
 mod completions;
+mod damaged_files;
 mod engine_probe;
 mod host_room;
 mod image_assembly;

@@ -133,5 +133,6 @@ fn a_shield_lets_clean_up_end_and_a_second_signal_hurries_it() {
         text.contains("second: command did not end within"),
         "{text}"
     );
+    assert!(!text.contains("within 600s"), "what it was left: {text}");
     assert!(text.contains("pending: Some(15)"), "{text}");
 }

@@ -535,3 +535,17 @@ fn a_folder_that_never_got_its_name_goes_when_it_is_old() {
     }
     assert!(hidden.exists(), "its process lives");
 }
+
+#[test]
+fn what_a_killed_trial_of_an_engine_left_goes_as_well() {
+    let world = World::new();
+    // Nobody has this process ID.
+    let dead = format!("phase-zero-probe-{}", u32::MAX);
+    for kind in ["container", "network"] {
+        let path = world.root.join("engine").join(kind).join(&dead);
+        fs::write(path, format!("{LABEL_RUN}={dead}\n")).unwrap();
+    }
+    let swept = run::sweep(&world.workspace, &world.engine).unwrap();
+    assert_eq!(swept, [dead]);
+    assert_eq!(world.left(), Vec::<String>::new());
+}

@@ -161,6 +161,44 @@ fn it_is_repaired_and_what_is_whole_is_left_alone() {
 }
 
 #[test]
+fn a_forged_time_hides_nothing() {
+    let case = Case::new();
+    let root = case.sync().root().to_owned();
+    let path = root.join(MAIN);
+    let (whole, metadata) = (fs::read(&path).unwrap(), path.metadata().unwrap());
+    // The same file, the same length, the same time: the kernel's own time of change tells.
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&path, vec![b' '; whole.len()]).unwrap();
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(metadata.modified().unwrap()).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444)).unwrap();
+    assert_eq!(
+        path.metadata().unwrap().modified().unwrap(),
+        metadata.modified().unwrap()
+    );
+    case.sync();
+    assert!(fs::read(&path).unwrap() == whole);
+}
+
+#[test]
+fn a_damaged_index_is_none() {
+    let case = Case::new();
+    let root = case.sync().root().to_owned();
+    let index = case.state.join("src-index/store.json");
+    let whole = fs::read_to_string(&index).unwrap();
+    let main = fs::read(root.join(MAIN)).unwrap();
+    for damaged in ["", "garbage", &whole[..whole.len() / 2], "{\"boot\":\"x\"}"] {
+        fs::write(&index, damaged).unwrap();
+        fs::remove_file(root.join(MAIN)).unwrap();
+        fs::write(root.join(MAIN), "fn main() {}\n").unwrap();
+        case.sync();
+        assert!(fs::read(root.join(MAIN)).unwrap() == main, "{damaged}");
+        let again: serde_json::Value = serde_json::from_slice(&fs::read(&index).unwrap()).unwrap();
+        assert!(again["files"][MAIN].is_object(), "{again}");
+    }
+}
+
+#[test]
 fn it_follows_the_snapshot_and_never_the_tree() {
     let case = Case::new();
     let frozen = case.freeze();

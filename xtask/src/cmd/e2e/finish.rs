@@ -33,6 +33,7 @@ impl Session<'_> {
         let _shield = Shield::raise();
         let result = result.and(paused).and(settled).map_err(in_time);
         // Now: what clean-up gives back is not what there was when it failed.
+        let result = result.map_err(|error| self.explain_loss(error));
         let mut result = result.map_err(|error| self.explain_room(error));
         self.regain_engine();
         let activity = live::begin("ending", self.target.name.as_str());
@@ -65,6 +66,19 @@ impl Session<'_> {
         drop(activity);
         self.summarise(&result, keep);
         result.and(written)
+    }
+
+    /// Whatever fails in a run whose folder was removed fails for that reason, and seldom says so.
+    fn explain_loss(&self, error: Error) -> Error {
+        if self.run.has_its_folder() || is_signal(&error) {
+            return error;
+        }
+        let directory = self.run.directory();
+        let message = format!("{directory} was removed while the run was at work");
+        Failure::new(Exit::Internal, message)
+            .hint("run again; `cargo xtask clean` removes folders of runs, and none of a run that lives")
+            .caused_by(anyhow!("{error:#}"))
+            .into()
     }
 
     /// What ran out of room is told with the sizes, in the reports as well.
