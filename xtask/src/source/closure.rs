@@ -41,16 +41,20 @@ pub(crate) struct Listing {
 
 /// Lists the folders of all local packages, with one question to git.
 pub(crate) fn list(root: &Utf8Path, directories: &BTreeSet<Utf8PathBuf>) -> Result<Listing> {
-    let has_git = root
-        .ancestors()
-        .any(|folder| folder.join(".git").symlink_metadata().is_ok());
+    let has_git = has_git(root);
     let mut listing = Listing {
         paths: Vec::new(),
         nested: BTreeSet::new(),
         has_git,
     };
     if has_git {
-        let names = git(root, "ls-files", &listed(directories), &Input::Empty)?;
+        let options = ["-z", "--cached", "--others", "--exclude-standard", "--"];
+        let names = git(
+            root,
+            "ls-files",
+            &limited(&options, directories),
+            &Input::Empty,
+        )?;
         for name in names.split('\0').filter(|name| !name.is_empty()) {
             match name.strip_suffix('/') {
                 Some(folder) => drop(listing.nested.insert(folder.to_owned())),
@@ -68,15 +72,53 @@ pub(crate) fn list(root: &Utf8Path, directories: &BTreeSet<Utf8PathBuf>) -> Resu
     Ok(listing)
 }
 
-fn listed(directories: &BTreeSet<Utf8PathBuf>) -> Vec<String> {
-    let options = ["-z", "--cached", "--others", "--exclude-standard", "--"];
+impl Listing {
+    /// Every name.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().map(String::as_str)
+    }
+}
+
+/// The folders in these that git ignores whole.
+pub(crate) fn ignored_folders(
+    root: &Utf8Path,
+    directories: &BTreeSet<Utf8PathBuf>,
+) -> Result<BTreeSet<String>> {
+    if !has_git(root) {
+        return Ok(BTreeSet::new());
+    }
+    let options = [
+        "-z",
+        "--others",
+        "--ignored",
+        "--directory",
+        "--exclude-standard",
+        "--",
+    ];
+    let names = git(
+        root,
+        "ls-files",
+        &limited(&options, directories),
+        &Input::Empty,
+    )?;
+    let folders = names.split('\0').filter_map(|name| name.strip_suffix('/'));
+    Ok(folders.map(str::to_owned).collect())
+}
+
+fn has_git(root: &Utf8Path) -> bool {
+    root.ancestors()
+        .any(|folder| folder.join(".git").symlink_metadata().is_ok())
+}
+
+/// The options of a listing, and the folders that it is about.
+fn limited(options: &[&str], directories: &BTreeSet<Utf8PathBuf>) -> Vec<String> {
     // `:(literal)` says that a folder's name is no pattern.
     let folders = directories
         .iter()
         .map(|folder| format!(":(literal){folder}"));
     options
-        .into_iter()
-        .map(str::to_owned)
+        .iter()
+        .map(|&option| option.to_owned())
         .chain(folders)
         .collect()
 }

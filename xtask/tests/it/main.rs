@@ -19,3 +19,4 @@ mod source_tree;
 mod source_workspace;
 mod third_party_names;
 mod tidy;
+mod watcher_events;
