@@ -154,8 +154,12 @@ fn secret(path: &Path) -> String {
     }
 }
 
-/// `target/e2e/runs` of this checkout and of every folder above, nearest first.
+/// `e2e/runs` in the build folder that is set, if one is; else in `target` of this checkout and of
+/// every folder above, nearest first. Where the tool looks is where it writes.
 fn run_folders() -> Vec<PathBuf> {
+    if let Some(set) = env::var_os("CARGO_TARGET_DIR").filter(|set| !set.is_empty()) {
+        return vec![PathBuf::from(set).join("e2e/runs")];
+    }
     let start = env::var_os("CARGO_MANIFEST_DIR")
         .map(PathBuf::from)
         .or_else(|| env::current_dir().ok())

@@ -171,6 +171,21 @@ impl Run {
         self.note(CLEANED, &json!({"made": 0}))
     }
 
+    /// Removes some of what this run made, so that it can be made anew: what carries its label and
+    /// is named here, and nothing else.
+    ///
+    /// # Errors
+    /// When something is left: names it.
+    pub fn remove(&self, engine: &Engine, these: &Resources) -> Result<()> {
+        if these.is_empty() {
+            return Ok(());
+        }
+        self.note("replace", &serde_json::to_value(these)?)?;
+        let label = format!("{LABEL_RUN}={}", self.id);
+        let find = || Ok(Resources::find(engine, &label)?.only(these));
+        remove_found(engine, &label, find)
+    }
+
     /// Removes everything that carries this run's label: containers, then volumes and networks.
     /// Sees to it that nothing is left, by asking the engine again.
     ///
@@ -390,6 +405,15 @@ impl Resources {
         })
     }
 
+    /// Those that `these` names too.
+    fn only(mut self, these: &Self) -> Self {
+        self.containers
+            .retain(|name| these.containers.contains(name));
+        self.volumes.retain(|name| these.volumes.contains(name));
+        self.networks.retain(|name| these.networks.contains(name));
+        self
+    }
+
     /// Nothing was found.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -417,7 +441,11 @@ pub fn has_memory_for_volumes() -> bool {
 /// # Errors
 /// When something is left: names it.
 pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
-    let mut left = Resources::find(engine, label)?;
+    remove_found(engine, label, || Resources::find(engine, label))
+}
+
+fn remove_found(engine: &Engine, label: &str, find: impl Fn() -> Result<Resources>) -> Result<()> {
+    let mut left = find()?;
     let mut reasons: Vec<anyhow::Error> = Vec::new();
     for attempt in 0..REMOVE_ATTEMPTS {
         if left.is_empty() {
@@ -445,7 +473,7 @@ pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
             gone
         });
         remove(engine, &left, &mut reasons);
-        left = Resources::find(engine, label)?;
+        left = find()?;
     }
     if left.is_empty() {
         return Ok(());

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,6 +32,7 @@ use crate::threads::{all, joined};
 
 mod plan;
 mod ready;
+mod standing;
 
 pub(crate) use plan::Planned;
 use plan::{PlannedVolume, Pod};
@@ -49,6 +51,17 @@ pub struct Local {
     starting: Option<JoinHandle<Result<()>>>,
     containers: Vec<Planned<Seen>>,
     inits: Vec<Planned<Seen>>,
+    rolled_out: Option<RolledOut>,
+}
+
+/// What a roll-out left.
+#[derive(Debug)]
+struct RolledOut {
+    resources: Resources,
+    /// The pods that were made by it.
+    made: Vec<String>,
+    /// How many were left as they were.
+    left_count: usize,
 }
 
 impl Local {
@@ -82,6 +95,7 @@ impl Local {
             starting: None,
             containers: Vec::new(),
             inits: Vec::new(),
+            rolled_out: None,
         })
     }
 
@@ -212,6 +226,9 @@ impl Local {
 
     /// Starts everything at the same time: services wait for what they need by themselves. Waits
     /// until each is ready; `deadline_of` tells how long a service may take.
+    ///
+    /// Where something was rolled out before, what is seen to stand exactly as planned is left, and
+    /// waited for like the rest; everything else is made anew.
     pub(crate) fn roll_out(
         &mut self,
         run: &Run,
@@ -219,9 +236,7 @@ impl Local {
         deadline_of: impl Fn(&str) -> Duration + Sync,
     ) -> Result<()> {
         self.inits = pods.iter().flat_map(|pod| pod.init.clone()).collect();
-        let (begun, pods): (Vec<_>, Vec<_>) = pods
-            .into_iter()
-            .partition(|pod| self.started.contains(&pod.main.name));
+        let (begun, pods) = self.divide(run, pods)?;
         let mains = |pods: &[Pod<Seen>]| -> Vec<Planned<Seen>> {
             pods.iter().map(|pod| pod.main.clone()).collect()
         };
@@ -246,6 +261,54 @@ impl Local {
         self.judge([first?, then?].into_iter().flatten())
     }
 
+    /// The pods that are there or are being started, and those that must be made. What stands in
+    /// the way of these is removed.
+    fn divide(&mut self, run: &Run, pods: Vec<Pod<Seen>>) -> Result<Divided> {
+        let resources = resources(&pods);
+        let Some(before) = self.rolled_out.take() else {
+            let (begun, anew): Divided = pods
+                .into_iter()
+                .partition(|pod| self.started.contains(&pod.main.name));
+            self.note_roll_out(resources, &[], &anew);
+            return Ok((begun, anew));
+        };
+        let names = resources.containers.iter().map(String::as_str);
+        let facts = self.engine.containers(names)?;
+        let (left, anew) = standing::divide(pods, &facts);
+        let staying = self::resources(&left);
+        let stays = |name: &String, staying: &[String]| staying.contains(name);
+        let mut gone = before.resources;
+        gone.containers.extend(resources.containers.iter().cloned());
+        gone.containers
+            .retain(|name| !stays(name, &staying.containers));
+        gone.volumes.extend(resources.volumes.iter().cloned());
+        gone.volumes.retain(|name| !stays(name, &staying.volumes));
+        run.remove(&self.engine, &gone)?;
+        self.note_roll_out(resources, &left, &anew);
+        Ok((left, anew))
+    }
+
+    fn note_roll_out(&mut self, resources: Resources, left: &[Pod<Seen>], anew: &[Pod<Seen>]) {
+        let made = anew.iter().map(|pod| pod.main.service.clone());
+        self.rolled_out = Some(RolledOut {
+            resources,
+            made: made.collect(),
+            left_count: left.len(),
+        });
+    }
+
+    /// In one line what the last roll-out made and left, where it was not the first.
+    pub(crate) fn replaced(&self) -> Option<String> {
+        let RolledOut {
+            made, left_count, ..
+        } = self.rolled_out.as_ref()?;
+        match (made.is_empty(), left_count) {
+            (_, 0) => None,
+            (true, left) => Some(format!("nothing anew, {left} left as they are")),
+            (false, left) => Some(format!("{} anew, {left} left as they are", made.join(", "))),
+        }
+    }
+
     /// A container that ended says more than one that waited for it in vain.
     fn judge(&self, outcomes: impl Iterator<Item = Result<(), ready::Unready>>) -> Result<()> {
         let mut failed: Vec<(&Planned<Seen>, ready::Unready)> = self
@@ -267,6 +330,23 @@ impl Local {
         let name = &container.name;
         Err(ready::explain(name, unready, facts.get(name)))
     }
+}
+
+/// Pods that are there or are being started, and those that must be made.
+type Divided = (Vec<Pod<Seen>>, Vec<Pod<Seen>>);
+
+/// What these pods are to the engine.
+fn resources(pods: &[Pod<impl Named>]) -> Resources {
+    let mut resources = Resources::default();
+    for pod in pods {
+        let containers = pod.init.iter().chain([&pod.main]);
+        resources
+            .containers
+            .extend(containers.map(|one| one.name.clone()));
+        let volumes = pod.volumes.iter().map(|volume| volume.name.clone());
+        resources.volumes.extend(volumes);
+    }
+    resources
 }
 
 impl Drop for Local {
@@ -336,8 +416,32 @@ pub(crate) fn write_config(run: &Run, manifests: &Manifests) -> Result<()> {
         open_to_read(&folder, 0o755)?;
         for (key, content) in data {
             let path = folder.join(key);
-            fs::write(&path, content).with_context(|| format!("cannot write {path}"))?;
-            open_to_read(&path, 0o644)?;
+            if fs::read(&path).is_ok_and(|there| there == content.as_bytes()) {
+                continue;
+            }
+            // What is mounted already is not torn under its reader.
+            let write_whole = || -> Result<()> {
+                let mut file = tempfile::NamedTempFile::new_in(&folder)?;
+                file.write_all(content.as_bytes())?;
+                file.as_file()
+                    .set_permissions(Permissions::from_mode(0o644))?;
+                file.persist(&path)?;
+                Ok(())
+            };
+            write_whole().with_context(|| format!("cannot write {path}"))?;
+        }
+        remove_others(&folder, data)?;
+    }
+    Ok(())
+}
+
+/// A key that was taken out of a ConfigMap is no file of its folder any more.
+fn remove_others(folder: &Utf8Path, data: &BTreeMap<String, String>) -> Result<()> {
+    let failed = || format!("cannot clear {folder}");
+    for entry in folder.read_dir_utf8().with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        if !data.contains_key(entry.file_name()) {
+            fs::remove_file(entry.path()).with_context(failed)?;
         }
     }
     Ok(())
@@ -434,21 +538,15 @@ impl Preview<'_> {
             config: &self.directory.join("config"),
             memory_volumes: run::has_memory_for_volumes(),
         };
-        let mut planned = RollOut::default();
-        for pod in plan::pods(&around, manifests, references)? {
-            let commands = self.commands(&pod);
-            let shown = commands.iter().map(ToString::to_string);
-            planned.commands.extend(shown);
-            let containers = pod.init.iter().chain([&pod.main]);
-            planned
-                .resources
-                .containers
-                .extend(containers.map(|one| one.name.clone()));
-            let volumes = pod.volumes.into_iter().map(|volume| volume.name);
-            planned.resources.volumes.extend(volumes);
-        }
-        planned.resources.networks.push(self.id.to_owned());
-        Ok(planned)
+        let pods = plan::pods(&around, manifests, references)?;
+        let commands = pods.iter().flat_map(|pod| self.commands(pod));
+        let commands = commands.map(|command| command.to_string()).collect();
+        let mut resources = resources(&pods);
+        resources.networks.push(self.id.to_owned());
+        Ok(RollOut {
+            commands,
+            resources,
+        })
     }
 
     fn commands(&self, pod: &Pod<impl Named>) -> Vec<Invocation> {

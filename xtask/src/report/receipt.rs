@@ -11,6 +11,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::cluster::Cluster;
 use crate::digest::Digest;
 use crate::engine::{Engine, Platform};
 use crate::host;
@@ -196,7 +197,20 @@ impl Receipt {
     pub fn phase<T>(&mut self, phase: &'static str, step: impl FnOnce() -> Result<T>) -> Result<T> {
         let begun = Instant::now();
         let result = step();
-        self.phase_took(phase, begun.elapsed(), result.is_ok())?;
+        self.phase_taken(phase, result, begun.elapsed())
+    }
+
+    /// Notes a phase that was gone through before.
+    ///
+    /// # Errors
+    /// What the phase gave, or that the receipt cannot be written.
+    pub fn phase_taken<T>(
+        &mut self,
+        phase: &'static str,
+        result: Result<T>,
+        took: Duration,
+    ) -> Result<T> {
+        self.phase_took(phase, took, result.is_ok())?;
         self.judged(phase, result)
     }
 
@@ -261,6 +275,12 @@ impl Receipt {
             environment: engine.environment.clone(),
             notes: engine.notes.clone(),
         });
+    }
+
+    /// What it is deployed to.
+    pub fn cluster(&mut self, cluster: &Cluster) {
+        self.cluster = Some(cluster.name().to_owned());
+        self.third_party = cluster.third_party().to_vec();
     }
 
     /// The manifests that were read.

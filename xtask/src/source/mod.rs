@@ -6,7 +6,7 @@ mod closure;
 mod contents;
 mod cut;
 mod digests;
-mod encoding;
+pub(crate) mod encoding;
 pub mod explain;
 pub mod folders;
 mod lock;

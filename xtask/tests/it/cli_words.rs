@@ -76,6 +76,7 @@ Arguments:
 Options:
       --all                   Test every target
       --keep <WHEN>           Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
+      --watch                 Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
       --engine <ENGINE>       Which container engine runs it [env: E2E_ENGINE=] [default: auto] [possible values: auto, podman, docker]
       --plan                  Print phases, references and commands; run nothing
       --no-cache              Build in an empty folder all the same, and compare with what is kept

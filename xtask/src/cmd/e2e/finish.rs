@@ -19,6 +19,16 @@ use crate::report::github::Job;
 use crate::report::{self, failure, is_signal, junit, receipt::Verdict};
 use crate::run;
 
+/// What becomes of the deployment when its run has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// The next cycle of the watch takes it over.
+    Stands,
+    /// `--keep`.
+    Kept,
+    Removed,
+}
+
 impl Session<'_> {
     /// Ends the run; gives back how it ended.
     pub(super) fn finish(&mut self, result: Result<()>) -> Result<()> {
@@ -35,9 +45,17 @@ impl Session<'_> {
         if let Err(error) = &result {
             self.explain(error);
         }
-        let keep = self.keeps(&result);
+        let fate = self.fate(&result);
         let begun = Instant::now();
-        let removed = if keep { self.keep() } else { self.remove() };
+        let removed = match fate {
+            Fate::Stands => {
+                self.leaves_standing = true;
+                Ok(())
+            }
+            Fate::Kept => self.keep(),
+            Fate::Removed => self.remove(),
+        };
+        let removed = removed.and(self.end_retirement(&result));
         let noted = self
             .receipt
             .phase_took("clean", begun.elapsed(), removed.is_ok());
@@ -52,7 +70,7 @@ impl Session<'_> {
         }
         self.note_edits();
         let written = self.write_reports(&result);
-        self.summarise(&result, keep);
+        self.summarise(&result, fate);
         result.and(written)
     }
 
@@ -94,6 +112,16 @@ impl Session<'_> {
         }
         self.receipt.fail(&message);
         report::note(&format!("everything else: {}", self.run.directory()));
+    }
+
+    fn fate(&self, result: &Result<()>) -> Fate {
+        if self.stands(result) {
+            Fate::Stands
+        } else if self.keeps(result) {
+            Fate::Kept
+        } else {
+            Fate::Removed
+        }
     }
 
     fn keeps(&self, result: &Result<()>) -> bool {
@@ -188,7 +216,7 @@ impl Session<'_> {
         }
     }
 
-    fn summarise(&self, result: &Result<()>, kept: bool) {
+    fn summarise(&self, result: &Result<()>, fate: Fate) {
         let verdict = if result.is_ok() { "green" } else { "red" };
         let tests = self
             .receipt
@@ -199,12 +227,11 @@ impl Session<'_> {
             (Some(_), Some(cluster)) => format!(" on {cluster}"),
             _ => String::new(),
         };
-        let kept = if kept {
-            ", kept: cargo xtask status"
-        } else {
-            ""
+        let fate = match fate {
+            Fate::Kept => ", kept: cargo xtask status",
+            Fate::Stands | Fate::Removed => self.what_stands(),
         };
-        let object = format!("{}: {tests}{cluster}{kept}", self.target.name);
+        let object = format!("{}: {tests}{cluster}{fate}", self.target.name);
         report::line(verdict, &object, self.begun().elapsed());
     }
 }
