@@ -147,8 +147,6 @@ impl Manifests {
                     ))
                     .caused_by(error)
             })?;
-            let digest = Digest::of(text.as_bytes());
-            manifests.digests.insert(file.to_string(), digest);
             manifests.add(&file, name, &text, &images)?;
             if !manifests
                 .workloads
@@ -236,6 +234,8 @@ impl Manifests {
         text: &str,
         images: &ImageNames,
     ) -> Result<()> {
+        let digest = Digest::of(text.as_bytes());
+        self.digests.insert(file.to_string(), digest);
         // Two passes in step: the first tells the kind, the second reads that kind strictly.
         let heads = serde_norway::Deserializer::from_str(text);
         let bodies = serde_norway::Deserializer::from_str(text);

@@ -60,8 +60,8 @@ struct RolledOut {
     resources: Resources,
     /// The pods that were made by it.
     made: Vec<String>,
-    /// How many were left as they were.
-    left_count: usize,
+    /// How many were left as they were; none where there was nothing before.
+    left_count: Option<usize>,
 }
 
 impl Local {
@@ -269,7 +269,7 @@ impl Local {
             let (begun, anew): Divided = pods
                 .into_iter()
                 .partition(|pod| self.started.contains(&pod.main.name));
-            self.note_roll_out(resources, &[], &anew);
+            self.note_roll_out(resources, None, &anew);
             return Ok((begun, anew));
         };
         let names = resources.containers.iter().map(String::as_str);
@@ -284,16 +284,21 @@ impl Local {
         gone.volumes.extend(resources.volumes.iter().cloned());
         gone.volumes.retain(|name| !stays(name, &staying.volumes));
         run.remove(&self.engine, &gone)?;
-        self.note_roll_out(resources, &left, &anew);
+        self.note_roll_out(resources, Some(left.len()), &anew);
         Ok((left, anew))
     }
 
-    fn note_roll_out(&mut self, resources: Resources, left: &[Pod<Seen>], anew: &[Pod<Seen>]) {
+    fn note_roll_out(
+        &mut self,
+        resources: Resources,
+        left_count: Option<usize>,
+        anew: &[Pod<Seen>],
+    ) {
         let made = anew.iter().map(|pod| pod.main.service.clone());
         self.rolled_out = Some(RolledOut {
             resources,
             made: made.collect(),
-            left_count: left.len(),
+            left_count,
         });
     }
 
@@ -303,9 +308,12 @@ impl Local {
             made, left_count, ..
         } = self.rolled_out.as_ref()?;
         match (made.is_empty(), left_count) {
-            (_, 0) => None,
-            (true, left) => Some(format!("nothing anew, {left} left as they are")),
-            (false, left) => Some(format!("{} anew, {left} left as they are", made.join(", "))),
+            (_, None) => None,
+            (_, Some(0)) => Some("everything anew".to_owned()),
+            (true, Some(left)) => Some(format!("nothing anew, {left} left as they are")),
+            (false, Some(left)) => {
+                Some(format!("{} anew, {left} left as they are", made.join(", ")))
+            }
         }
     }
 
@@ -407,32 +415,36 @@ fn start_pods(run: &Run, engine: &Engine, pods: &[Pod<Seen>]) -> Result<()> {
 /// Writes the files of every ConfigMap that the run may mount.
 pub(crate) fn write_config(run: &Run, manifests: &Manifests) -> Result<()> {
     for (name, data) in &manifests.config_maps {
-        let folder = Local::config_directory(run, name);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&folder)
-            .with_context(|| format!("cannot make {folder}"))?;
-        open_to_read(&folder, 0o755)?;
-        for (key, content) in data {
-            let path = folder.join(key);
-            if fs::read(&path).is_ok_and(|there| there == content.as_bytes()) {
-                continue;
-            }
-            // What is mounted already is not torn under its reader.
-            let write_whole = || -> Result<()> {
-                let mut file = tempfile::NamedTempFile::new_in(&folder)?;
-                file.write_all(content.as_bytes())?;
-                file.as_file()
-                    .set_permissions(Permissions::from_mode(0o644))?;
-                file.persist(&path)?;
-                Ok(())
-            };
-            write_whole().with_context(|| format!("cannot write {path}"))?;
-        }
-        remove_others(&folder, data)?;
+        write_config_map(&Local::config_directory(run, name), data)?;
     }
     Ok(())
+}
+
+/// Afterwards the folder holds these files and no others.
+fn write_config_map(folder: &Utf8Path, data: &BTreeMap<String, String>) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(folder)
+        .with_context(|| format!("cannot make {folder}"))?;
+    open_to_read(folder, 0o755)?;
+    for (key, content) in data {
+        let path = folder.join(key);
+        if fs::read(&path).is_ok_and(|there| there == content.as_bytes()) {
+            continue;
+        }
+        // What is mounted already is not torn under its reader.
+        let write_whole = || -> Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            file.write_all(content.as_bytes())?;
+            file.as_file()
+                .set_permissions(Permissions::from_mode(0o644))?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write_whole().with_context(|| format!("cannot write {path}"))?;
+    }
+    remove_others(folder, data)
 }
 
 /// A key that was taken out of a ConfigMap is no file of its folder any more.
@@ -719,8 +731,44 @@ fn run_inits(run: &Run, engine: &Engine, inits: &[Planned<Seen>]) -> Result<()> 
 
 #[cfg(test)]
 mod tests {
-    use super::again_for_a_port;
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    use camino::Utf8Path;
+
+    use super::{again_for_a_port, write_config_map};
     use crate::process::ProcessError;
+
+    #[test]
+    fn a_config_map_that_is_written_again_leaves_no_old_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap().join("map");
+        let write = |data: &[(&str, &str)]| {
+            let data = data
+                .iter()
+                .map(|(key, text)| (key.to_string(), text.to_string()));
+            write_config_map(&folder, &data.collect()).unwrap();
+            let entries = folder.read_dir_utf8().unwrap().map(|entry| {
+                let path = entry.unwrap().into_path();
+                let mode = path.metadata().unwrap().permissions().mode() & 0o777;
+                let inode = path.metadata().unwrap().ino();
+                let text = fs::read_to_string(&path).unwrap();
+                (path.file_name().unwrap().to_owned(), (text, mode, inode))
+            });
+            entries.collect::<BTreeMap<_, _>>()
+        };
+        let first = write(&[("a", "1"), ("b", "2")]);
+        assert_eq!(first["a"].0, "1");
+        assert_eq!(first["a"].1, 0o644);
+        let second = write(&[("a", "1"), ("c", "3")]);
+        assert_eq!(second.keys().collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(second["a"].2, first["a"].2);
+        let third = write(&[("a", "2")]);
+        assert_eq!(third["a"].0, "2");
+        // Another file under its name: who reads the old one reads it whole.
+        assert_ne!(third["a"].2, first["a"].2);
+    }
 
     fn failed(stderr: &str) -> ProcessError {
         ProcessError::Failed {

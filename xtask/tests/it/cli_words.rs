@@ -155,6 +155,50 @@ fn no_target_and_unknown_flags_are_usage_errors() {
 }
 
 #[test]
+fn watching_goes_with_little_else() {
+    for (arguments, what, why) in [
+        (
+            &["datastorage"][..],
+            "several targets",
+            "it stays at one until Ctrl-C",
+        ),
+        (&["--plan"], "--plan", "a plan runs nothing"),
+        (
+            &["--pause-before", "test"],
+            "--pause-before",
+            "nobody would press Enter in every cycle",
+        ),
+        (
+            &["--report", "/nowhere"],
+            "--report",
+            "each cycle would write over the last one's",
+        ),
+        (&["--timeout", "5"], "--timeout", "it ends with Ctrl-C"),
+        (
+            &["--keep", "always"],
+            "--keep",
+            "Ctrl-C, which ends it, removes everything",
+        ),
+    ] {
+        let all = [&["e2e", "gateway", "--watch"][..], arguments].concat();
+        let told = format!("error: --watch does not go with {what}: {why}\n");
+        check(&all, 2, "", &told);
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["e2e", "gateway", "--watch"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("CI", "true")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("the variable CI: nobody edits there"),
+        "{told}"
+    );
+}
+
+#[test]
 fn a_tag_is_one_line_of_data() {
     let output = xtask(&["tag", "gateway"]);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");

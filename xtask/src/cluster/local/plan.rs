@@ -490,8 +490,9 @@ fn readiness(container: &Container) -> Readiness {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
+    use std::path::Path;
 
     use camino::Utf8PathBuf;
 
@@ -570,7 +571,16 @@ spec:
     /// Plans the sample with these words replaced.
     fn plan(limits: Limits, from: &str, to: &str) -> anyhow::Result<Vec<Pod<Expected>>> {
         let folder = tempfile::tempdir()?;
-        let directory = Utf8PathBuf::try_from(folder.path().to_owned())?;
+        plan_in(folder.path(), limits, from, to)
+    }
+
+    fn plan_in(
+        folder: &Path,
+        limits: Limits,
+        from: &str,
+        to: &str,
+    ) -> anyhow::Result<Vec<Pod<Expected>>> {
+        let directory = Utf8PathBuf::try_from(folder.to_owned())?;
         fs::create_dir_all(directory.join("mounts/db"))?;
         let images = ImageNames {
             own: ["db".to_owned()].into(),
@@ -717,6 +727,33 @@ spec:
         for start in ["--restart", "--publish", "--network-alias"] {
             has_none_like(init, start);
         }
+    }
+
+    #[test]
+    fn the_plan_of_a_pod_is_all_that_it_was_made_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let digest = |from: &str, to: &str| {
+            let pods = plan_in(folder.path(), ALL, from, to).unwrap();
+            let pod = &pods[0];
+            assert_eq!(pod.init[0].plan(), pod.main.plan());
+            has(
+                &pod.main,
+                &[&format!("--label=phase-zero.plan={}", pod.main.plan())],
+            );
+            assert_ne!(pods[1].main.plan(), pod.main.plan());
+            pod.main.plan().to_owned()
+        };
+        assert_eq!(digest("", ""), digest("", ""));
+        let edits = [
+            ("conf: \"a\"", "conf: \"b\""),
+            ("value: \"b c\"", "value: \"b d\""),
+            ("command: [/init, --now]", "command: [/init, --later]"),
+            ("tcpSocket: {port: db}", "tcpSocket: {port: 9}"),
+            ("memory: 1Mi", "memory: 2Mi"),
+        ];
+        let others: BTreeSet<String> = edits.iter().map(|(from, to)| digest(from, to)).collect();
+        assert_eq!(others.len(), edits.len());
+        assert!(!others.contains(&digest("", "")));
     }
 
     #[test]

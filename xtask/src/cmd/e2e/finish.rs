@@ -99,7 +99,7 @@ impl Session<'_> {
         let logs = self.run.directory().join("logs");
         // A compiler's message has been shown as it came.
         if let Some(log) = failure::guilty_log(&logs, &message, &suspects)
-            && !matches!(phase, Some("tag" | "build"))
+            && !matches!(phase, Some("manifests" | "tag" | "build"))
             && !is_signal(error)
         {
             crate::report::say_part!("{}", failure::tail(&log));

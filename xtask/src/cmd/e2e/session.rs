@@ -174,8 +174,8 @@ impl<'a> Session<'a> {
         Ok(session)
     }
 
-    /// To its end; the deployment that stands then, if one does.
-    pub(super) fn to_its_end(mut self) -> (Option<Standing>, Result<()>) {
+    /// Every phase, and the end; gives the deployment that stands then, if one does.
+    pub(super) fn go_through(mut self) -> (Option<Standing>, Result<()>) {
         let result = self.phases();
         let ended = self.finish(result);
         (self.into_standing(), ended)

@@ -7,6 +7,7 @@
 //! removed when it is proved.
 
 use std::env;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
@@ -47,12 +48,12 @@ pub(super) fn only_target<'a>(
             format!("--watch does not go with {what}: {why}"),
         ))
     };
-    let [target] = targets else {
-        return refuse("several targets", "it stays at one until Ctrl-C");
-    };
     if options.all {
         return refuse("--all", "it stays at one target until Ctrl-C");
     }
+    let [target] = targets else {
+        return refuse("several targets", "it stays at one until Ctrl-C");
+    };
     if options.plan {
         return refuse("--plan", "a plan runs nothing");
     }
@@ -86,7 +87,7 @@ pub(super) fn run(workspace: &Workspace, target: &Target, options: &cli::E2e) ->
         pause: Pause::new(None)?,
         standing: None,
         last: None,
-        frozen: None,
+        whole: None,
     };
     let ended = watch.cycles();
     let _shield = Shield::raise();
@@ -113,8 +114,14 @@ struct Watch {
     standing: Option<Standing>,
     /// What was seen when the tree was last read.
     last: Option<Seen>,
-    /// The sources of the last cycle that could be read.
-    frozen: Option<std::sync::Arc<Frozen>>,
+    /// The last reading that found everything in order.
+    whole: Option<Whole>,
+}
+
+/// A reading that found everything in order.
+struct Whole {
+    frozen: Arc<Frozen>,
+    fingerprint: Fingerprint,
 }
 
 /// What a reading of the tree found: equal to the last one, nothing changed.
@@ -130,7 +137,7 @@ struct Look {
     workspace: Workspace,
     taken: Taken,
     seen: Seen,
-    frozen: Option<std::sync::Arc<Frozen>>,
+    frozen: Option<Arc<Frozen>>,
 }
 
 impl Watch {
@@ -218,7 +225,7 @@ impl Watch {
             .as_ref()
             .and_then(|(images, _)| images.as_ref().ok());
         Look {
-            frozen: images.map(|images| std::sync::Arc::clone(images.frozen())),
+            frozen: images.map(|images| Arc::clone(images.frozen())),
             workspace,
             taken,
             seen: match seen {
@@ -232,16 +239,21 @@ impl Watch {
     fn tell_edits(&self, look: &Look, burst: Option<&Burst>) {
         let Some(burst) = burst else { return };
         let mut paths: Vec<String> = Vec::new();
-        if let (Some(before), Some(after)) = (&self.frozen, &look.frozen) {
-            let edited = before.snapshot().differences(after.snapshot());
+        if let (Some(before), Some(after)) = (&self.whole, &look.frozen) {
+            let edited = before.frozen.snapshot().differences(after.snapshot());
             paths.extend(edited.into_iter().map(Utf8PathBuf::into_string));
         }
-        if let (Some(Seen::Whole(before)), Seen::Whole(after)) = (&self.last, &look.seen) {
-            paths.extend(before.other_manifests(after).map(str::to_owned));
+        if let (Some(before), Seen::Whole(after)) = (&self.whole, &look.seen) {
+            let manifests = before.fingerprint.other_manifests(after);
+            paths.extend(manifests.map(str::to_owned));
         }
         if paths.is_empty() {
+            // What an editor has put beside for a moment is not what people edited.
+            let (there, gone): (Vec<_>, Vec<_>) =
+                burst.paths.iter().partition(|path| path.exists());
+            let told = if there.is_empty() { gone } else { there };
             let root = &self.workspace.root;
-            let relative = burst.paths.iter().map(|path| path.strip_prefix(root));
+            let relative = told.into_iter().map(|path| path.strip_prefix(root));
             paths.extend(relative.flatten().map(ToString::to_string));
         }
         crate::report::say!("\n{:>12} {}", "edited", named(&paths));
@@ -258,6 +270,12 @@ impl Watch {
             Seen::Whole(fingerprint) => Some(fingerprint.as_ref().clone()),
             Seen::Refused(_) => None,
         };
+        if let (Some(frozen), Some(fingerprint)) = (frozen, fingerprint.clone()) {
+            self.whole = Some(Whole {
+                frozen,
+                fingerprint,
+            });
+        }
         let since = if self.last.is_none() { "run" } else { "edit" };
         let target = workspace.target(self.target.as_str())?;
         let before = self.before(fingerprint.as_ref())?;
@@ -271,10 +289,9 @@ impl Watch {
                 return Err(error);
             }
         };
-        let (standing, ended) = session.to_its_end();
+        let (standing, ended) = session.go_through();
         self.standing = standing;
         self.last = Some(seen);
-        self.frozen = frozen.or_else(|| self.frozen.take());
         self.workspace = workspace;
         // Once is enough to prove that a build is reproducible.
         self.options.no_cache = false;

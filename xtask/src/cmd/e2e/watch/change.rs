@@ -136,7 +136,9 @@ mod tests {
 
     fn other(manifest: &str) -> impl FnOnce(&mut Fingerprint) {
         let file = format!("deploy/{manifest}.yaml");
-        move |after| drop(after.manifests.insert(file, Digest::of(b"other")))
+        move |after| {
+            after.manifests.insert(file, Digest::of(b"other"));
+        }
     }
 
     #[test]
