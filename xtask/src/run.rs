@@ -182,8 +182,9 @@ impl Run {
         }
         self.note("replace", &serde_json::to_value(these)?)?;
         let label = format!("{LABEL_RUN}={}", self.id);
-        let find = || Ok(Resources::find(engine, &label)?.only(these));
-        remove_found(engine, &label, find)
+        remove_found(engine, &label, || {
+            Resources::find_among(engine, &label, these)
+        })
     }
 
     /// Removes everything that carries this run's label: containers, then volumes and networks.
@@ -382,21 +383,11 @@ impl Resources {
     /// # Errors
     /// When the engine does not answer.
     pub fn find(engine: &Engine, label: &str) -> Result<Self> {
-        let names = |arguments: &[&str], format: &str| -> Result<Vec<String>> {
-            let invocation = engine.invocation().args(arguments.iter().copied()).args([
-                "--filter",
-                &format!("label={label}"),
-                "--format",
-                format,
-            ]);
-            let captured = process::capture(&invocation, LIST_DEADLINE)?;
-            Ok(captured.stdout.lines().map(str::to_owned).collect())
-        };
         // Each question costs the engine's own start, and that is all that it costs.
         thread::scope(|scope| {
-            let volumes = scope.spawn(|| names(&["volume", "ls"], "{{.Name}}"));
-            let networks = scope.spawn(|| names(&["network", "ls"], "{{.Name}}"));
-            let containers = names(&["ps", "--all"], "{{.Names}}");
+            let volumes = scope.spawn(|| volumes(engine, label));
+            let networks = scope.spawn(|| networks(engine, label));
+            let containers = containers(engine, label);
             Ok(Self {
                 volumes: joined(volumes)?,
                 networks: joined(networks)?,
@@ -405,13 +396,22 @@ impl Resources {
         })
     }
 
-    /// Those that `these` names too.
-    fn only(mut self, these: &Self) -> Self {
-        self.containers
-            .retain(|name| these.containers.contains(name));
-        self.volumes.retain(|name| these.volumes.contains(name));
-        self.networks.retain(|name| these.networks.contains(name));
-        self
+    /// Those of `these` that carry the label; asks for no kind of which none is named.
+    fn find_among(engine: &Engine, label: &str, these: &Self) -> Result<Self> {
+        type Question = fn(&Engine, &str) -> Result<Vec<String>>;
+        let ask = |question: Question, named: &[String]| -> Result<Vec<String>> {
+            if named.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut found = question(engine, label)?;
+            found.retain(|name| named.contains(name));
+            Ok(found)
+        };
+        Ok(Self {
+            containers: ask(containers, &these.containers)?,
+            volumes: ask(volumes, &these.volumes)?,
+            networks: ask(networks, &these.networks)?,
+        })
     }
 
     /// Nothing was found.
@@ -419,6 +419,29 @@ impl Resources {
     pub fn is_empty(&self) -> bool {
         self.containers.is_empty() && self.volumes.is_empty() && self.networks.is_empty()
     }
+}
+
+fn containers(engine: &Engine, label: &str) -> Result<Vec<String>> {
+    labelled(engine, label, &["ps", "--all"], "{{.Names}}")
+}
+
+fn volumes(engine: &Engine, label: &str) -> Result<Vec<String>> {
+    labelled(engine, label, &["volume", "ls"], "{{.Name}}")
+}
+
+fn networks(engine: &Engine, label: &str) -> Result<Vec<String>> {
+    labelled(engine, label, &["network", "ls"], "{{.Name}}")
+}
+
+fn labelled(engine: &Engine, label: &str, list: &[&str], format: &str) -> Result<Vec<String>> {
+    let invocation = engine.invocation().args(list.iter().copied()).args([
+        "--filter",
+        &format!("label={label}"),
+        "--format",
+        format,
+    ]);
+    let captured = process::capture(&invocation, LIST_DEADLINE)?;
+    Ok(captured.stdout.lines().map(str::to_owned).collect())
 }
 
 /// Where a volume lies that is kept in memory: in a folder of its own name.

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow};
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use super::change::Fingerprint;
 use crate::cluster::Cluster;
@@ -30,6 +30,10 @@ const TOLD: [&str; 7] = [
     "logs",
 ];
 
+/// How many cycles a run's folder tells of, besides the newest: a day of edits has hundreds, each
+/// with the logs of every container.
+const CYCLES_MAX: u32 = 20;
+
 const LAST_GOOD: &str = "; what the last good build made stays deployed";
 
 /// A deployment that was proved.
@@ -46,20 +50,7 @@ impl Standing {
     /// Puts aside what the last cycle has told, as `cycles/<number>/` of the run's folder, so that
     /// the folder itself tells of the newest.
     pub(super) fn put_aside(&self) -> Result<()> {
-        let directory = self.run.directory();
-        let cycles = directory.join("cycles");
-        let number = cycles.read_dir_utf8().map_or(0, Iterator::count) + 1;
-        let aside = cycles.join(number.to_string());
-        fs::create_dir_all(&aside).with_context(|| format!("cannot make {aside}"))?;
-        for name in TOLD {
-            if !directory.join(name).exists() {
-                continue;
-            }
-            let (from, to) = (directory.join(name), aside.join(name));
-            fs::rename(&from, &to).with_context(|| format!("cannot move {from} to {to}"))?;
-        }
-        // It goes on to tell how the deployment is reached.
-        copy(&directory.join("run.json"), &aside.join("run.json"))?;
+        let aside = put_aside(self.run.directory())?;
         let details = serde_json::json!({"put_aside": aside});
         self.run.note("cycle", &details)
     }
@@ -79,10 +70,31 @@ impl Standing {
     }
 }
 
-fn copy(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
-    fs::copy(from, to)
-        .map(drop)
-        .with_context(|| format!("cannot copy {from} to {to}"))
+/// Moves what was told into the folder of a cycle, and gives that; the oldest cycles go.
+fn put_aside(run_directory: &Utf8Path) -> Result<Utf8PathBuf> {
+    let cycles = run_directory.join("cycles");
+    fs::create_dir_all(&cycles).with_context(|| format!("cannot make {cycles}"))?;
+    let mut numbers: Vec<u32> = Vec::new();
+    for entry in cycles.read_dir_utf8()? {
+        numbers.extend(entry?.file_name().parse::<u32>());
+    }
+    let number = numbers.iter().max().map_or(1, |newest| newest + 1);
+    let aside = cycles.join(number.to_string());
+    fs::create_dir(&aside).with_context(|| format!("cannot make {aside}"))?;
+    for name in TOLD {
+        let (from, to) = (run_directory.join(name), aside.join(name));
+        if from.exists() {
+            fs::rename(&from, &to).with_context(|| format!("cannot move {from} to {to}"))?;
+        }
+    }
+    // It goes on to tell how the deployment is reached.
+    let (from, to) = (run_directory.join("run.json"), aside.join("run.json"));
+    fs::copy(&from, &to).with_context(|| format!("cannot copy {from} to {to}"))?;
+    for old in numbers.iter().filter(|old| *old + CYCLES_MAX <= number) {
+        let old = cycles.join(old.to_string());
+        fs::remove_dir_all(&old).with_context(|| format!("cannot remove {old}"))?;
+    }
+    Ok(aside)
 }
 
 /// What a run knows that is one cycle of a watch.
@@ -251,5 +263,40 @@ impl Session<'_> {
             secrets: secrets?,
             fingerprint: fingerprint?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use camino::Utf8Path;
+
+    use super::{CYCLES_MAX, put_aside};
+
+    #[test]
+    fn the_folder_tells_of_the_newest_cycle_and_keeps_some_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let last = CYCLES_MAX + 3;
+        for number in 1..=last {
+            for name in ["receipt.json", "tests.jsonl", "run.json", "lock"] {
+                fs::write(folder.join(name), number.to_string()).unwrap();
+            }
+            fs::create_dir(folder.join("logs")).unwrap();
+            let aside = put_aside(folder).unwrap();
+            assert_eq!(aside, folder.join(format!("cycles/{number}")));
+            for name in ["receipt.json", "tests.jsonl", "run.json"] {
+                let told = fs::read_to_string(aside.join(name)).unwrap();
+                assert_eq!(told, number.to_string(), "{name}");
+            }
+            let left = ["lock", "run.json", "receipt.json", "tests.jsonl", "logs"];
+            let left = left.map(|name| folder.join(name).exists());
+            assert_eq!(left, [true, true, false, false, false]);
+        }
+        let kept = folder.join("cycles").read_dir_utf8().unwrap().count();
+        assert_eq!(kept, usize::try_from(CYCLES_MAX).unwrap());
+        assert!(!folder.join("cycles/3").exists());
+        assert!(folder.join(format!("cycles/{last}/logs")).exists());
     }
 }
