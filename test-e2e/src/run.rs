@@ -154,8 +154,12 @@ fn secret(path: &Path) -> String {
     }
 }
 
-/// `target/e2e/runs` of this checkout and of every folder above, nearest first.
+/// `e2e/runs` in the build folder that is set, if one is; else in `target` of this checkout and of
+/// every folder above, nearest first. Where the tool looks is where it writes.
 fn run_folders() -> Vec<PathBuf> {
+    if let Some(set) = env::var_os("CARGO_TARGET_DIR").filter(|set| !set.is_empty()) {
+        return vec![PathBuf::from(set).join("e2e/runs")];
+    }
     let start = env::var_os("CARGO_MANIFEST_DIR")
         .map(PathBuf::from)
         .or_else(|| env::current_dir().ok())
@@ -207,7 +211,9 @@ fn newest_kept(folders: &[PathBuf], target: &str) -> Result<Run, String> {
         .filter_map(|folder| fs::read_dir(folder).ok())
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path().join("run.json")));
-    let kept = files.filter_map(|path| {
+    // `clean` takes the mark away and leaves what the run has told.
+    let marked = files.filter(|path| path.with_file_name("kept").exists());
+    let kept = marked.filter_map(|path| {
         let modified = fs::metadata(&path).and_then(|data| data.modified()).ok()?;
         let run = Run::read(&path).ok()?;
         (run.kept && run.target == target).then_some((modified, run))
@@ -238,6 +244,9 @@ mod tests {
         });
         let path = directory.join("run.json");
         fs::write(&path, text.to_string()).expect("written");
+        if kept {
+            fs::write(directory.join("kept"), "").expect("written");
+        }
         let file = fs::File::options().append(true).open(&path).expect("open");
         file.set_modified(SystemTime::now() - age).expect("a time");
     }
@@ -254,6 +263,8 @@ mod tests {
         assert_eq!(newest_kept(&folders, "gateway").expect("a run").id, "new");
         let none = newest_kept(&folders, "datastorage").expect_err("no run");
         assert!(none.contains("cargo xtask e2e datastorage"), "{none}");
+        fs::remove_file(folder.path().join("new/kept")).expect("cleaned");
+        assert_eq!(newest_kept(&folders, "gateway").expect("a run").id, "old");
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub struct E2e {
     /// Whether the containers stay when a run ends
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Keep::Never)]
     pub keep: Keep,
+    /// Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
+    #[arg(long)]
+    pub watch: bool,
     /// Which container engine runs it
     #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
     pub engine: Choice,

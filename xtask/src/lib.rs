@@ -20,5 +20,6 @@ pub mod secrets;
 pub mod source;
 pub mod third_party;
 mod threads;
+pub mod watcher;
 
 pub use hashing::digest;

@@ -24,6 +24,9 @@ pub(crate) use references::{Named, References, Seen};
 
 use document::{ConfigMap, Container, Deployment, Head, Medium, Port, Probe, Service};
 
+/// Where manifests lie.
+pub const FOLDER: &str = "deploy";
+
 /// Kinds that mean nothing without a scheduler, a network plugin or an API server.
 const VOID_KINDS: [&str; 7] = [
     "ClusterRole",
@@ -128,7 +131,7 @@ impl Manifests {
         let images = ImageNames::of(workspace)?;
         let mut manifests = Self::default();
         for name in names {
-            let file = Utf8PathBuf::from(format!("deploy/{name}.yaml"));
+            let file = Utf8Path::new(FOLDER).join(format!("{name}.yaml"));
             let path = workspace.root.join(&file);
             let kind = path.symlink_metadata().map(|metadata| metadata.file_type());
             if kind.is_ok_and(|kind| !kind.is_file()) {
@@ -144,8 +147,6 @@ impl Manifests {
                     ))
                     .caused_by(error)
             })?;
-            let digest = Digest::of(text.as_bytes());
-            manifests.digests.insert(file.to_string(), digest);
             manifests.add(&file, name, &text, &images)?;
             if !manifests
                 .workloads
@@ -164,6 +165,11 @@ impl Manifests {
     #[must_use]
     pub const fn digests(&self) -> &BTreeMap<String, Digest> {
         &self.digests
+    }
+
+    /// The digest of the file that a workload stands in.
+    pub(crate) fn digest_of(&self, workload: &Workload) -> Option<Digest> {
+        self.digests.get(workload.place.file.as_str()).copied()
     }
 
     /// Reads one manifest, as `deploy/<service>.yaml` would hold it.
@@ -255,6 +261,8 @@ impl Manifests {
         text: &str,
         images: &ImageNames,
     ) -> Result<()> {
+        let digest = Digest::of(text.as_bytes());
+        self.digests.insert(file.to_string(), digest);
         // Two passes in step: the first tells the kind, the second reads that kind strictly.
         let heads = serde_norway::Deserializer::from_str(text);
         let bodies = serde_norway::Deserializer::from_str(text);

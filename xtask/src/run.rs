@@ -187,6 +187,22 @@ impl Run {
         self.note(CLEANED, &json!({"made": 0}))
     }
 
+    /// Removes some of what this run made, so that it can be made anew: what carries its label and
+    /// is named here, and nothing else.
+    ///
+    /// # Errors
+    /// When something is left: names it.
+    pub fn remove(&self, engine: &Engine, these: &Resources) -> Result<()> {
+        if these.is_empty() {
+            return Ok(());
+        }
+        self.note("replace", &serde_json::to_value(these)?)?;
+        let label = format!("{LABEL_RUN}={}", self.id);
+        remove_found(engine, &label, || {
+            Resources::find_among(engine, &label, these)
+        })
+    }
+
     /// Removes everything that carries this run's label: containers, then volumes and networks.
     /// Sees to it that nothing is left, by asking the engine again.
     ///
@@ -450,21 +466,11 @@ impl Resources {
     /// # Errors
     /// When the engine does not answer.
     pub fn find(engine: &Engine, label: &str) -> Result<Self> {
-        let names = |arguments: &[&str], format: &str| -> Result<Vec<String>> {
-            let invocation = engine.invocation().args(arguments.iter().copied()).args([
-                "--filter",
-                &format!("label={label}"),
-                "--format",
-                format,
-            ]);
-            let captured = process::capture(&invocation, LIST_DEADLINE)?;
-            Ok(captured.stdout.lines().map(str::to_owned).collect())
-        };
         // Each question costs the engine's own start, and that is all that it costs.
         thread::scope(|scope| {
-            let volumes = scope.spawn(|| names(&["volume", "ls"], "{{.Name}}"));
-            let networks = scope.spawn(|| names(&["network", "ls"], "{{.Name}}"));
-            let containers = names(&["ps", "--all"], "{{.Names}}");
+            let volumes = scope.spawn(|| volumes(engine, label));
+            let networks = scope.spawn(|| networks(engine, label));
+            let containers = containers(engine, label);
             Ok(Self {
                 volumes: joined(volumes)?,
                 networks: joined(networks)?,
@@ -473,11 +479,52 @@ impl Resources {
         })
     }
 
+    /// Those of `these` that carry the label; asks for no kind of which none is named.
+    fn find_among(engine: &Engine, label: &str, these: &Self) -> Result<Self> {
+        type Question = fn(&Engine, &str) -> Result<Vec<String>>;
+        let ask = |question: Question, named: &[String]| -> Result<Vec<String>> {
+            if named.is_empty() {
+                return Ok(Vec::new());
+            }
+            let mut found = question(engine, label)?;
+            found.retain(|name| named.contains(name));
+            Ok(found)
+        };
+        Ok(Self {
+            containers: ask(containers, &these.containers)?,
+            volumes: ask(volumes, &these.volumes)?,
+            networks: ask(networks, &these.networks)?,
+        })
+    }
+
     /// Nothing was found.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.containers.is_empty() && self.volumes.is_empty() && self.networks.is_empty()
     }
+}
+
+fn containers(engine: &Engine, label: &str) -> Result<Vec<String>> {
+    labelled(engine, label, &["ps", "--all"], "{{.Names}}")
+}
+
+fn volumes(engine: &Engine, label: &str) -> Result<Vec<String>> {
+    labelled(engine, label, &["volume", "ls"], "{{.Name}}")
+}
+
+fn networks(engine: &Engine, label: &str) -> Result<Vec<String>> {
+    labelled(engine, label, &["network", "ls"], "{{.Name}}")
+}
+
+fn labelled(engine: &Engine, label: &str, list: &[&str], format: &str) -> Result<Vec<String>> {
+    let invocation = engine.invocation().args(list.iter().copied()).args([
+        "--filter",
+        &format!("label={label}"),
+        "--format",
+        format,
+    ]);
+    let captured = process::capture(&invocation, LIST_DEADLINE)?;
+    Ok(captured.stdout.lines().map(str::to_owned).collect())
 }
 
 /// Where a volume lies that is kept in memory: in a folder of its own name.
@@ -500,7 +547,11 @@ pub fn has_memory_for_volumes() -> bool {
 /// # Errors
 /// When something is left: names it.
 pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
-    let mut left = Resources::find(engine, label)?;
+    remove_found(engine, label, || Resources::find(engine, label))
+}
+
+fn remove_found(engine: &Engine, label: &str, find: impl Fn() -> Result<Resources>) -> Result<()> {
+    let mut left = find()?;
     let mut reasons: Vec<anyhow::Error> = Vec::new();
     for attempt in 0..REMOVE_ATTEMPTS {
         if left.is_empty() {
@@ -528,7 +579,7 @@ pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
             gone
         });
         remove(engine, &left, &mut reasons);
-        left = Resources::find(engine, label)?;
+        left = find()?;
     }
     if left.is_empty() {
         return Ok(());

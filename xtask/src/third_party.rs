@@ -8,6 +8,7 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::digest::Digest;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::report::live;
@@ -93,6 +94,14 @@ pub fn names(workspace: &Workspace) -> Result<BTreeSet<String>> {
     Ok(read(workspace)?.into_keys().collect())
 }
 
+/// The digest of `deploy/images.toml`, if there is one.
+///
+/// # Errors
+/// When the file cannot be read: names it.
+pub fn digest(workspace: &Workspace) -> Result<Option<Digest>> {
+    Ok(text(workspace)?.map(|text| Digest::of(text.as_bytes())))
+}
+
 /// The Secrets that third-party images want, from `deploy/images.toml`.
 ///
 /// # Errors
@@ -168,10 +177,8 @@ fn pinned(workspace: &Workspace, name: &str) -> Result<Pinned> {
 }
 
 fn read(workspace: &Workspace) -> Result<BTreeMap<String, Pinned>> {
-    let text = match fs::read_to_string(workspace.root.join(FILE)) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {FILE}")),
+    let Some(text) = text(workspace)? else {
+        return Ok(BTreeMap::new());
     };
     let images: BTreeMap<String, Pinned> = toml::from_str(&text).map_err(|error| {
         Failure::new(
@@ -184,6 +191,14 @@ fn read(workspace: &Workspace) -> Result<BTreeMap<String, Pinned>> {
         check_not_ours(workspace, name, pinned)?;
     }
     Ok(images)
+}
+
+fn text(workspace: &Workspace) -> Result<Option<String>> {
+    match fs::read_to_string(workspace.root.join(FILE)) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {FILE}")),
+    }
 }
 
 /// Under a pinned tag one of our services would be an image that others share and that lives on.

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _, chown};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +34,7 @@ use crate::threads::{all, joined};
 mod by_hand;
 mod plan;
 mod ready;
+mod standing;
 
 pub(crate) use plan::Planned;
 use plan::{PlannedVolume, Pod};
@@ -51,6 +53,17 @@ pub struct Local {
     starting: Option<JoinHandle<Result<()>>>,
     containers: Vec<Planned<Seen>>,
     inits: Vec<Planned<Seen>>,
+    rolled_out: Option<RolledOut>,
+}
+
+/// What a roll-out left.
+#[derive(Debug)]
+struct RolledOut {
+    resources: Resources,
+    /// The pods that were made by it.
+    made: Vec<String>,
+    /// How many were left as they were; none where there was nothing before.
+    left_count: Option<usize>,
 }
 
 impl Local {
@@ -84,6 +97,7 @@ impl Local {
             starting: None,
             containers: Vec::new(),
             inits: Vec::new(),
+            rolled_out: None,
         })
     }
 
@@ -201,6 +215,9 @@ impl Local {
 
     /// Starts everything at the same time: services wait for what they need by themselves. Waits
     /// until each is ready; `deadline_of` tells how long a service may take.
+    ///
+    /// Where something was rolled out before, what is seen to stand exactly as planned is left, and
+    /// waited for like the rest; everything else is made anew.
     pub(crate) fn roll_out(
         &mut self,
         run: &Run,
@@ -208,9 +225,7 @@ impl Local {
         deadline_of: impl Fn(&str) -> Duration + Sync,
     ) -> Result<()> {
         self.inits = pods.iter().flat_map(|pod| pod.init.clone()).collect();
-        let (begun, pods): (Vec<_>, Vec<_>) = pods
-            .into_iter()
-            .partition(|pod| self.started.contains(&pod.main.name));
+        let (begun, pods) = self.divide(run, pods)?;
         let mains = |pods: &[Pod<Seen>]| -> Vec<Planned<Seen>> {
             pods.iter().map(|pod| pod.main.clone()).collect()
         };
@@ -235,6 +250,62 @@ impl Local {
         self.judge([first?, then?].into_iter().flatten())
     }
 
+    /// The pods that are there or are being started, and those that must be made. What stands in
+    /// the way of these is removed.
+    fn divide(&mut self, run: &Run, pods: Vec<Pod<Seen>>) -> Result<Divided> {
+        let resources = resources(&pods);
+        let Some(before) = self.rolled_out.take() else {
+            let (begun, anew): Divided = pods
+                .into_iter()
+                .partition(|pod| self.started.contains(&pod.main.name));
+            self.note_roll_out(resources, None, &anew);
+            return Ok((begun, anew));
+        };
+        let names = resources.containers.iter().map(String::as_str);
+        let facts = self.engine.containers(names)?;
+        let (left, anew) = standing::divide(pods, &facts);
+        let staying = self::resources(&left);
+        let stays = |name: &String, staying: &[String]| staying.contains(name);
+        let mut gone = before.resources;
+        gone.containers.extend(resources.containers.iter().cloned());
+        gone.containers
+            .retain(|name| !stays(name, &staying.containers));
+        gone.volumes.extend(resources.volumes.iter().cloned());
+        gone.volumes.retain(|name| !stays(name, &staying.volumes));
+        run.remove(&self.engine, &gone)?;
+        self.note_roll_out(resources, Some(left.len()), &anew);
+        Ok((left, anew))
+    }
+
+    fn note_roll_out(
+        &mut self,
+        resources: Resources,
+        left_count: Option<usize>,
+        anew: &[Pod<Seen>],
+    ) {
+        let made = anew.iter().map(|pod| pod.main.service.clone());
+        self.rolled_out = Some(RolledOut {
+            resources,
+            made: made.collect(),
+            left_count,
+        });
+    }
+
+    /// In one line what the last roll-out made and left, where it was not the first.
+    pub(crate) fn replaced(&self) -> Option<String> {
+        let RolledOut {
+            made, left_count, ..
+        } = self.rolled_out.as_ref()?;
+        match (made.is_empty(), left_count) {
+            (_, None) => None,
+            (_, Some(0)) => Some("everything anew".to_owned()),
+            (true, Some(left)) => Some(format!("nothing anew, {left} left as they are")),
+            (false, Some(left)) => {
+                Some(format!("{} anew, {left} left as they are", made.join(", ")))
+            }
+        }
+    }
+
     /// A container that ended says more than one that waited for it in vain.
     fn judge(&self, outcomes: impl Iterator<Item = Result<(), ready::Unready>>) -> Result<()> {
         let mut failed: Vec<(&Planned<Seen>, ready::Unready)> = self
@@ -256,6 +327,23 @@ impl Local {
         let name = &container.name;
         Err(ready::explain(name, unready, facts.get(name)))
     }
+}
+
+/// Pods that are there or are being started, and those that must be made.
+type Divided = (Vec<Pod<Seen>>, Vec<Pod<Seen>>);
+
+/// What these pods are to the engine.
+fn resources(pods: &[Pod<impl Named>]) -> Resources {
+    let mut resources = Resources::default();
+    for pod in pods {
+        let containers = pod.init.iter().chain([&pod.main]);
+        resources
+            .containers
+            .extend(containers.map(|one| one.name.clone()));
+        let volumes = pod.volumes.iter().map(|volume| volume.name.clone());
+        resources.volumes.extend(volumes);
+    }
+    resources
 }
 
 impl Drop for Local {
@@ -320,17 +408,45 @@ fn start_pods(run: &Run, engine: &Engine, pods: &[Pod<Seen>]) -> Result<()> {
 /// Writes the files of every ConfigMap that the run may mount.
 pub(crate) fn write_config(run: &Run, manifests: &Manifests) -> Result<()> {
     for (name, data) in &manifests.config_maps {
-        let folder = Local::config_directory(run, name);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(&folder)
-            .with_context(|| format!("cannot make {folder}"))?;
-        open_to_read(&folder, 0o755)?;
-        for (key, content) in data {
-            let path = folder.join(key);
-            fs::write(&path, content).with_context(|| format!("cannot write {path}"))?;
-            open_to_read(&path, 0o644)?;
+        write_config_map(&Local::config_directory(run, name), data)?;
+    }
+    Ok(())
+}
+
+/// Afterwards the folder holds these files and no others.
+fn write_config_map(folder: &Utf8Path, data: &BTreeMap<String, String>) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(folder)
+        .with_context(|| format!("cannot make {folder}"))?;
+    open_to_read(folder, 0o755)?;
+    for (key, content) in data {
+        let path = folder.join(key);
+        if fs::read(&path).is_ok_and(|there| there == content.as_bytes()) {
+            continue;
+        }
+        // What is mounted already is not torn under its reader.
+        let write_whole = || -> Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            file.write_all(content.as_bytes())?;
+            file.as_file()
+                .set_permissions(Permissions::from_mode(0o644))?;
+            file.persist(&path)?;
+            Ok(())
+        };
+        write_whole().with_context(|| format!("cannot write {path}"))?;
+    }
+    remove_others(folder, data)
+}
+
+/// A key that was taken out of a ConfigMap is no file of its folder any more.
+fn remove_others(folder: &Utf8Path, data: &BTreeMap<String, String>) -> Result<()> {
+    let failed = || format!("cannot clear {folder}");
+    for entry in folder.read_dir_utf8().with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        if !data.contains_key(entry.file_name()) {
+            fs::remove_file(entry.path()).with_context(failed)?;
         }
     }
     Ok(())
@@ -436,21 +552,15 @@ impl Preview<'_> {
             config: &self.directory.join("config"),
             memory_volumes: run::has_memory_for_volumes(),
         };
-        let mut planned = RollOut::default();
-        for pod in plan::pods(&around, manifests, references)? {
-            let commands = self.commands(&pod);
-            let shown = commands.iter().map(ToString::to_string);
-            planned.commands.extend(shown);
-            let containers = pod.init.iter().chain([&pod.main]);
-            planned
-                .resources
-                .containers
-                .extend(containers.map(|one| one.name.clone()));
-            let volumes = pod.volumes.into_iter().map(|volume| volume.name);
-            planned.resources.volumes.extend(volumes);
-        }
-        planned.resources.networks.push(self.id.to_owned());
-        Ok(planned)
+        let pods = plan::pods(&around, manifests, references)?;
+        let commands = pods.iter().flat_map(|pod| self.commands(pod));
+        let commands = commands.map(|command| command.to_string()).collect();
+        let mut resources = resources(&pods);
+        resources.networks.push(self.id.to_owned());
+        Ok(RollOut {
+            commands,
+            resources,
+        })
     }
 
     fn commands(&self, pod: &Pod<impl Named>) -> Vec<Invocation> {
@@ -647,9 +757,45 @@ fn run_inits(
 
 #[cfg(test)]
 mod tests {
-    use super::{again_for_a_port, not_started};
+    use std::collections::BTreeMap;
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    use camino::Utf8Path;
+
+    use super::{again_for_a_port, not_started, write_config_map};
     use crate::exit::Exit;
     use crate::process::ProcessError;
+
+    #[test]
+    fn a_config_map_that_is_written_again_leaves_no_old_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap().join("map");
+        let write = |data: &[(&str, &str)]| {
+            let data = data
+                .iter()
+                .map(|(key, text)| (key.to_string(), text.to_string()));
+            write_config_map(&folder, &data.collect()).unwrap();
+            let entries = folder.read_dir_utf8().unwrap().map(|entry| {
+                let path = entry.unwrap().into_path();
+                let mode = path.metadata().unwrap().permissions().mode() & 0o777;
+                let inode = path.metadata().unwrap().ino();
+                let text = fs::read_to_string(&path).unwrap();
+                (path.file_name().unwrap().to_owned(), (text, mode, inode))
+            });
+            entries.collect::<BTreeMap<_, _>>()
+        };
+        let first = write(&[("a", "1"), ("b", "2")]);
+        assert_eq!(first["a"].0, "1");
+        assert_eq!(first["a"].1, 0o644);
+        let second = write(&[("a", "1"), ("c", "3")]);
+        assert_eq!(second.keys().collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(second["a"].2, first["a"].2);
+        let third = write(&[("a", "2")]);
+        assert_eq!(third["a"].0, "2");
+        // Another file under its name: who reads the old one reads it whole.
+        assert_ne!(third["a"].2, first["a"].2);
+    }
 
     fn failed(stderr: &str) -> ProcessError {
         ProcessError::Failed {

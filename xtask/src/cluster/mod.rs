@@ -69,6 +69,14 @@ impl Cluster {
         }
     }
 
+    /// In one line what the last roll-out made anew and what it left, where it was not the first.
+    #[must_use]
+    pub fn replaced(&self) -> Option<String> {
+        match self {
+            Self::Local(local) => local.replaced(),
+        }
+    }
+
     /// The third-party images of the run.
     #[must_use]
     pub fn third_party(&self) -> &[ThirdPartyImage] {

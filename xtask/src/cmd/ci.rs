@@ -116,6 +116,7 @@ fn end_to_end(workspace: &Workspace, engine: Choice, first: bool) -> Result<()> 
         targets: Vec::new(),
         all: true,
         keep: cli::Keep::Never,
+        watch: false,
         engine,
         plan: false,
         // Its first target is built twice: once as always, once from nothing. Once is enough.

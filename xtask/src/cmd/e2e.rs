@@ -21,6 +21,7 @@ mod finish;
 mod pause;
 mod plan;
 mod session;
+mod watch;
 
 use self::deadline::Deadline;
 use self::pause::Pause;
@@ -31,6 +32,10 @@ use self::pause::Pause;
 /// The first target's that was not green, when all have been told; a wrong command line.
 pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     let targets = selection(workspace, options)?;
+    let watched = match options.watch {
+        true => Some(watch::only_target(&targets, options)?),
+        false => None,
+    };
     if options.plan {
         return plan::print(workspace, &targets, options);
     }
@@ -42,6 +47,9 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
         super::setup::ensure(workspace, super::setup::Purpose::MainJob)?;
     }
     let _server = docker_server(workspace, options)?;
+    if let Some(target) = watched {
+        return watch::run(workspace, target, options);
+    }
     let pause = Pause::new(options.pause_before)?;
     let mut outcomes = Vec::new();
     for (index, target) in targets.iter().enumerate() {

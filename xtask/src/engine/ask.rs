@@ -56,6 +56,8 @@ pub struct ContainerFacts {
     pub started_at: String,
     /// Port inside, port on 127.0.0.1.
     pub ports: BTreeMap<u16, u16>,
+    /// Its labels, those of its image among them.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl ContainerFacts {
@@ -109,6 +111,8 @@ struct InspectedContainerConfig {
     /// docker's name of the image.
     #[serde(default)]
     image: Option<String>,
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -299,13 +303,14 @@ fn container_facts(inspected: InspectedContainer) -> ContainerFacts {
         let outside = outside.as_ref()?.first()?.host_port.parse().ok()?;
         Some((inside, outside))
     });
+    let (name, labels) = match inspected.config {
+        Some(config) => (config.image, config.labels.unwrap_or_default()),
+        None => (None, BTreeMap::new()),
+    };
     ContainerFacts {
         name: inspected.name.trim_start_matches('/').to_owned(),
         image_id: with_algorithm(&inspected.image),
-        reference: inspected
-            .image_name
-            .or_else(|| inspected.config.and_then(|config| config.image))
-            .unwrap_or_default(),
+        reference: inspected.image_name.or(name).unwrap_or_default(),
         status: inspected.state.status,
         pid: inspected.state.pid,
         exit_code: inspected.state.exit_code,
@@ -313,5 +318,6 @@ fn container_facts(inspected: InspectedContainer) -> ContainerFacts {
         restart_count: inspected.restart_count,
         started_at: inspected.state.started_at,
         ports: ports.collect(),
+        labels,
     }
 }

@@ -68,6 +68,9 @@ struct Service<'a> {
 /// Deploys third parties and every image, and waits until each is ready. Writes `run.json`.
 /// The manifests were read when the run began: what is edited later belongs to the next one.
 ///
+/// Where the run has deployed before, a container that the engine shows to be exactly what is wanted
+/// now is left as it is, through the same observation: it is waited for and proved like the others.
+///
 /// # Errors
 /// [`crate::exit::Exit::Manifest`] for a manifest that is refused; [`crate::exit::Exit::Deploy`]
 /// when a container ends or a readiness does not come in time: with the last answer and the last log lines.

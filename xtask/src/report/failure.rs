@@ -233,6 +233,7 @@ mod tests {
     #[test]
     fn a_container_that_is_fine_takes_no_line_of_its_own() {
         let facts = |name: &str, status: &str, exit_code, restart_count| ContainerFacts {
+            labels: BTreeMap::new(),
             name: format!("r-{name}"),
             image_id: String::new(),
             reference: String::new(),

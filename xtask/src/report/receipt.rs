@@ -11,6 +11,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::cluster::Cluster;
 use crate::digest::Digest;
 use crate::engine::{Engine, Platform};
 use crate::host;
@@ -198,7 +199,20 @@ impl Receipt {
         interrupt::doing(phase);
         let begun = Instant::now();
         let result = step();
-        let noted = self.phase_took(phase, begun.elapsed(), result.is_ok());
+        self.phase_taken(phase, result, begun.elapsed())
+    }
+
+    /// Notes a phase that was gone through before.
+    ///
+    /// # Errors
+    /// What the phase gave, or that the receipt cannot be written.
+    pub fn phase_taken<T>(
+        &mut self,
+        phase: &'static str,
+        result: Result<T>,
+        took: Duration,
+    ) -> Result<T> {
+        let noted = self.phase_took(phase, took, result.is_ok());
         // What failed first is told, and not that a full disk takes no word of it.
         let value = self.judged(phase, result)?;
         noted.map(|()| value)
@@ -266,6 +280,12 @@ impl Receipt {
             environment: engine.environment.clone(),
             notes: engine.notes.clone(),
         });
+    }
+
+    /// What it is deployed to.
+    pub fn cluster(&mut self, cluster: &Cluster) {
+        self.cluster = Some(cluster.name().to_owned());
+        self.third_party = cluster.third_party().to_vec();
     }
 
     /// The manifests that were read.

@@ -59,7 +59,16 @@ pub(crate) fn list(
         nested: BTreeSet::new(),
     };
     if has_git(root) {
-        let names = git(root, "ls-files", &listed(directories, half), &Input::Empty)?;
+        let options: &[&str] = match half {
+            Half::Tracked => &["-z", "--cached", "--"],
+            Half::Untracked => &["-z", "--others", "--exclude-standard", "--"],
+        };
+        let names = git(
+            root,
+            "ls-files",
+            &limited(options, directories),
+            &Input::Empty,
+        )?;
         for name in names.split('\0').filter(|name| !name.is_empty()) {
             match name.strip_suffix('/') {
                 Some(folder) => drop(listing.nested.insert(folder.to_owned())),
@@ -74,22 +83,55 @@ pub(crate) fn list(
     Ok(listing)
 }
 
-fn has_git(root: &Utf8Path) -> bool {
-    let mut folders = root.ancestors();
-    folders.any(|folder| folder.join(".git").symlink_metadata().is_ok())
+impl Listing {
+    /// Every name.
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().map(String::as_str)
+    }
 }
 
-fn listed(directories: &BTreeSet<Utf8PathBuf>, half: Half) -> Vec<String> {
-    let options: &[&str] = match half {
-        Half::Tracked => &["-z", "--cached", "--"],
-        Half::Untracked => &["-z", "--others", "--exclude-standard", "--"],
-    };
+/// The folders in these that git ignores whole.
+pub(crate) fn ignored_folders(
+    root: &Utf8Path,
+    directories: &BTreeSet<Utf8PathBuf>,
+) -> Result<BTreeSet<String>> {
+    if !has_git(root) {
+        return Ok(BTreeSet::new());
+    }
+    let options = [
+        "-z",
+        "--others",
+        "--ignored",
+        "--directory",
+        "--exclude-standard",
+        "--",
+    ];
+    let names = git(
+        root,
+        "ls-files",
+        &limited(&options, directories),
+        &Input::Empty,
+    )?;
+    let folders = names.split('\0').filter_map(|name| name.strip_suffix('/'));
+    Ok(folders.map(str::to_owned).collect())
+}
+
+fn has_git(root: &Utf8Path) -> bool {
+    root.ancestors()
+        .any(|folder| folder.join(".git").symlink_metadata().is_ok())
+}
+
+/// The options of a listing, and the folders that it is about.
+fn limited(options: &[&str], directories: &BTreeSet<Utf8PathBuf>) -> Vec<String> {
     // `:(literal)` says that a folder's name is no pattern.
     let folders = directories
         .iter()
         .map(|folder| format!(":(literal){folder}"));
-    let options = options.iter().copied().map(str::to_owned);
-    options.chain(folders).collect()
+    options
+        .iter()
+        .map(|&option| option.to_owned())
+        .chain(folders)
+        .collect()
 }
 
 /// git as it is configured, without what would let it answer from memory or about another tree.

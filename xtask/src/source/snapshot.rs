@@ -135,14 +135,23 @@ impl Snapshot {
             .map(|package| (package.name.clone(), package.scope));
         let scopes = scopes.collect();
         let now = freeze(&workspace.root, &scopes, &Keep::Nothing, &self.seen)?;
+        Ok(self.differences(&now))
+    }
+
+    /// What differs between two snapshots of the same packages: paths relative to the root.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<Utf8PathBuf> {
         let mut edited = BTreeSet::new();
-        for (before, after) in self.packages().zip(now.packages()) {
+        for before in self.packages() {
+            let Some(after) = other.packages.get(&before.name) else {
+                continue;
+            };
             if before.source != after.source {
                 let changes = explain::difference(&Record::of(before), &Record::of(after));
                 edited.extend(changes.into_iter().map(|change| change.path));
             }
         }
-        Ok(edited.into_iter().collect())
+        edited.into_iter().collect()
     }
 }
 

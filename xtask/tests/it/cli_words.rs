@@ -78,6 +78,7 @@ Arguments:
 Options:
       --all                   Test every target
       --keep <WHEN>           Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
+      --watch                 Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
       --engine <ENGINE>       Which container engine runs it [env: E2E_ENGINE=] [default: auto] [possible values: auto, podman, docker]
       --plan                  Print phases, references and commands; run nothing
       --no-cache              Build in an empty folder all the same, and compare with what is kept
@@ -153,6 +154,50 @@ fn no_target_and_unknown_flags_are_usage_errors() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
+}
+
+#[test]
+fn watching_goes_with_little_else() {
+    for (arguments, what, why) in [
+        (
+            &["datastorage"][..],
+            "several targets",
+            "it stays at one until Ctrl-C",
+        ),
+        (&["--plan"], "--plan", "a plan runs nothing"),
+        (
+            &["--pause-before", "test"],
+            "--pause-before",
+            "nobody would press Enter in every cycle",
+        ),
+        (
+            &["--report", "/nowhere"],
+            "--report",
+            "each cycle would write over the last one's",
+        ),
+        (&["--timeout", "5"], "--timeout", "it ends with Ctrl-C"),
+        (
+            &["--keep", "always"],
+            "--keep",
+            "Ctrl-C, which ends it, removes everything",
+        ),
+    ] {
+        let all = [&["e2e", "gateway", "--watch"][..], arguments].concat();
+        let told = format!("error: --watch does not go with {what}: {why}\n");
+        check(&all, 2, "", &told);
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["e2e", "gateway", "--watch"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("CI", "true")
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        told.contains("the variable CI: nobody edits there"),
+        "{told}"
+    );
 }
 
 #[test]

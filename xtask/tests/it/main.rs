@@ -26,3 +26,4 @@ mod tag_phase;
 mod terminal_lines;
 mod third_party_names;
 mod tidy;
+mod watcher_events;

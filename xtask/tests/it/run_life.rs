@@ -9,7 +9,9 @@ use std::time::Duration;
 use camino::{Utf8Path, Utf8PathBuf};
 use xtask::engine::{Engine, EngineKind, Limits, Platform};
 use xtask::poll::{self, Look};
-use xtask::run::{self, LABEL_CHECKOUT, LABEL_DIRECTORY, LABEL_RUN, Resource, Run, State};
+use xtask::run::{
+    self, LABEL_CHECKOUT, LABEL_DIRECTORY, LABEL_RUN, Resource, Resources, Run, State,
+};
 use xtask::source::workspace::{TargetName, Workspace};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -227,6 +229,26 @@ fn clean_up_removes_what_the_run_made_and_nothing_else() {
     assert_eq!(left.len(), 4, "{left:?}");
     let id = world.end(first);
     world.check_state(&id, State::Ended);
+}
+
+#[test]
+fn what_is_replaced_is_what_is_named_and_the_run_has_made() {
+    let world = World::new();
+    let (run, other) = (world.begin(), world.begin());
+    world.make_all(&run);
+    world.make_all(&other);
+    let container = |run: &Run| format!("{}-gateway-0", run.id());
+    let these = Resources {
+        containers: vec![container(&run), container(&other), "no-such".to_owned()],
+        ..Resources::default()
+    };
+    run.remove(&world.engine, &these).unwrap();
+    let left = world.left();
+    assert!(!left.contains(&container(&run)), "{left:?}");
+    assert_eq!(left.len(), 5, "{left:?}");
+    assert_eq!(world.state(run.id()), State::Running);
+    let journal = fs::read_to_string(run.directory().join("journal.jsonl")).unwrap();
+    assert!(journal.contains("\"replace\""), "{journal}");
 }
 
 #[test]

@@ -6,13 +6,17 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use crate::digest::Digest;
 use crate::engine::{Engine, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::manifest::document::{Container, Medium, Port, Probe, Volume};
 use crate::manifest::{Manifests, Named, References, Workload, number};
 use crate::run;
 use crate::secrets::Secrets;
+use crate::source::encoding::Encoder;
 
+/// Label with the digest of all that a pod was made from: the engine tells it of each container.
+pub(super) const LABEL_PLAN: &str = "phase-zero.plan";
 /// More processes than any service needs; a fork bomb ends here.
 const PROCESSES_MAX: u32 = 2048;
 /// What a container may say before the engine forgets the oldest.
@@ -63,6 +67,7 @@ pub(crate) struct Planned<Image> {
     image: Image,
     options: Vec<String>,
     command: Vec<String>,
+    plan: String,
     /// Ports by name.
     pub(crate) ports: BTreeMap<String, u16>,
     pub(crate) config_maps: Vec<String>,
@@ -75,9 +80,15 @@ impl<Image: Named> Planned<Image> {
         &self.image
     }
 
+    /// The digest of all that its pod is made from, as its label holds it.
+    pub(super) fn plan(&self) -> &str {
+        &self.plan
+    }
+
     /// All after `run`. The one place where a reference comes into a command line.
     pub(super) fn arguments(&self) -> Vec<String> {
         let mut arguments = self.options.clone();
+        arguments.push(format!("--label={LABEL_PLAN}={}", self.plan));
         arguments.push(self.image.reference().to_owned());
         arguments.extend(self.command.iter().cloned());
         arguments
@@ -143,11 +154,44 @@ impl<Image: Named> Planner<'_, Image> {
             let name = format!("{}-init-{}", self.name(), container.name);
             self.planned(name, container, Role::Init)
         });
-        Ok(Pod {
+        let mut pod = Pod {
             volumes: volumes.map(|volume| self.planned_volume(volume)).collect(),
             init: init.collect::<Result<_>>()?,
             main: self.planned(self.name(), self.workload.container(), Role::Main)?,
-        })
+        };
+        let plan = self.digest(&pod).to_string();
+        for container in pod.init.iter_mut().chain([&mut pod.main]) {
+            container.plan.clone_from(&plan);
+        }
+        Ok(pod)
+    }
+
+    /// Of the manifest as it is written, of each command line, and of each ConfigMap that is
+    /// mounted: the files of these change under a container that stays.
+    fn digest(&self, pod: &Pod<Image>) -> Digest {
+        let mut encoder = Encoder::new("phase-zero pod 1");
+        let manifest = self.manifests.digest_of(self.workload);
+        encoder.optional(manifest.map(|digest| digest.to_string()).as_deref());
+        let containers = pod.init.iter().chain([&pod.main]);
+        encoder.count(pod.init.len());
+        for container in containers {
+            let parts = [&container.options, &container.command];
+            encoder.text(container.image.reference());
+            for part in parts {
+                encoder.count(part.len());
+                part.iter().for_each(|text| encoder.text(text));
+            }
+            encoder.count(container.config_maps.len());
+            for name in &container.config_maps {
+                let data = &self.manifests.config_maps[name];
+                encoder.count(data.len());
+                for (key, content) in data {
+                    encoder.text(key);
+                    encoder.text(content);
+                }
+            }
+        }
+        encoder.finish()
     }
 
     fn name(&self) -> String {
@@ -233,6 +277,7 @@ impl<Image: Named> Planner<'_, Image> {
             image: image.clone(),
             options: arguments,
             command: command.chain(&container.args).cloned().collect(),
+            plan: String::new(),
             ports: named_ports(container),
             config_maps,
             readiness: readiness(container),
@@ -445,8 +490,9 @@ fn readiness(container: &Container) -> Readiness {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
+    use std::path::Path;
 
     use camino::Utf8PathBuf;
 
@@ -526,7 +572,16 @@ spec:
     /// Plans the sample with these words replaced.
     fn plan(limits: Limits, from: &str, to: &str) -> anyhow::Result<Vec<Pod<Expected>>> {
         let folder = tempfile::tempdir()?;
-        let directory = Utf8PathBuf::try_from(folder.path().to_owned())?;
+        plan_in(folder.path(), limits, from, to)
+    }
+
+    fn plan_in(
+        folder: &Path,
+        limits: Limits,
+        from: &str,
+        to: &str,
+    ) -> anyhow::Result<Vec<Pod<Expected>>> {
+        let directory = Utf8PathBuf::try_from(folder.to_owned())?;
         fs::create_dir_all(directory.join("mounts/db"))?;
         let images = ImageNames {
             own: ["db".to_owned()].into(),
@@ -673,6 +728,33 @@ spec:
         for start in ["--restart", "--publish", "--network-alias"] {
             has_none_like(init, start);
         }
+    }
+
+    #[test]
+    fn the_plan_of_a_pod_is_all_that_it_was_made_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let digest = |from: &str, to: &str| {
+            let pods = plan_in(folder.path(), ALL, from, to).unwrap();
+            let pod = &pods[0];
+            assert_eq!(pod.init[0].plan(), pod.main.plan());
+            has(
+                &pod.main,
+                &[&format!("--label=phase-zero.plan={}", pod.main.plan())],
+            );
+            assert_ne!(pods[1].main.plan(), pod.main.plan());
+            pod.main.plan().to_owned()
+        };
+        assert_eq!(digest("", ""), digest("", ""));
+        let edits = [
+            ("conf: \"a\"", "conf: \"b\""),
+            ("value: \"b c\"", "value: \"b d\""),
+            ("command: [/init, --now]", "command: [/init, --later]"),
+            ("tcpSocket: {port: db}", "tcpSocket: {port: 9}"),
+            ("memory: 1Mi", "memory: 2Mi"),
+        ];
+        let others: BTreeSet<String> = edits.iter().map(|(from, to)| digest(from, to)).collect();
+        assert_eq!(others.len(), edits.len());
+        assert!(!others.contains(&digest("", "")));
     }
 
     #[test]

@@ -236,6 +236,7 @@ mod tests {
             restart_count: 0,
             started_at: String::new(),
             ports: BTreeMap::from([(80, port)]),
+            labels: BTreeMap::new(),
         }
     }
 

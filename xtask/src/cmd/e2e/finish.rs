@@ -21,6 +21,16 @@ use crate::report::github::Job;
 use crate::report::{self, failure, is_signal, junit, live, receipt::Verdict};
 use crate::run;
 
+/// What becomes of the deployment when its run has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// The next cycle of the watch takes it over.
+    Stands,
+    /// `--keep`.
+    Kept,
+    Removed,
+}
+
 impl Session<'_> {
     /// Ends the run; gives back how it ended.
     pub(super) fn finish(&mut self, result: Result<()>) -> Result<()> {
@@ -44,10 +54,18 @@ impl Session<'_> {
         if let Err(error) = &result {
             self.explain(error);
         }
-        let keep = self.keeps(&result);
+        let fate = self.fate(&result);
         let begun = Instant::now();
         activity.say("removing what the run made");
-        let removed = if keep { self.keep() } else { self.remove() };
+        let removed = match fate {
+            Fate::Stands => {
+                self.leaves_standing = true;
+                Ok(())
+            }
+            Fate::Kept => self.keep(),
+            Fate::Removed => self.remove(),
+        };
+        let removed = removed.and(self.end_retirement(&result));
         let noted = self
             .receipt
             .phase_took("clean", begun.elapsed(), removed.is_ok());
@@ -64,7 +82,7 @@ impl Session<'_> {
         self.note_edits();
         let written = self.write_reports(&result);
         drop(activity);
-        self.summarise(&result, keep);
+        self.summarise(&result, fate);
         result.and(written)
     }
 
@@ -138,7 +156,7 @@ impl Session<'_> {
         let logs = self.run.directory().join("logs");
         // A compiler's message has been shown as it came.
         if let Some(log) = failure::guilty_log(&logs, &message, &suspects)
-            && !matches!(phase, Some("tag" | "build"))
+            && !matches!(phase, Some("manifests" | "tag" | "build"))
             && !is_signal(error)
         {
             crate::report::say_part!("{}", failure::tail(&log, report::columns()));
@@ -152,6 +170,16 @@ impl Session<'_> {
         self.receipt.fail(&message);
         let rest = report::near(self.run.directory());
         report::note(&format!("everything else: {rest}"));
+    }
+
+    fn fate(&self, result: &Result<()>) -> Fate {
+        if self.stands(result) {
+            Fate::Stands
+        } else if self.keeps(result) {
+            Fate::Kept
+        } else {
+            Fate::Removed
+        }
     }
 
     fn keeps(&self, result: &Result<()>) -> bool {
@@ -246,7 +274,7 @@ impl Session<'_> {
         }
     }
 
-    fn summarise(&self, result: &Result<()>, kept: bool) {
+    fn summarise(&self, result: &Result<()>, fate: Fate) {
         let verdict = if result.is_ok() { "green" } else { "red" };
         let tests = self
             .receipt
@@ -257,12 +285,11 @@ impl Session<'_> {
             (Some(_), Some(cluster)) => format!(" on {cluster}"),
             _ => String::new(),
         };
-        let kept = if kept {
-            ", kept: cargo xtask status"
-        } else {
-            ""
+        let fate = match fate {
+            Fate::Kept => ", kept: cargo xtask status",
+            Fate::Stands | Fate::Removed => self.what_stands(),
         };
-        let object = format!("{}: {tests}{cluster}{kept}", self.target.name);
+        let object = format!("{}: {tests}{cluster}{fate}", self.target.name);
         report::line(verdict, &object, self.begun().elapsed());
     }
 }

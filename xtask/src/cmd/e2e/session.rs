@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, anyhow};
 
 use super::Outcome;
 use super::pause::Pause;
+use super::watch::standing::{Cycle, Standing};
 use crate::cli::{self, Phase};
 use crate::cluster::Cluster;
 use crate::cmd::room;
@@ -17,6 +18,7 @@ use crate::engine::{Engine, Platform};
 use crate::exit::{Exit, Failure};
 use crate::manifest::Manifests;
 use crate::pipeline::attest::{Attested, attest};
+use crate::pipeline::build::recipe::Profile;
 use crate::pipeline::build::{Built, Options, Origin, TestProgram, build};
 use crate::pipeline::deploy::deploy;
 use crate::pipeline::load::load;
@@ -48,10 +50,33 @@ pub(super) struct Session<'a> {
     pub(super) cluster: Option<Cluster>,
     pub(super) frozen: Option<Arc<Frozen>>,
     manifests: Option<Manifests>,
-    secrets: Option<Secrets>,
+    pub(super) secrets: Option<Secrets>,
     references: Vec<String>,
     tag: Option<String>,
-    begun: Instant,
+    pub(super) progress: Progress,
+    pub(super) cycle: Option<Cycle>,
+    /// Its end has left the deployment as it is.
+    pub(super) leaves_standing: bool,
+    taken: Taken,
+    pub(super) begun: Instant,
+}
+
+/// How far a run has got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// Nothing is built yet.
+    Begun,
+    /// Images and tests are built.
+    Built,
+    /// What stands is proved to be what was built.
+    Attested,
+}
+
+/// Manifests and sources, read before a run begins that they are for; each with the time it took.
+#[derive(Debug, Default)]
+pub(super) struct Taken {
+    pub(super) manifests: Option<(Result<Manifests>, Duration)>,
+    pub(super) images: Option<(Result<Images<Tagged>>, Duration)>,
 }
 
 /// Runs one target from its first phase to its clean-up.
@@ -93,7 +118,18 @@ impl<'a> Session<'a> {
         options: &'a cli::E2e,
         pause: &'a Pause,
     ) -> Result<Self> {
-        let run = Run::begin(workspace, &target.name)?;
+        let run = Arc::new(Run::begin(workspace, &target.name)?);
+        Self::of(run, workspace, target, options, pause)
+    }
+
+    /// With a run that is there.
+    fn of(
+        run: Arc<Run>,
+        workspace: &'a Workspace,
+        target: &'a Target,
+        options: &'a cli::E2e,
+        pause: &'a Pause,
+    ) -> Result<Self> {
         let receipt = Receipt::begin(&run);
         receipt.save()?;
         Ok(Self {
@@ -101,7 +137,7 @@ impl<'a> Session<'a> {
             target,
             options,
             pause,
-            run: Arc::new(run),
+            run,
             receipt,
             engine: None,
             cluster: None,
@@ -110,8 +146,40 @@ impl<'a> Session<'a> {
             secrets: None,
             references: Vec::new(),
             tag: None,
+            progress: Progress::Begun,
+            cycle: None,
+            leaves_standing: false,
+            taken: Taken::default(),
             begun: Instant::now(),
         })
+    }
+
+    /// A run that is a cycle of a watch. It began when the edit was noticed, and takes the
+    /// deployment over that stands, or lets it stand until its own is proved. `cycle` is taken if it
+    /// can begin.
+    pub(super) fn of_cycle(
+        workspace: &'a Workspace,
+        target: &'a Target,
+        options: &'a cli::E2e,
+        pause: &'a Pause,
+        cycle: &mut Option<Cycle>,
+        taken: Taken,
+    ) -> Result<Self> {
+        let mut session = match cycle.as_ref().and_then(Cycle::run) {
+            Some(run) => Self::of(run, workspace, target, options, pause)?,
+            None => Self::begin(workspace, target, options, pause)?,
+        };
+        session.taken = taken;
+        session.cycle = cycle.take();
+        session.take_over();
+        Ok(session)
+    }
+
+    /// Every phase, and the end; gives the deployment that stands then, if one does.
+    pub(super) fn go_through(mut self) -> (Option<Standing>, Result<()>) {
+        let result = self.phases();
+        let ended = self.finish(result);
+        (self.into_standing(), ended)
     }
 
     /// When it began.
@@ -120,12 +188,24 @@ impl<'a> Session<'a> {
     }
 
     fn phases(&mut self) -> Result<()> {
-        let (built, program) = self.tag_build_and_cluster()?;
+        let (built, program) = match &self.cluster {
+            None => self.tag_build_and_cluster()?,
+            Some(_) => self.tag_and_build()?,
+        };
+        self.progress = Progress::Built;
         self.stop_before(Phase::Load)?;
         let mut cluster = self.cluster.take().context("the cluster is not there")?;
         let result = self.deploy_and_test(built, &program, &mut cluster);
         self.cluster = Some(cluster);
         result
+    }
+
+    /// Phases 0 and 1, where the cluster stands already.
+    fn tag_and_build(&mut self) -> Result<(Images<Built>, TestProgram)> {
+        let manifests = self.read_manifests()?;
+        let images = self.tag()?;
+        self.manifests = Some(manifests);
+        self.build(images)
     }
 
     /// Phases 0 and 1 here, phase 2 beside them.
@@ -161,8 +241,7 @@ impl<'a> Session<'a> {
                 .unwrap_or_else(|_| Err(anyhow!("the thread that starts the cluster panicked")));
             let made = started.and_then(|(cluster, took)| {
                 self.receipt.phase_took("cluster", took, true)?;
-                self.receipt.cluster = Some(cluster.name().to_owned());
-                self.receipt.third_party = cluster.third_party().to_vec();
+                self.receipt.cluster(&cluster);
                 self.cluster = Some(cluster);
                 Ok(())
             });
@@ -180,26 +259,18 @@ impl<'a> Session<'a> {
     /// once, and what is edited later belongs to the next run.
     fn read_manifests(&mut self) -> Result<Manifests> {
         let (workspace, target) = (self.workspace, self.target);
-        let manifests = self.receipt.phase("manifests", || {
-            Manifests::read(workspace, target.manifests())
-        })?;
+        let taken = self.taken.manifests.take();
+        let (read, took) = taken.unwrap_or_else(|| read_manifests(workspace, target));
+        let manifests = self.receipt.phase_taken("manifests", read, took)?;
         self.receipt.manifests(&manifests);
         Ok(manifests)
     }
 
     fn tag(&mut self) -> Result<Images<Tagged>> {
         let (workspace, target, profile) = (self.workspace, self.target, self.options.profile);
-        let state = workspace.state_directory();
-        let inputs = Inputs {
-            workspace,
-            target,
-            repository: Repository::localhost(),
-            platform: Platform::host()?,
-            profile,
-            keep_in: Some(&state),
-        };
-        let begun = Instant::now();
-        let images = self.receipt.phase("tag", || tag(&inputs))?;
+        let taken = self.taken.images.take();
+        let (images, took) = taken.unwrap_or_else(|| freeze(workspace, target, profile));
+        let images = self.receipt.phase_taken("tag", images, took)?;
         self.receipt.tagged(&images);
         self.frozen = Some(Arc::clone(images.frozen()));
         self.references = images
@@ -210,7 +281,7 @@ impl<'a> Session<'a> {
             .get(&workspace.against)
             .with_context(|| format!("no image of {}", workspace.against))?
             .reference();
-        report::line("tagged", &against.to_string(), begun.elapsed());
+        report::line("tagged", &against.to_string(), took);
         self.tag = Some(against.tag().to_owned());
         Ok(images)
     }
@@ -257,7 +328,7 @@ impl<'a> Session<'a> {
         self.stop_before(Phase::Deploy)?;
         let begun = Instant::now();
         let (workspace, run) = (self.workspace, Arc::clone(&self.run));
-        let secrets = self.secrets.take().context("no secrets were made")?;
+        let secrets = self.secrets.clone().context("no secrets were made")?;
         let manifests = self.manifests.take().context("no manifests were read")?;
         let deployment = self.receipt.phase("deploy", || {
             deploy(
@@ -270,7 +341,9 @@ impl<'a> Session<'a> {
                 DEPLOY_DEADLINE,
             )
         })?;
-        report::line("deployed", cluster.name(), begun.elapsed());
+        let replaced = cluster.replaced();
+        let object = replaced.as_deref().unwrap_or(cluster.name());
+        report::line("deployed", object, begun.elapsed());
 
         self.stop_before(Phase::Attest)?;
         let begun = Instant::now();
@@ -285,6 +358,8 @@ impl<'a> Session<'a> {
             attested.evidence().len()
         );
         report::line("attested", &object, begun.elapsed());
+        self.progress = Progress::Attested;
+        self.retire();
 
         self.stop_before(Phase::Test)?;
         self.test(&attested, program, cluster)
@@ -299,7 +374,8 @@ impl<'a> Session<'a> {
     ) -> Result<()> {
         let begun = Instant::now();
         let (run, filters) = (Arc::clone(&self.run), &self.options.filters);
-        crate::report::say!("{:>12} {}", "testing", since_start(self.begun));
+        let since = self.cycle.as_ref().map_or("run", Cycle::since);
+        crate::report::say!("{:>12} {}", "testing", since_start(self.begun, since));
         let report = self.receipt.phase("test", || {
             test(&run, attested, program, filters, TEST_DEADLINE)
         });
@@ -318,6 +394,9 @@ impl<'a> Session<'a> {
         });
         self.receipt.evidence_after_tests = seen;
         self.receipt.save()?;
+        if again.is_err() {
+            self.progress = Progress::Built;
+        }
         if report.green() {
             return again;
         }
@@ -366,11 +445,42 @@ impl<'a> Session<'a> {
     }
 }
 
-fn since_start(begun: Instant) -> String {
+fn since_start(begun: Instant, what: &str) -> String {
     format!(
-        "begins {:.1} s after the run",
+        "begins {:.1} s after the {what}",
         begun.elapsed().as_secs_f64()
     )
+}
+
+/// What of phase 0 is in `deploy/`, and how long it took.
+pub(super) fn read_manifests(
+    workspace: &Workspace,
+    target: &Target,
+) -> (Result<Manifests>, Duration) {
+    let begun = Instant::now();
+    let manifests = Manifests::read(workspace, target.manifests());
+    (manifests, begun.elapsed())
+}
+
+/// Phase 0, and how long it took.
+pub(super) fn freeze(
+    workspace: &Workspace,
+    target: &Target,
+    profile: Profile,
+) -> (Result<Images<Tagged>>, Duration) {
+    let begun = Instant::now();
+    let state = workspace.state_directory();
+    let images = Platform::host().and_then(|platform| {
+        tag(&Inputs {
+            workspace,
+            target,
+            repository: Repository::localhost(),
+            platform,
+            profile,
+            keep_in: Some(&state),
+        })
+    });
+    (images, begun.elapsed())
 }
 
 fn origins(built: &Images<Built>, program: &TestProgram) -> String {
