@@ -60,7 +60,7 @@ pub struct Local {
 #[derive(Debug)]
 struct RolledOut {
     resources: Resources,
-    /// The pods that were made by it.
+    /// The services of which it made pods.
     made: Vec<String>,
     /// How many were left as they were; none where there was nothing before.
     left_count: Option<usize>,
@@ -283,10 +283,12 @@ impl Local {
         left_count: Option<usize>,
         anew: &[Pod<Seen>],
     ) {
-        let made = anew.iter().map(|pod| pod.main.service.clone());
+        // Replicas are one after the other.
+        let mut made: Vec<String> = anew.iter().map(|pod| pod.main.service.clone()).collect();
+        made.dedup();
         self.rolled_out = Some(RolledOut {
             resources,
-            made: made.collect(),
+            made,
             left_count,
         });
     }

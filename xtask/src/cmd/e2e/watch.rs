@@ -158,18 +158,14 @@ impl Watch {
                     watcher.folders_count()
                 );
             }
-            loop {
-                let next = watcher.wait()?;
-                begun = next.began;
-                burst = Some(next);
-                // Armed before the tree is read, so that no edit falls between the two.
-                match self.arm() {
-                    Ok(armed) => {
-                        watcher = armed;
-                        break;
-                    }
-                    Err(error) => report::error(&error),
-                }
+            let next = watcher.wait()?;
+            begun = next.began;
+            burst = Some(next);
+            // Armed before the tree is read, so that no edit falls between the two. Where that
+            // fails, the one that there is still tells of the folders that it knows.
+            match self.arm() {
+                Ok(armed) => watcher = armed,
+                Err(error) => report::error(&error),
             }
         }
     }
