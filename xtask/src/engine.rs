@@ -243,6 +243,12 @@ impl Engine {
 /// Where an engine keeps everything, by its own word; nothing where it is on another machine.
 fn storage(engine: &Invocation, format: &str) -> Option<Utf8PathBuf> {
     const DEADLINE: Duration = Duration::from_secs(20);
+    let elsewhere = ["CONTAINER_HOST", "DOCKER_HOST"]
+        .iter()
+        .any(|name| std::env::var(name).is_ok_and(|address| !address.starts_with("unix:")));
+    if elsewhere {
+        return None;
+    }
     let ask = engine.clone().args(["info", "--format", format]);
     let told = process::output(&ask, DEADLINE).ok()?;
     let folder = Utf8PathBuf::from(told.stdout.trim());

@@ -78,7 +78,9 @@ pub(super) fn demand(
 pub(super) fn explain(workspace: &Workspace, engine: Option<&Engine>, error: Error) -> Error {
     let storage = engine.and_then(|engine| engine.storage.clone());
     let temporary = Utf8PathBuf::try_from(std::env::temp_dir()).ok();
-    let others = [storage, host::cache_directory().ok(), temporary];
+    // The data of a run lies there, where it is large enough.
+    let memory = Some(run::memory_volume(""));
+    let others = [storage, host::cache_directory().ok(), temporary, memory];
     let places: Vec<Utf8PathBuf> = [Some(workspace.state_directory())]
         .into_iter()
         .chain(others)

@@ -617,7 +617,26 @@ mod tests {
 
     use camino::Utf8Path;
 
-    use super::{append, with_line, without};
+    use super::{append, may_be_damaged, with_line, without};
+    use crate::exit::{Exit, Failure};
+
+    /// An image is made anew for a damaged archive alone: it takes minutes.
+    #[test]
+    fn a_signal_and_a_full_disk_are_no_damage() {
+        let failed = |exit, words: &str| Failure::new(exit, words.to_owned()).into();
+        for (exit, words, damaged) in [
+            (Exit::Internal, "untarring file: unexpected EOF", true),
+            (
+                Exit::Internal,
+                "writing blob: no space left on device",
+                false,
+            ),
+            (Exit::Host, "there is not enough room here", false),
+            (Exit::Interrupted, "interrupted", false),
+        ] {
+            assert_eq!(may_be_damaged(&failed(exit, words)), damaged, "{words}");
+        }
+    }
 
     /// Names and contents of an archive.
     fn listed(path: &Utf8Path) -> Vec<(String, String)> {
