@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 /// `run.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,6 +23,13 @@ pub struct Run {
     pub kept: bool,
     /// Where the journals are written.
     pub run_directory: PathBuf,
+    /// The cargo profile of the services.
+    #[serde(default = "usual_profile")]
+    pub profile: String,
+    /// The manifests that were deployed, relative to the workspace root, with the SHA-256 of their
+    /// bytes, in hex.
+    #[serde(default)]
+    pub manifests: BTreeMap<String, String>,
     /// How containers are reached.
     pub engine: EngineCommand,
     /// By name, third-party ones among them.
@@ -51,6 +59,9 @@ pub struct Service {
     pub ports: BTreeMap<String, u16>,
     /// What `/version` must answer; absent for third-party images.
     pub source_digest: Option<String>,
+    /// The image reference, made from sources and recipe; absent for third-party images.
+    #[serde(default)]
+    pub reference: Option<String>,
     /// Directories that hold the files of each ConfigMap.
     #[serde(default)]
     pub config_maps: BTreeMap<String, PathBuf>,
@@ -67,7 +78,8 @@ impl Run {
             Some(path) => Self::read(Path::new(&path))?,
             None => {
                 let run = newest_kept(&run_folders(), target)?;
-                run.check_sources(&present_sources(target)?)?;
+                run.check_present(&present_images(target, &run.profile)?)?;
+                run.check_manifests(&workspace_root())?;
                 run
             }
         };
@@ -86,22 +98,59 @@ impl Run {
         serde_json::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
     }
 
-    /// A kept run answers for the sources that it was built from, and for no others.
-    fn check_sources(&self, present: &BTreeMap<String, String>) -> Result<(), String> {
+    /// A kept run answers for what it was built from, and for nothing else: sources, and recipe.
+    fn check_present(&self, present: &BTreeMap<String, Present>) -> Result<(), String> {
         for (name, service) in &self.services {
-            let (Some(runs), Some(is)) = (&service.source_digest, present.get(name)) else {
+            let Some(is) = present.get(name) else {
                 continue;
             };
-            if runs != is {
-                let Self { id, target, .. } = self;
-                return Err(format!(
-                    "{name} was edited since run {id} was deployed: its source digest is {is}, \
-                     what runs was built from {runs}. \
-                     `cargo xtask e2e {target} --keep always` deploys what is there now"
-                ));
+            if let Some(runs) = service
+                .source_digest
+                .as_ref()
+                .filter(|runs| **runs != is.source_digest)
+            {
+                let what = format!(
+                    "its source digest is {}, what runs was built from {runs}",
+                    is.source_digest
+                );
+                return Err(self.refusal(&format!("{name} was edited"), &what));
+            }
+            if let Some(runs) = service
+                .reference
+                .as_ref()
+                .filter(|runs| **runs != is.reference)
+            {
+                let what = format!(
+                    "the sources are the same and give {}, what runs is {runs}",
+                    is.reference
+                );
+                return Err(self.refusal(&format!("{name} would be built in another way"), &what));
             }
         }
         Ok(())
+    }
+
+    /// And for the manifests that were deployed.
+    fn check_manifests(&self, root: &Path) -> Result<(), String> {
+        for (path, deployed) in &self.manifests {
+            let is = match fs::read(root.join(path)) {
+                Ok(bytes) => hex(&Sha256::digest(bytes)),
+                Err(error) => error.to_string(),
+            };
+            if is != *deployed {
+                let what = format!("its digest is {is}, what runs was deployed from {deployed}");
+                return Err(self.refusal(&format!("{path} was edited"), &what));
+            }
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, changed: &str, what: &str) -> String {
+        let Self { id, target, .. } = self;
+        format!(
+            "{changed} since run {id} was deployed: {what}. \
+             `cargo xtask e2e {target} --keep always` deploys what is there now"
+        )
     }
 
     /// One of the deployed services.
@@ -171,21 +220,37 @@ fn run_folders() -> Vec<PathBuf> {
         .collect()
 }
 
-/// The source digest of every image of a target as the working tree stands, by package. Asked once
-/// in a process.
-fn present_sources(target: &str) -> Result<BTreeMap<String, String>, String> {
-    static ASKED: OnceLock<Result<BTreeMap<String, String>, String>> = OnceLock::new();
-    ASKED.get_or_init(|| ask_sources(target)).clone()
+fn usual_profile() -> String {
+    "e2e".to_owned()
 }
 
-fn ask_sources(target: &str) -> Result<BTreeMap<String, String>, String> {
-    #[derive(Deserialize)]
-    struct Image {
-        package: String,
-        source_digest: String,
-    }
+/// The folder above this package.
+fn workspace_root() -> PathBuf {
+    let package = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    package.unwrap_or_default().join("..")
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An image of a target as the working tree stands.
+#[derive(Clone, Debug, Deserialize)]
+struct Present {
+    package: String,
+    source_digest: String,
+    reference: String,
+}
+
+/// Every image of a target as the working tree stands, by package. Asked once in a process.
+fn present_images(target: &str, profile: &str) -> Result<BTreeMap<String, Present>, String> {
+    static ASKED: OnceLock<Result<BTreeMap<String, Present>, String>> = OnceLock::new();
+    ASKED.get_or_init(|| ask_images(target, profile)).clone()
+}
+
+fn ask_images(target: &str, profile: &str) -> Result<BTreeMap<String, Present>, String> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["xtask", "tag", target, "--json"];
+    let arguments = ["xtask", "tag", target, "--json", "--profile", profile];
     let mut command = Command::new(&cargo);
     command.args(arguments);
     if let Some(folder) = env::var_os("CARGO_MANIFEST_DIR") {
@@ -199,10 +264,12 @@ fn ask_sources(target: &str) -> Result<BTreeMap<String, String>, String> {
         let said = String::from_utf8_lossy(&output.stderr);
         return Err(format!("{line}: {}: {}", output.status, said.trim()));
     }
-    let images: Vec<Image> =
+    let images: Vec<Present> =
         serde_json::from_slice(&output.stdout).map_err(|error| format!("{line}: {error}"))?;
-    let digest = |image: Image| (image.package, image.source_digest);
-    Ok(images.into_iter().map(digest).collect())
+    Ok(images
+        .into_iter()
+        .map(|image| (image.package.clone(), image))
+        .collect())
 }
 
 fn newest_kept(folders: &[PathBuf], target: &str) -> Result<Run, String> {
@@ -267,8 +334,19 @@ mod tests {
         assert_eq!(newest_kept(&folders, "gateway").expect("a run").id, "old");
     }
 
+    #[track_caller]
+    fn check_refused(result: Result<(), String>, parts: &[&str]) {
+        let refused = result.expect_err("stale");
+        for part in parts
+            .iter()
+            .chain(&["cargo xtask e2e gateway --keep always"])
+        {
+            assert!(refused.contains(part), "`{part}` is not in: {refused}");
+        }
+    }
+
     #[test]
-    fn a_kept_run_of_other_sources_is_refused() {
+    fn a_kept_run_of_anything_else_is_refused() {
         let folder = tempfile::tempdir().expect("a directory");
         write(folder.path(), "kept", "gateway", true, Duration::ZERO);
         let mut run = Run::read(&folder.path().join("kept/run.json")).expect("a run");
@@ -276,23 +354,39 @@ mod tests {
             containers: Vec::new(),
             ports: BTreeMap::new(),
             source_digest: digest.map(str::to_owned),
+            reference: digest.map(|_| "datastorage:gateway-11".to_owned()),
             config_maps: BTreeMap::new(),
         };
         run.services = BTreeMap::from([
             ("datastorage".to_owned(), service(Some("aa"))),
             ("postgres".to_owned(), service(None)),
         ]);
-        let present =
-            |digest: &str| BTreeMap::from([("datastorage".to_owned(), digest.to_owned())]);
-        assert_eq!(run.check_sources(&present("aa")), Ok(()));
-        let refused = run.check_sources(&present("bb")).expect_err("stale");
-        for part in [
-            "aa",
-            "bb",
-            "datastorage",
-            "cargo xtask e2e gateway --keep always",
-        ] {
-            assert!(refused.contains(part), "{refused}");
-        }
+        let present = |source_digest: &str, reference: &str| {
+            let present = Present {
+                package: "datastorage".to_owned(),
+                source_digest: source_digest.to_owned(),
+                reference: reference.to_owned(),
+            };
+            run.check_present(&BTreeMap::from([("datastorage".to_owned(), present)]))
+        };
+        assert_eq!(present("aa", "datastorage:gateway-11"), Ok(()));
+        let edited = present("bb", "datastorage:gateway-22");
+        check_refused(edited, &["aa", "bb", "datastorage was edited"]);
+        let other_recipe = present("aa", "datastorage:gateway-22");
+        let parts = ["gateway-11", "gateway-22", "in another way"];
+        check_refused(other_recipe, &parts);
+
+        let manifest = folder.path().join("gateway.yaml");
+        fs::write(&manifest, "abc").expect("written");
+        let digest = hex(&Sha256::digest("abc"));
+        assert!(digest.starts_with("ba7816bf"), "{digest}");
+        run.manifests = BTreeMap::from([("gateway.yaml".to_owned(), digest.clone())]);
+        assert_eq!(run.check_manifests(folder.path()), Ok(()));
+        fs::write(&manifest, "abd").expect("written");
+        let edited = run.check_manifests(folder.path());
+        check_refused(edited, &["gateway.yaml was edited", &digest]);
+        fs::remove_file(&manifest).expect("removed");
+        let gone = run.check_manifests(folder.path());
+        check_refused(gone, &["No such file", &digest]);
     }
 }

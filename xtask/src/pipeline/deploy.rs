@@ -44,6 +44,9 @@ struct RunFile<'a> {
     kept: bool,
     run_directory: Utf8PathBuf,
     tests_source_digest: Digest,
+    profile: &'static str,
+    /// Of the bytes of each manifest that was read.
+    manifests: &'a BTreeMap<String, Digest>,
     engine: EngineFile<'a>,
     services: BTreeMap<&'a str, Service<'a>>,
     tokens_directory: Utf8PathBuf,
@@ -61,6 +64,7 @@ struct Service<'a> {
     containers: Vec<&'a str>,
     ports: &'a BTreeMap<String, u16>,
     source_digest: Option<Digest>,
+    reference: Option<String>,
     image_id: &'a str,
     config_maps: BTreeMap<&'a str, Utf8PathBuf>,
 }
@@ -96,7 +100,7 @@ pub fn deploy(
     local.roll_out(run, pods, |service| {
         ready_deadline(workspace, service).map_or(deadline, |own| own.min(deadline))
     })?;
-    write_run_file(workspace, run, secrets, &images, local)?;
+    write_run_file(workspace, run, secrets, manifests, &images, local)?;
     Ok(Deployment { images })
 }
 
@@ -109,6 +113,7 @@ fn write_run_file(
     workspace: &Workspace,
     run: &Run,
     secrets: &Secrets,
+    manifests: &Manifests,
     images: &Images<Loaded>,
     local: &Local,
 ) -> Result<()> {
@@ -128,6 +133,8 @@ fn write_run_file(
         kept: false,
         run_directory: run.directory().to_owned(),
         tests_source_digest: tests.source(),
+        profile: images.frozen().recipe().profile().as_str(),
+        manifests: manifests.digests(),
         engine: EngineFile {
             program: engine.program.as_str(),
             environment: &engine.environment,
@@ -147,6 +154,7 @@ fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned<Seen>)
         containers: Vec::new(),
         ports: &container.ports,
         source_digest: image.map(|image| image.built().source()),
+        reference: image.map(|image| image.built().reference().to_string()),
         image_id: container.image().image_id(),
         config_maps: config_maps
             .map(|name| (name.as_str(), Local::config_directory(run, name)))
