@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Error, Result, anyhow};
 
 use super::Outcome;
 use super::pause::Pause;
@@ -388,8 +388,9 @@ struct Beside<'a> {
     options: &'a cli::E2e,
 }
 
-/// Phase 2: the engine, told to `found` as soon as it is known and there is room for a run; then, side by side, what dead runs
-/// left is removed, and the cluster is made, third-party images are provided, and their start is begun.
+/// Phase 2: the engine, told to `found` as soon as it is known and there is room for a run; then,
+/// side by side, what dead runs left is removed, the network is made and third-party images are
+/// provided; then their start is begun.
 fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster, Duration)> {
     let Beside {
         workspace,
@@ -407,17 +408,16 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
     let _ = found.send(engine.clone());
     drop(found);
     let cluster = thread::scope(|scope| {
-        // What dead runs left is in nobody's way: names and ports are another's.
         let sweeping = scope.spawn(|| run::sweep(workspace, &engine));
         let made = Cluster::start_local(workspace, target, run, &engine);
-        let made = made.and_then(|mut cluster| {
-            cluster.start_third_party(run, secrets, manifests)?;
-            Ok(cluster)
-        });
+        // Not beside the first containers: the name server of podman's networks ends with the last
+        // container, and one that was told of a new container while it ended serves nobody.
         for id in joined(sweeping)? {
             report::note(&format!("removed what {id} had left"));
         }
-        made
+        let mut cluster = made?;
+        cluster.start_third_party(run, secrets, manifests)?;
+        Ok::<_, Error>(cluster)
     })?;
     report::line(
         "made",
