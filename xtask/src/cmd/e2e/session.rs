@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Error, Result, anyhow};
 
 use super::Outcome;
 use super::pause::Pause;
@@ -505,8 +505,9 @@ struct Beside<'a> {
     options: &'a cli::E2e,
 }
 
-/// Phase 2: the engine, told to `found` as soon as it is known and there is room for a run; then, side by side, what dead runs
-/// left is removed, and the cluster is made, third-party images are provided, and their start is begun.
+/// Phase 2: the engine, told to `found` as soon as it is known and there is room for a run; then,
+/// side by side, what dead runs left is removed, the network is made and third-party images are
+/// provided; then their start is begun.
 fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster, Duration)> {
     let Beside {
         workspace,
@@ -533,14 +534,14 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
             run::sweep(workspace, &engine)
         });
         let made = Cluster::start_local(workspace, target, run, &engine);
-        let made = made.and_then(|mut cluster| {
-            cluster.start_third_party(run, secrets, manifests)?;
-            Ok(cluster)
-        });
+        // Not beside the first containers: the name server of podman's networks ends with the last
+        // container, and one that was told of a new container while it ended serves nobody.
         for id in joined(sweeping)? {
             report::note(&format!("removed what {id} had left"));
         }
-        made
+        let mut cluster = made?;
+        cluster.start_third_party(run, secrets, manifests)?;
+        Ok::<_, Error>(cluster)
     })?;
     drop(activity);
     report::line(
