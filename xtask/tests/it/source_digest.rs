@@ -561,6 +561,9 @@ fn git_is_asked_about_this_tree_and_not_from_memory() {
         found.unwrap_or_else(|| panic!("{said}{}", String::from_utf8_lossy(&output.stderr)))
     };
     let (tree, other) = (Tree::committed(), Tree::committed());
+    // Another index would not know of this one.
+    tree.write("services/store/src/forced.ignored", "");
+    tree.git(&["add", "--force", "services/store/src/forced.ignored"]);
     tree.write("services/store/src/CASE.rs", "");
     append(".gitignore", "case.rs")(&tree);
     let plain = digest(&tree, &[]);

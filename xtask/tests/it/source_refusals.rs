@@ -311,7 +311,7 @@ fn a_file_that_changes_while_it_is_read() {
         while fs::metadata(&path).unwrap().len() == LENGTH && Instant::now() < deadline {
             std::thread::yield_now();
         }
-        let refused = (0..20).find_map(|_| try_snapshot(&tree, &Keep::Nothing).err());
+        let refused = (0..100).find_map(|_| try_snapshot(&tree, &Keep::Nothing).err());
         done.store(true, Ordering::Relaxed);
         refused
     });
