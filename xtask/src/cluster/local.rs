@@ -32,6 +32,7 @@ use crate::third_party::{self, ThirdPartyImage};
 use crate::threads::{all, joined};
 
 mod by_hand;
+mod name_server;
 mod plan;
 mod ready;
 mod standing;
@@ -231,7 +232,8 @@ impl Local {
         };
         let (first, then) = (mains(&begun), mains(&pods));
         self.containers = [first.clone(), then.clone()].concat();
-        let (engine, starting) = (&self.engine, self.starting.take());
+        let (engine, network) = (&self.engine, self.network.as_str());
+        let starting = self.starting.take();
         let given_up = AtomicBool::new(false);
         // A service that ends at once is not waited for until the database is there, nor a
         // service until the end of its time when the database cannot be started.
@@ -243,7 +245,15 @@ impl Local {
                     .inspect_err(give_up)
             });
             let then = start_pods(run, engine, &pods)
-                .and_then(|()| wait_for(engine, &then, &deadline_of, &given_up))
+                .and_then(|()| {
+                    let done = AtomicBool::new(false);
+                    thread::scope(|scope| {
+                        scope.spawn(|| name_server::keep(engine, network, &then, &done));
+                        let outcomes = wait_for(engine, &then, &deadline_of, &given_up);
+                        done.store(true, Ordering::Relaxed);
+                        outcomes
+                    })
+                })
                 .inspect_err(give_up);
             (joined(first), then)
         });

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
@@ -80,10 +81,17 @@ struct Reader {
 impl Reader {
     /// More of it; not when nothing comes within that time, or all has come.
     fn more(&mut self, within: Duration) -> bool {
-        let within = Timespec::try_from(within).unwrap();
+        let until = Instant::now() + within;
         let mut polled = [PollFd::new(&self.from, PollFlags::IN)];
-        if rustix::event::poll(&mut polled, Some(&within)).unwrap() == 0 {
-            return false;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).unwrap();
+            match rustix::event::poll(&mut polled, Some(&left)) {
+                // Other tests of this process send it signals.
+                Err(Errno::INTR) => {}
+                ready if ready.unwrap() == 0 => return false,
+                _ => break,
+            }
         }
         let mut buffer = [0; 4096];
         match self.from.read(&mut buffer) {

@@ -13,7 +13,7 @@ use crate::manifest::document::{Container, Medium, Port, Probe, Volume};
 use crate::manifest::{Manifests, Named, References, Workload, number};
 use crate::run;
 use crate::secrets::Secrets;
-use crate::source::encoding::Encoder;
+use hashing::encoding::Encoder;
 
 /// Label with the digest of all that a pod was made from: the engine tells it of each container.
 pub(super) const LABEL_PLAN: &str = "phase-zero.plan";
