@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use camino::{Utf8DirEntry, Utf8Path, Utf8PathBuf};
 
 /// A file whose last use is younger than this is not marked as used again.
-const MARK_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const MARK_INTERVAL: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Writes a file beside its place and renames it there: whoever sees it sees all of it.
 ///

@@ -44,6 +44,31 @@ impl Digest {
         self.to_string()[..16].to_owned()
     }
 
+    /// Where the bytes with this digest lie below a folder: `<folder>/ab/cdef...`.
+    #[must_use]
+    pub fn path_below(&self, folder: &str) -> String {
+        let hex = self.hex();
+        let mut path = String::with_capacity(folder.len() + hex.len() + 2);
+        path.push_str(folder);
+        for (index, digit) in hex.into_iter().enumerate() {
+            if index == 0 || index == 2 {
+                path.push('/');
+            }
+            path.push(char::from(digit));
+        }
+        path
+    }
+
+    fn hex(&self) -> [u8; 64] {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut text = [0; 64];
+        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
+        }
+        text
+    }
+
     /// As OCI writes it: `sha256:` and 64 hex digits.
     #[must_use]
     pub fn oci(&self) -> String {
@@ -82,14 +107,8 @@ impl Hasher {
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         // A tree of thousands of files shows thousands of them; one write for each.
-        let mut text = [0; 64];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 15)];
-        }
-        formatter.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+        formatter.write_str(std::str::from_utf8(&self.hex()).map_err(|_| fmt::Error)?)
     }
 }
 
@@ -155,6 +174,9 @@ mod tests {
         assert_eq!(digest.to_string().parse::<Digest>().unwrap(), digest);
         assert_eq!(digest.oci().parse::<Digest>().unwrap(), digest);
         assert_eq!(Digest::of_reader(&b"abc"[..]).unwrap(), (digest, 3));
+        let path = digest.path_below("objects");
+        assert!(path.starts_with("objects/ba/7816bf8f01cfea"), "{path}");
+        assert_eq!(path.replace('/', ""), format!("objects{digest}"));
         assert!("BA78".parse::<Digest>().is_err());
         assert!(digest.to_string().to_uppercase().parse::<Digest>().is_err());
     }

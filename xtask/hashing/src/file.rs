@@ -1,12 +1,14 @@
 //! Reads one file, once, with as few system calls as prove that it did not change meanwhile.
 
-use std::fs::{File, FileType, Metadata, OpenOptions};
+use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::fd::BorrowedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
+use rustix::path::Arg;
 use serde::{Deserialize, Serialize};
 
 /// What tells one state of a file from another without reading it. The kernel sets the change
@@ -34,6 +36,36 @@ impl Stamp {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    /// Of what the kernel told.
+    pub(crate) fn of_stat(stat: &Stat) -> Self {
+        // The kernel's types differ between machines; none of these values is that large.
+        let nanoseconds = |value| i64::try_from(value).unwrap_or_default();
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            length_bytes: u64::try_from(stat.st_size).unwrap_or_default(),
+            mode: stat.st_mode,
+            modified: (stat.st_mtime, nanoseconds(stat.st_mtime_nsec)),
+            changed: (stat.st_ctime, nanoseconds(stat.st_ctime_nsec)),
+        }
+    }
+}
+
+/// What lies where a plain file is expected.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Plain {
+    /// A file, whose bytes were read.
+    File {
+        /// As it was when it was opened, and when all of it had been read.
+        stamp: Stamp,
+        /// Its owner may execute it.
+        executable: bool,
+    },
+    /// A file that was written to while it was read; what was read of it means nothing.
+    Changed,
+    /// Something else.
+    Other,
 }
 
 /// What lies at a path.
@@ -64,33 +96,55 @@ pub enum Found {
 /// # Errors
 /// What opening and reading give, but for a path that leads nowhere.
 pub fn read(path: &Path, bytes: &mut Vec<u8>) -> io::Result<Found> {
-    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let opened = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path);
-    let mut file = match opened {
-        Ok(file) => file,
-        Err(error) => return unopened(path, error),
-    };
-    let before = file.metadata()?;
-    let kind = before.file_type();
-    if kind.is_dir() {
-        return Ok(Found::Folder);
+    let opened = read_plain(rustix::fs::CWD, path, bytes);
+    match opened {
+        Ok(Plain::File { stamp, executable }) => Ok(Found::File { stamp, executable }),
+        Ok(Plain::Changed) => Ok(Found::Changed),
+        Ok(Plain::Other) => match path.symlink_metadata() {
+            Ok(metadata) => Ok(told(metadata.file_type())),
+            Err(error) if is_missing(&error) => Ok(Found::Missing),
+            Err(error) => Err(error),
+        },
+        Err(error) => unopened(path, error),
     }
-    if !kind.is_file() {
-        return Ok(Found::Special(kind));
+}
+
+/// Opens a name in a folder and, if it is a plain file, reads it.
+pub(crate) fn read_plain(
+    folder: BorrowedFd<'_>,
+    name: impl Arg,
+    bytes: &mut Vec<u8>,
+) -> io::Result<Plain> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?);
+    let before = rustix::fs::fstat(&file)?;
+    if !rustix::fs::FileType::from_raw_mode(before.st_mode).is_file() {
+        return Ok(Plain::Other);
     }
-    let stamp = Stamp::of(&before);
-    let complete = fill(&mut file, before.len(), bytes)?;
+    let stamp = Stamp::of_stat(&before);
+    let complete = fill(&mut file, stamp.length_bytes, bytes)?;
     // Equal stamps say that nothing was written, cut or added since: the end need not be read.
-    if !complete || Stamp::of(&file.metadata()?) != stamp {
-        return Ok(Found::Changed);
+    if !complete || Stamp::of_stat(&rustix::fs::fstat(&file)?) != stamp {
+        return Ok(Plain::Changed);
     }
-    Ok(Found::File {
+    Ok(Plain::File {
         stamp,
-        executable: before.permissions().mode() & 0o100 != 0,
+        executable: before.st_mode & 0o100 != 0,
     })
+}
+
+/// What is no plain file.
+fn told(kind: FileType) -> Found {
+    if kind.is_dir() {
+        Found::Folder
+    } else if kind.is_symlink() {
+        Found::Link
+    } else if kind.is_file() {
+        // Somebody put it in the place of another thing since that was opened.
+        Found::Changed
+    } else {
+        Found::Special(kind)
+    }
 }
 
 /// What cannot be opened may still be told: a link (`ELOOP`), a socket (`ENXIO`), or what may not
@@ -105,13 +159,13 @@ fn unopened(path: &Path, error: io::Error) -> io::Result<Found> {
         Err(_) => return Err(error),
     };
     match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::LOOP) if kind.is_symlink() => Ok(Found::Link),
-        // Somebody put another thing in its place between the two looks.
-        Some(Errno::LOOP | Errno::NXIO) if kind.is_file() => Ok(Found::Changed),
-        _ if kind.is_dir() => Ok(Found::Folder),
-        _ if kind.is_symlink() => Ok(Found::Link),
-        _ if !kind.is_file() => Ok(Found::Special(kind)),
-        _ => Err(error),
+        // What may not be read is told as that.
+        Some(error_number)
+            if kind.is_file() && ![Errno::LOOP, Errno::NXIO].contains(&error_number) =>
+        {
+            Err(error)
+        }
+        _ => Ok(told(kind)),
     }
 }
 
@@ -120,8 +174,8 @@ fn fill(file: &mut File, length_bytes: u64, bytes: &mut Vec<u8>) -> io::Result<b
     let Ok(length) = usize::try_from(length_bytes) else {
         return Err(io::ErrorKind::OutOfMemory.into());
     };
-    bytes.clear();
-    bytes.try_reserve_exact(length)?;
+    // What was in there before is overwritten: it need not be cleared for every file.
+    bytes.try_reserve_exact(length.saturating_sub(bytes.len()))?;
     bytes.resize(length, 0);
     match file.read_exact(bytes) {
         Ok(()) => Ok(true),

@@ -9,9 +9,9 @@ use std::ffi::OsStr;
 use std::fs::FileType;
 use std::time::Duration;
 
-use camino::{Utf8Path, Utf8PathBuf};
-
 use anyhow::{Context, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use hashing::names::{folder_above, is_decoded_lossily};
 
 use super::manifests::{Manifests, refused};
 use super::reading::{Problem, is_usual, special};
@@ -21,9 +21,6 @@ use crate::process::{self, Input, Invocation, ProcessError};
 
 /// Listing takes milliseconds; a file system that hangs does not.
 const GIT_DEADLINE: Duration = Duration::from_secs(60);
-
-/// What cannot be decoded is shown as this.
-const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
 /// Folders of a package that cargo finds tests, benches and examples in.
 const TEST_FOLDERS: [&str; 3] = ["tests", "benches", "examples"];
@@ -211,7 +208,7 @@ fn each_entry(
     Ok(())
 }
 
-/// A name that is not UTF-8 comes with [`REPLACEMENT`] in it.
+/// A name that is not UTF-8 comes with replacement characters in it.
 fn path_of(folder: &Utf8Path, name: &OsStr) -> Utf8PathBuf {
     folder.join(&*name.to_string_lossy())
 }
@@ -244,20 +241,48 @@ struct Owner<'a> {
 }
 
 impl Owner<'_> {
-    fn take(&mut self, path: String, half: Half) {
+    fn place_of(&self, folder: &str) -> Place {
+        match self.within(folder).split('/').next() {
+            None | Some("") => Place::Top,
+            Some(first) if TEST_FOLDERS.contains(&first) => Place::Tests,
+            Some(_) => Place::Elsewhere,
+        }
+    }
+
+    /// A path below the package's folder.
+    fn within<'a>(&self, path: &'a str) -> &'a str {
+        path[self.directory.len()..].trim_start_matches('/')
+    }
+
+    /// `place`: that of the folder that it lies in.
+    fn take(&mut self, path: String, half: Half, place: Place) {
         let generated = path == "Cargo.lock" || path.starts_with(".cargo/");
         if self.directory.is_empty() && generated {
             return;
         }
-        let within = path[self.directory.len()..].trim_start_matches('/');
-        let first = within.split('/').next().unwrap_or_default();
-        let only_tests = TEST_FOLDERS.contains(&first) || self.explicit_tests.contains(within);
+        let only_tests = match place {
+            Place::Tests => true,
+            // A link to a folder of tests is listed as a name.
+            Place::Top if TEST_FOLDERS.contains(&self.within(&path)) => true,
+            _ if self.explicit_tests.is_empty() => false,
+            _ => self.explicit_tests.contains(self.within(&path)),
+        };
         self.sources.push(Source {
             path,
             half,
             only_tests,
         });
     }
+}
+
+/// Where in a package a folder is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// It is the package's own.
+    Top,
+    /// In one that cargo takes for tests alone.
+    Tests,
+    Elsewhere,
 }
 
 impl<'a> Sources<'a> {
@@ -288,26 +313,25 @@ impl<'a> Sources<'a> {
         self.nested.extend(listing.nested);
         let before: Vec<usize> = self.counts().collect();
         // Most names lie in the folder of the name before them.
-        let mut last: Option<(String, usize)> = None;
+        let mut last: Option<(String, usize, Place)> = None;
         for path in listing.paths {
             let folder = folder_above(&path).unwrap_or_default();
-            let known = last.as_ref().filter(|(last, _)| last == folder);
-            let owner = match known {
-                Some((_, owner)) => Some(*owner),
-                None => {
-                    folders_above(&path).find_map(|above| self.by_directory.get(above).copied())
-                }
-            };
+            let known = last.as_ref().filter(|(last, ..)| last == folder);
+            if let Some((_, owner, place)) = known {
+                self.owners[*owner].take(path, half, *place);
+                continue;
+            }
+            let owner =
+                folders_above(&path).find_map(|above| self.by_directory.get(above).copied());
             let Some(owner) = owner else {
                 // A package that is itself a link to another repository is listed as a name.
                 let is_package = self.by_directory.contains_key(path.as_str());
                 self.nested.extend(is_package.then_some(path));
                 continue;
             };
-            if known.is_none() {
-                last = Some((folder.to_owned(), owner));
-            }
-            self.owners[owner].take(path, half);
+            let place = self.owners[owner].place_of(folder);
+            last = Some((folder.to_owned(), owner, place));
+            self.owners[owner].take(path, half, place);
         }
         let after: Vec<usize> = self.counts().collect();
         let changed = before
@@ -377,7 +401,7 @@ impl<'a> Sources<'a> {
         let mut has_manifest = false;
         for path in self.paths(package, scope) {
             has_manifest |= path == manifest.as_str();
-            if path.contains(REPLACEMENT) {
+            if is_decoded_lossily(path) {
                 problems.push(Problem::new(
                     Utf8Path::new(path),
                     "has a name that is not UTF-8",
@@ -452,13 +476,6 @@ impl<'a> Sources<'a> {
 /// The folders that a path lies in, innermost first; the last one is the root, an empty text.
 pub(crate) fn folders_above(path: &str) -> impl Iterator<Item = &str> {
     std::iter::successors(folder_above(path), |folder| folder_above(folder))
-}
-
-fn folder_above(path: &str) -> Option<&str> {
-    match path.rfind('/') {
-        Some(end) => Some(&path[..end]),
-        None => (!path.is_empty()).then_some(""),
-    }
 }
 
 /// Files of explicit `[[test]]`, `[[bench]]` and `[[example]]`, relative to the package.

@@ -63,6 +63,7 @@ impl<'a> Contents<'a> {
     pub(crate) fn entries(&self) -> (Vec<(Entry, &'a str)>, Vec<Problem>) {
         let mut entries: Vec<(Utf8PathBuf, EntryKind, &'a str)> = Vec::new();
         let mut problems = Vec::new();
+        let mut has_links = false;
         for (path, (package, seen)) in &self.seen {
             match seen {
                 Seen::Missing => {}
@@ -84,6 +85,7 @@ impl<'a> Contents<'a> {
                 }
                 Seen::Link { target, leads_to } => match self.follow(path, target, leads_to) {
                     Ok(links) => {
+                        has_links = true;
                         let links = links.into_iter();
                         entries.extend(links.map(|(path, kind)| (path.into(), kind, *package)));
                     }
@@ -91,10 +93,12 @@ impl<'a> Contents<'a> {
                 },
             }
         }
-        // What a linked folder holds comes where the link stands, and may belong further down.
-        entries.sort_by(|(one, ..), (other, ..)| one.as_str().cmp(other.as_str()));
-        // And a name that git remembers below what is now a link is found a second time.
-        entries.dedup_by(|(one, ..), (other, ..)| one == other);
+        if has_links {
+            // What a linked folder holds comes where the link stands, and may belong further down.
+            entries.sort_by(|(one, ..), (other, ..)| one.as_str().cmp(other.as_str()));
+            // And a name that git remembers below what is now a link is found a second time.
+            entries.dedup_by(|(one, ..), (other, ..)| one == other);
+        }
         let entries = entries.into_iter();
         let entries = entries.map(|(path, kind, package)| (Entry { path, kind }, package));
         (entries.collect(), problems)

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use camino::Utf8PathBuf;
 
-use super::encoding::Encoder;
 use super::lock::Reached;
 use super::manifests::{DependencyKind, Manifests, refused};
 use super::snapshot::{Entry, EntryKind, Scope};
 use super::workspace::PackageName;
 use crate::digest::Digest;
+use hashing::encoding::Encoder;
 
 /// Everything that the source digest is taken of.
 pub(crate) struct Source<'a> {

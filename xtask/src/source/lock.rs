@@ -9,16 +9,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Result;
-use serde::Deserialize;
 
-use super::encoding::Encoder;
 use super::manifests::{Dependency, DependencyKind, Manifests};
 use super::snapshot::Scope;
 use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
+use hashing::encoding::Encoder;
 
 /// The newest format that is understood here.
-const FORMAT_MAX: u32 = 4;
+const FORMAT_MAX: i64 = 4;
 
 /// Which package, exactly.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,7 +31,7 @@ pub(crate) struct LockId {
 /// The whole file, in order of the IDs.
 #[derive(Debug)]
 pub(crate) struct Lock {
-    format: Option<u32>,
+    format: Option<i64>,
     entries: Vec<Entry>,
 }
 
@@ -55,22 +54,11 @@ pub(crate) struct Reached {
     edges: BTreeMap<usize, BTreeSet<usize>>,
 }
 
-#[derive(Deserialize)]
-struct File {
-    version: Option<u32>,
-    #[serde(default)]
-    package: Vec<Package>,
-    #[serde(default)]
-    metadata: toml::Table,
-}
-
-#[derive(Deserialize)]
 struct Package {
     name: String,
     version: String,
     source: Option<String>,
     checksum: Option<String>,
-    #[serde(default)]
     dependencies: Vec<String>,
     replace: Option<String>,
 }
@@ -78,13 +66,26 @@ struct Package {
 impl Lock {
     /// Reads the text of a lock.
     pub(crate) fn parse(text: &str) -> Result<Self> {
-        let file: File = toml::from_str(text)
-            .map_err(|error| refused("Cargo.lock cannot be understood").caused_by(error))?;
-        let old = file.version.is_none() && !file.metadata.is_empty();
-        if old || file.version.is_some_and(|version| version > FORMAT_MAX) {
-            return Err(refused("Cargo.lock is of a format that is not supported").into());
+        // A table is read by code of the parser's own, which is optimised; what is derived for a
+        // type of ours is not.
+        let mut file: toml::Table = text
+            .parse()
+            .map_err(|error| not_understood().caused_by(error))?;
+        let format = match file.get("version").map(toml::Value::as_integer) {
+            None => None,
+            Some(Some(version)) if (1..=FORMAT_MAX).contains(&version) => Some(version),
+            Some(_) => return Err(not_supported()),
+        };
+        if format.is_none() && file.contains_key("metadata") {
+            return Err(not_supported());
         }
-        let mut packages = file.package;
+        let packages = match file.remove("package") {
+            None => Vec::new(),
+            Some(toml::Value::Array(packages)) => packages,
+            Some(_) => return Err(not_understood().into()),
+        };
+        let packages = packages.into_iter().map(Package::read);
+        let mut packages = packages.collect::<Result<Vec<_>>>()?;
         packages.iter().try_for_each(Package::check)?;
         packages.sort_by_cached_key(Package::id);
         let ids: Vec<LockId> = packages.iter().map(Package::id).collect();
@@ -107,10 +108,7 @@ impl Lock {
                 checksum: package.checksum,
             });
         }
-        Ok(Self {
-            format: file.version,
-            entries,
-        })
+        Ok(Self { format, entries })
     }
 
     /// What the package `name` reaches: all that its binary is made of, or its tests too.
@@ -196,6 +194,37 @@ impl Lock {
 }
 
 impl Package {
+    fn read(value: toml::Value) -> Result<Self> {
+        let toml::Value::Table(mut table) = value else {
+            return Err(not_understood().into());
+        };
+        let mut text = |key: &str| match table.remove(key) {
+            None => Ok(None),
+            Some(toml::Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(not_understood()),
+        };
+        let (name, version) = (text("name")?, text("version")?);
+        let (source, checksum) = (text("source")?, text("checksum")?);
+        let replace = text("replace")?;
+        let dependencies = match table.remove("dependencies") {
+            None => Vec::new(),
+            Some(toml::Value::Array(dependencies)) => dependencies,
+            Some(_) => return Err(not_understood().into()),
+        };
+        let dependencies = dependencies.into_iter().map(|one| match one {
+            toml::Value::String(text) => Ok(text),
+            _ => Err(not_understood()),
+        });
+        Ok(Self {
+            name: name.ok_or_else(not_understood)?,
+            version: version.ok_or_else(not_understood)?,
+            source,
+            checksum,
+            dependencies: dependencies.collect::<Result<_, _>>()?,
+            replace,
+        })
+    }
+
     /// No name, version, source or checksum has quotes, and none is written anew with escapes.
     fn check(&self) -> Result<()> {
         let texts = [Some(&self.name), Some(&self.version)].into_iter();
@@ -405,6 +434,14 @@ impl std::fmt::Display for LockId {
 
 const UPDATE: &str = "bring it up to date with `cargo metadata --format-version 1 > /dev/null`; if cargo cannot read it either, take it back from git: `git checkout Cargo.lock`";
 
+fn not_understood() -> Failure {
+    refused("Cargo.lock cannot be understood")
+}
+
+fn not_supported() -> anyhow::Error {
+    refused("Cargo.lock is of a format that is not supported").into()
+}
+
 fn refused(message: &str) -> Failure {
     Failure::new(Exit::Source, message).hint(UPDATE)
 }
@@ -445,6 +482,7 @@ impl Reached {
             .keys()
             .map(|id| (place(id), entries[place(id)].dependencies.clone()));
         let edges = edges.collect();
+        let format = format.map(i64::from);
         let lock = Arc::new(Lock { format, entries });
         Self { lock, edges }
     }

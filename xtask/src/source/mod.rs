@@ -6,7 +6,6 @@ mod closure;
 mod contents;
 mod cut;
 mod digests;
-pub(crate) mod encoding;
 pub mod explain;
 pub mod folders;
 mod lock;

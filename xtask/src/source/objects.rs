@@ -2,6 +2,7 @@
 //! A cache: collected by age, and never believed without hashing again.
 
 use std::fs;
+use std::io;
 
 use anyhow::{Context, Result};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -24,13 +25,21 @@ impl Objects {
         Ok(Self { directory })
     }
 
-    fn path(&self, digest: Digest) -> Utf8PathBuf {
-        let name = digest.to_string();
-        Utf8PathBuf::from(format!("{}/{}/{}", self.directory, &name[..2], &name[2..]))
+    /// Its folder.
+    pub(crate) fn directory(&self) -> &Utf8Path {
+        &self.directory
+    }
+
+    /// Where the bytes with this digest lie.
+    pub(crate) fn path(&self, digest: Digest) -> Utf8PathBuf {
+        digest.path_below(self.directory.as_str()).into()
     }
 
     /// Keeps these bytes, whose digest this is.
-    pub(crate) fn put(&self, digest: Digest, bytes: &[u8]) -> Result<()> {
+    ///
+    /// # Errors
+    /// What writing them gives.
+    pub(crate) fn put(&self, digest: Digest, bytes: &[u8]) -> io::Result<()> {
         let path = self.path(digest);
         if let Ok(metadata) = path.symlink_metadata()
             && metadata.is_file()
@@ -39,7 +48,7 @@ impl Objects {
             mark_used(&path, &metadata);
             return Ok(());
         }
-        write_whole(&path, bytes, 0o444).with_context(|| format!("cannot keep the object {path}"))
+        write_whole(&path, bytes, 0o444)
     }
 
     /// The bytes of an object, hashed again.

@@ -98,7 +98,8 @@ pub(crate) fn read(
     }
 }
 
-fn changed(path: &Utf8Path) -> Problem {
+/// A file that was written to while it was read.
+pub(crate) fn changed(path: &Utf8Path) -> Problem {
     Problem::new(
         path,
         "changed while it was read",

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::panic;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use hashing::file::Stamp;
+use hashing::files::{self, Outcome, Store};
 
 use super::objects::Objects;
 use super::reading::{self, Node, Problem};
 use super::snapshot::Keep;
+use crate::cache::MARK_INTERVAL;
 use crate::digest::Digest;
 
 /// Reading and hashing is bound by memory; more threads than this bring nothing.
@@ -55,37 +56,43 @@ pub(crate) fn read_all(
         Keep::Objects(state_directory) => Some(Objects::open(state_directory)?),
         Keep::Nothing => None,
     };
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut found = Vec::new();
-        let mut reader = Reader {
-            root,
-            objects: objects.as_ref(),
-            buffer: Vec::new(),
-        };
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            let Some(path) = wanted.get(index) else {
-                return found;
-            };
-            let before = known.get(path.as_str());
-            found.push((index, reader.see(Utf8Path::new(path), before)));
-        }
-    };
-    let found = thread::scope(|threads| {
-        let others: Vec<_> = (1..THREADS).map(|_| threads.spawn(work)).collect();
-        let found = work();
-        let others = others.into_iter().flat_map(join);
-        found.into_iter().chain(others).collect::<Vec<_>>()
+    let put = |digest, bytes: &[u8]| objects.iter().try_for_each(|one| one.put(digest, bytes));
+    let store = objects.as_ref().map(|objects| Store {
+        folder: objects.directory().as_std_path(),
+        used_within: MARK_INTERVAL,
+        keep: &put,
     });
-    let mut results: Vec<_> = wanted.iter().map(|_| None).collect();
-    for (index, result) in found {
-        results[index] = Some(result);
-    }
+    let stamp = |path: &str| match known.get(path)? {
+        Seen::File { stamp, .. } => Some(*stamp),
+        _ => None,
+    };
+    let outcomes = files::read_all(root.as_std_path(), &wanted, THREADS, store.as_ref(), &stamp)
+        .with_context(|| format!("cannot read {root}"))?;
     let mut seen = Vec::with_capacity(wanted.len());
     let mut problems = Vec::new();
-    for (path, result) in wanted.into_iter().zip(results.into_iter().flatten()) {
-        match result? {
+    for (path, outcome) in wanted.into_iter().zip(outcomes) {
+        let found = match outcome {
+            Outcome::File {
+                stamp,
+                executable,
+                length_bytes,
+                digest,
+            } => Ok(Seen::File {
+                stamp,
+                digest,
+                length_bytes,
+                executable,
+            }),
+            Outcome::Known => Ok(known[&path].clone()),
+            Outcome::Changed => Err(reading::changed(Utf8Path::new(&path))),
+            Outcome::Other => see(root, Utf8Path::new(&path), objects.as_ref())?,
+            Outcome::NotKept(digest, error) => {
+                let object = objects.as_ref().map(|objects| objects.path(digest));
+                let object = object.unwrap_or_default();
+                return Err(error).with_context(|| format!("cannot keep the object {object}"));
+            }
+        };
+        match found {
             Ok(one) => seen.push((path, one)),
             Err(problem) => problems.push(problem),
         }
@@ -93,45 +100,35 @@ pub(crate) fn read_all(
     Ok((seen.into_iter().collect(), problems))
 }
 
-/// One thread's way through the paths; the buffer serves every file.
-struct Reader<'a> {
-    root: &'a Utf8Path,
-    objects: Option<&'a Objects>,
-    buffer: Vec<u8>,
-}
-
-impl Reader<'_> {
-    /// The outer error is one of the store.
-    fn see(&mut self, path: &Utf8Path, known: Option<&Seen>) -> Result<Result<Seen, Problem>> {
-        let root = self.root;
-        if let Some(Seen::File { stamp, .. }) = known
-            && let Ok(Some(metadata)) = reading::look(root, path)
-            && Stamp::of(&metadata) == *stamp
-        {
-            return Ok(Ok(known.cloned().unwrap_or(Seen::Missing)));
+/// What is no plain file, for all that could be seen so far. The outer error is one of the store.
+fn see(
+    root: &Utf8Path,
+    path: &Utf8Path,
+    objects: Option<&Objects>,
+) -> Result<Result<Seen, Problem>> {
+    let mut bytes = Vec::new();
+    Ok(match reading::read(root, path, &mut bytes) {
+        Err(problem) => Err(problem),
+        Ok(Node::Folder) => Ok(Seen::Folder),
+        Ok(Node::Missing) => Ok(Seen::Missing),
+        Ok(Node::Link(target)) => {
+            let leads_to = leads_to(root, path);
+            Ok(Seen::Link { target, leads_to })
         }
-        Ok(match reading::read(root, path, &mut self.buffer) {
-            Err(problem) => Err(problem),
-            Ok(Node::Folder) => Ok(Seen::Folder),
-            Ok(Node::Missing) => Ok(Seen::Missing),
-            Ok(Node::Link(target)) => {
-                let leads_to = leads_to(root, path);
-                Ok(Seen::Link { target, leads_to })
+        Ok(Node::File { stamp, executable }) => {
+            let digest = Digest::of(&bytes);
+            if let Some(objects) = objects {
+                let kept = objects.put(digest, &bytes);
+                kept.with_context(|| format!("cannot keep the object {}", objects.path(digest)))?;
             }
-            Ok(Node::File { stamp, executable }) => {
-                let digest = Digest::of(&self.buffer);
-                if let Some(objects) = self.objects {
-                    objects.put(digest, &self.buffer)?;
-                }
-                Ok(Seen::File {
-                    stamp,
-                    digest,
-                    length_bytes: self.buffer.len() as u64,
-                    executable,
-                })
-            }
-        })
-    }
+            Ok(Seen::File {
+                stamp,
+                digest,
+                length_bytes: bytes.len() as u64,
+                executable,
+            })
+        }
+    })
 }
 
 fn leads_to(root: &Utf8Path, path: &Utf8Path) -> LeadsTo {

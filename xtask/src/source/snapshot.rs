@@ -15,7 +15,7 @@ use super::cut::{self, CutPackage};
 use super::digests::{Locals, Source, encode_source};
 use super::explain::{self, Record};
 use super::lock::{Lock, Reached};
-use super::manifests::{Manifests, refused};
+use super::manifests::{DependencyKind, Manifests, refused};
 use super::objects::Objects;
 use super::reading::{self, Node, Problem, refuse};
 use super::seen::{Seen, join, read_all};
@@ -223,7 +223,16 @@ fn freeze(
     let (plans, cut, configuration, seen) = thread::scope(|threads| {
         let untracked = threads.spawn(|| list(Half::Untracked));
         let tracked = threads.spawn(|| list(Half::Tracked));
-        let lock = read_lock(root)?;
+        let lock = threads.spawn(|| read_lock(root));
+        // What the manifests tell is what the lock will tell, but for patches.
+        let declared = declared_parts(&manifests, scopes);
+        sources.add(join(tracked)?, Half::Tracked);
+        let first = sources.wanted(&declared, Half::Tracked);
+        let reading = threads.spawn({
+            let first = first.clone();
+            || read_all(root, first, known, keep)
+        });
+        let lock = join(lock)?;
         let plans = scopes
             .iter()
             .map(|(name, scope)| Plan::make(&manifests, &lock, name, *scope));
@@ -231,22 +240,23 @@ fn freeze(
         // What the packages of a run share is looked at once.
         let parts = plans.iter().flat_map(|plan| plan.scopes.clone());
         let parts: BTreeSet<(&str, Scope)> = parts.collect();
-        sources.add(join(tracked)?, Half::Tracked);
-        let wanted = sources.wanted(&parts, Half::Tracked);
-        let reading = threads.spawn(|| read_all(root, wanted, known, keep));
         sources.add(join(untracked)?, Half::Untracked);
-        let wanted = sources.wanted(&parts, Half::Untracked);
         let mut cut = BTreeMap::new();
         for (name, scope) in &parts {
             problems.extend(sources.problems(name, *scope)?);
             cut.insert((*name, *scope), CutPackage::new(&manifests, name, *scope)?);
         }
         let configuration = read_configuration(root)?;
+        let mut rest = sources.wanted(&parts, Half::Untracked);
+        if parts != declared {
+            rest.extend(sources.wanted(&parts, Half::Tracked));
+            rest.retain(|path| first.binary_search(path).is_err());
+        }
         let (mut seen, unread) = join(reading)?;
         problems.extend(unread);
-        let (untracked, unread) = read_all(root, wanted, known, keep)?;
+        let (others, unread) = read_all(root, rest, known, keep)?;
         problems.extend(unread);
-        seen.extend(untracked);
+        seen.extend(others);
         anyhow::Ok((plans, cut, configuration, seen))
     })?;
     let frozen = Parts {
@@ -263,6 +273,29 @@ fn freeze(
     }
     refuse(problems)?;
     Ok(Snapshot { packages, seen })
+}
+
+/// The local packages that these are made of, by their manifests alone.
+fn declared_parts<'a>(
+    manifests: &'a Manifests,
+    scopes: &BTreeMap<PackageName, Scope>,
+) -> BTreeSet<(&'a str, Scope)> {
+    let known = |name: &str| Some(manifests.packages.get_key_value(name)?.0.as_str());
+    let roots = scopes.iter();
+    let roots = roots.filter_map(|(name, scope)| Some((known(name.as_str())?, *scope)));
+    let mut pending: Vec<(&str, Scope)> = roots.collect();
+    let mut parts = BTreeSet::new();
+    while let Some((name, scope)) = pending.pop() {
+        if !parts.insert((name, scope)) {
+            continue;
+        }
+        let declared = manifests.packages[name].dependencies.iter();
+        let counts = |kind| kind != DependencyKind::Development || scope == Scope::Tests;
+        let local = declared.filter(|one| one.directory.is_some() && counts(one.kind));
+        let local = local.filter_map(|one| known(&one.package));
+        pending.extend(local.map(|name| (name, Scope::Binary)));
+    }
+    parts
 }
 
 fn read_lock(root: &Utf8Path) -> Result<Arc<Lock>> {
