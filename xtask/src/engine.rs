@@ -18,6 +18,7 @@ mod ask;
 mod bench;
 mod docker;
 pub mod dockerd;
+pub(crate) mod left;
 mod podman;
 mod probe_image;
 

@@ -2,7 +2,7 @@
 //! before it is made, and carries the run's labels; only what a run made is ever removed, and it is
 //! found by these labels alone, so a lost folder loses nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::mem;
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::digest::Digest;
-use crate::engine::{Engine, EngineKind};
+use crate::engine::{Engine, EngineKind, left};
 use crate::exit::{Exit, Failure};
 use crate::poll;
 use crate::process::{self, Invocation};
@@ -210,7 +210,7 @@ impl Run {
     /// When something is left: names it.
     pub fn clean_up(&self, engine: &Engine) -> Result<()> {
         let label = format!("{LABEL_RUN}={}", self.id);
-        remove_labelled(engine, &label).map_err(|error| {
+        remove_all(engine, &self.id).map_err(|error| {
             let made = self.made().join(", ");
             Failure::new(
                 Exit::Internal,
@@ -359,15 +359,48 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
             claim.ok().flatten().filter(Claim::is_proven)
         };
         let Some(_held) = claim else { continue };
-        remove_labelled(engine, &format!("{LABEL_RUN}={id}"))?;
+        remove_all(engine, &id)?;
         if let Some(directory) = owner.directory.filter(|directory| directory.is_dir()) {
             remove_secrets(&directory)?;
             append_journal(&directory, CLEANED, &json!({"by": "sweep"}))?;
         }
         swept.push(id);
     }
+    swept.extend(end_left(workspace, engine)?);
     forget_secrets(workspace, &here)?;
     Ok(swept)
+}
+
+/// Removes everything of a run, and ends what the engine has lost track of.
+fn remove_all(engine: &Engine, id: &str) -> Result<()> {
+    remove_labelled(engine, &format!("{LABEL_RUN}={id}"))?;
+    if engine.kind == EngineKind::Podman {
+        left::end(id)?;
+    }
+    Ok(())
+}
+
+/// Ends processes of dead runs of this build folder of which the engine has nothing any more; gives
+/// the IDs of these runs.
+fn end_left(workspace: &Workspace, engine: &Engine) -> Result<BTreeSet<String>> {
+    if engine.kind != EngineKind::Podman {
+        return Ok(BTreeSet::new());
+    }
+    let runs = runs_directory(workspace);
+    let mut ended = BTreeSet::new();
+    for watcher in left::watchers() {
+        // A container's name is the run's ID and more.
+        let ends = watcher.container.match_indices('-').map(|(end, _)| end);
+        let mut ids = ends.map(|end| &watcher.container[..end]);
+        let Some(id) = ids.find(|id| runs.join(id).join(LOCK).exists()) else {
+            continue;
+        };
+        if let Some(_held) = claim_dead(id, Some(&runs.join(id)))? {
+            left::end(id)?;
+            ended.insert(id.to_owned());
+        }
+    }
+    Ok(ended)
 }
 
 /// The tokens of runs that died before they had made anything: no label tells of them. Looks at the

@@ -11,9 +11,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::print_data;
 use crate::cli;
-use crate::engine::{Choice, Engine};
+use crate::engine::{Choice, Engine, left};
 use crate::host::diverted;
 use crate::poll::{self, Look};
+use crate::process::interrupt::Shield;
 use crate::process::{self, Background, Echo, Invocation, ProcessError};
 use crate::report::{self, table};
 use crate::run::{self, Resources};
@@ -45,10 +46,13 @@ pub fn run(workspace: &Workspace, options: &cli::Crash) -> Result<()> {
         engine: &engine,
         folder: &folder,
     };
-    // The first is never killed: it tells how long a run takes, and makes what later ones find.
+    // Two that are never killed: one makes what later ones find, the other tells how long a run
+    // takes that finds it.
+    crash.green_run("first", &[])?;
     let begun = Instant::now();
-    crash.green_run("before")?;
+    crash.green_run("second", &[])?;
     let whole = begun.elapsed();
+    report::note(&format!("a whole run takes {:.1} s", whole.as_secs_f64()));
     let others = Others::make(&engine)?;
     let mut rows = vec![
         ["round", "killed", "at second", "next run"]
@@ -60,6 +64,8 @@ pub fn run(workspace: &Workspace, options: &cli::Crash) -> Result<()> {
         rows.push(row.with_context(|| format!("round {round} of {}", options.rounds))?);
         anyhow::Ok(())
     });
+    // Nobody else would ever take it for ours.
+    let _shield = Shield::raise();
     let removed = others.remove();
     print_data(&table::layout(&rows))?;
     outcome?;
@@ -102,7 +108,7 @@ impl Crash<'_> {
         let moments = moments.join(", ");
         report::note(&format!("round {round}: killed at second {moments}"));
         let begun = Instant::now();
-        self.green_run(&format!("after-{round}"))
+        self.green_run(&format!("after-{round}"), &self.options.filters)
             .with_context(|| format!("the run after one that was killed at second {moments}"))?;
         let took = begun.elapsed();
         self.nothing_left()
@@ -116,10 +122,10 @@ impl Crash<'_> {
         ])
     }
 
-    /// A run to its end, of the tests that the command line names.
-    fn green_run(&self, name: &str) -> Result<()> {
+    /// A run to its end, of these tests.
+    fn green_run(&self, name: &str, filters: &[String]) -> Result<()> {
         let log = self.folder.join(format!("{name}.log"));
-        let e2e = self.e2e(&self.options.filters);
+        let e2e = self.e2e(filters);
         let code = process::stream(&e2e, Some(&log), Echo::Silent, RUN_DEADLINE)?;
         if code == 0 {
             return Ok(());
@@ -162,6 +168,9 @@ impl Crash<'_> {
             let mut memory = memory_folders()?;
             memory.retain(|path| path.file_name().is_some_and(|name| name.starts_with(id)));
             ensure!(memory.is_empty(), "still in memory: {memory:?}");
+            let mut left = left::watchers();
+            left.retain(|watcher| watcher.container.starts_with(id.as_str()));
+            ensure!(left.is_empty(), "processes that no list tells of: {left:?}");
         }
         let rules = diverted::rules(self.engine)?;
         ensure!(

@@ -61,7 +61,11 @@ impl<'a> Contents<'a> {
 
     /// Every entry with its package, in byte order of their paths.
     pub(crate) fn entries(&self) -> (Vec<(Entry, &'a str)>, Vec<Problem>) {
-        let mut entries: Vec<(Utf8PathBuf, EntryKind, &'a str)> = Vec::new();
+        let mut entries: Vec<(Entry, &'a str)> = Vec::with_capacity(self.seen.len());
+        let entry = |path: &str, kind| Entry {
+            path: path.into(),
+            kind,
+        };
         let mut problems = Vec::new();
         let mut has_links = false;
         for (path, (package, seen)) in &self.seen {
@@ -81,13 +85,13 @@ impl<'a> Contents<'a> {
                         length_bytes: *length_bytes,
                         executable: *executable,
                     };
-                    entries.push(((*path).into(), kind, *package));
+                    entries.push((entry(path, kind), *package));
                 }
                 Seen::Link { target, leads_to } => match self.follow(path, target, leads_to) {
                     Ok(links) => {
                         has_links = true;
                         let links = links.into_iter();
-                        entries.extend(links.map(|(path, kind)| (path.into(), kind, *package)));
+                        entries.extend(links.map(|(path, kind)| (entry(&path, kind), *package)));
                     }
                     Err(problem) => problems.push(problem),
                 },
@@ -95,13 +99,11 @@ impl<'a> Contents<'a> {
         }
         if has_links {
             // What a linked folder holds comes where the link stands, and may belong further down.
-            entries.sort_by(|(one, ..), (other, ..)| one.as_str().cmp(other.as_str()));
+            entries.sort_by(|(one, _), (other, _)| one.path.as_str().cmp(other.path.as_str()));
             // And a name that git remembers below what is now a link is found a second time.
-            entries.dedup_by(|(one, ..), (other, ..)| one == other);
+            entries.dedup_by(|(one, _), (other, _)| one.path == other.path);
         }
-        let entries = entries.into_iter();
-        let entries = entries.map(|(path, kind, package)| (Entry { path, kind }, package));
-        (entries.collect(), problems)
+        (entries, problems)
     }
 
     /// What lies in a folder, at any depth, by its path within the folder.

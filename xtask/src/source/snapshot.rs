@@ -2,6 +2,7 @@
 //! [`Snapshot::take`] nobody reads the working tree again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::Arc;
 use std::thread;
 
@@ -233,10 +234,9 @@ fn freeze(
             || read_all(root, first, known, keep)
         });
         let lock = join(lock)?;
-        let plans = scopes
-            .iter()
-            .map(|(name, scope)| Plan::make(&manifests, &lock, name, *scope));
-        let plans = plans.collect::<Result<Vec<_>>>()?;
+        let plans = scopes.iter();
+        let plans = plans.map(|(name, scope)| Plan::make(&manifests, &lock, name, *scope));
+        let mut plans = plans.collect::<Result<Vec<_>>>()?;
         // What the packages of a run share is looked at once.
         let parts = plans.iter().flat_map(|plan| plan.scopes.clone());
         let parts: BTreeSet<(&str, Scope)> = parts.collect();
@@ -247,6 +247,9 @@ fn freeze(
             cut.insert((*name, *scope), CutPackage::new(&manifests, name, *scope)?);
         }
         let configuration = read_configuration(root)?;
+        for plan in &mut plans {
+            plan.generate(&manifests, &cut, configuration.as_deref())?;
+        }
         let mut rest = sources.wanted(&parts, Half::Untracked);
         if parts != declared {
             rest.extend(sources.wanted(&parts, Half::Tracked));
@@ -268,8 +271,7 @@ fn freeze(
     };
     let mut packages = BTreeMap::new();
     for plan in plans {
-        let name = plan.name.clone();
-        packages.insert(name, frozen.assemble(plan, &mut problems)?);
+        packages.insert(plan.name.clone(), frozen.assemble(plan, &mut problems)?);
     }
     refuse(problems)?;
     Ok(Snapshot { packages, seen })
@@ -346,6 +348,7 @@ struct Plan<'a> {
     /// The local packages that it is made of.
     scopes: BTreeMap<&'a str, Scope>,
     reached: Reached,
+    generated: BTreeMap<Utf8PathBuf, Vec<u8>>,
 }
 
 impl<'a> Plan<'a> {
@@ -373,7 +376,32 @@ impl<'a> Plan<'a> {
             scope,
             scopes,
             reached,
+            generated: BTreeMap::new(),
         })
+    }
+}
+
+impl<'a> Plan<'a> {
+    /// What it is made of, each with its manifest cut.
+    fn parts<'b>(
+        &'b self,
+        cut: &'b BTreeMap<(&'a str, Scope), CutPackage>,
+    ) -> impl Iterator<Item = (&'a str, &'b CutPackage)> + Clone {
+        let parts = self.scopes.iter();
+        parts.map(|(name, scope)| (*name, &cut[&(*name, *scope)]))
+    }
+
+    /// Manifests and configuration as the mirror gets them.
+    fn generate(
+        &mut self,
+        manifests: &Manifests,
+        cut: &BTreeMap<(&'a str, Scope), CutPackage>,
+        configuration: Option<&[u8]>,
+    ) -> Result<()> {
+        self.generated = cut::manifests(manifests, self.parts(cut), &self.reached)?;
+        let configuration = configuration.map(|text| (CONFIGURATION.into(), text.to_owned()));
+        self.generated.extend(configuration);
+        Ok(())
     }
 }
 
@@ -387,13 +415,8 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn assemble(&self, plan: Plan<'_>, problems: &mut Vec<Problem>) -> Result<PackageSnapshot> {
-        let cut = |(name, scope)| (name, &self.cut[&(name, scope)]);
-        let cut = plan.scopes.iter().map(|(name, scope)| cut((*name, *scope)));
-        let mut generated = cut::manifests(self.manifests, cut.clone(), &plan.reached)?;
-        if let Some(text) = self.configuration {
-            generated.insert(CONFIGURATION.into(), text.to_owned());
-        }
+    fn assemble(&self, mut plan: Plan<'_>, problems: &mut Vec<Problem>) -> Result<PackageSnapshot> {
+        let mut generated = mem::take(&mut plan.generated);
         let contents = Contents::new(self.sources, &plan.scopes, self.seen, &generated);
         let (entries, found) = contents.entries();
         problems.extend(found);
@@ -407,7 +430,10 @@ impl Parts<'_> {
         let local = Locals {
             manifests: self.manifests,
             entries: &entries,
-            own: cut.map(|(name, cut)| (name, cut.own.as_slice())).collect(),
+            own: plan
+                .parts(self.cut)
+                .map(|(name, cut)| (name, cut.own.as_slice()))
+                .collect(),
             configuration: self.configuration,
         };
         let local = local.digests(plan.name.as_str(), plan.scope)?;

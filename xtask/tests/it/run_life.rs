@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -249,6 +251,47 @@ fn what_is_replaced_is_what_is_named_and_the_run_has_made() {
     assert_eq!(world.state(run.id()), State::Running);
     let journal = fs::read_to_string(run.directory().join("journal.jsonl")).unwrap();
     assert!(journal.contains("\"replace\""), "{journal}");
+}
+
+/// A process that looks like what podman starts beside a container, with a child.
+fn watcher(world: &World, container: &str) -> Child {
+    let program = world.root.join("conmon");
+    if !program.exists() {
+        std::os::unix::fs::symlink("/bin/sh", &program).unwrap();
+    }
+    let child = Command::new(&program)
+        .args(["-c", "read never; exit 0", "watcher", "-n", container])
+        .stdin(Stdio::piped())
+        .spawn();
+    child.unwrap()
+}
+
+#[test]
+fn a_process_that_the_engine_has_lost_is_ended() {
+    let world = World::new();
+    let run = world.begin();
+    let container = |run: &str| format!("{run}-postgres-0");
+    let mut ours = watcher(&world, &container(run.id()));
+    // Another run's, whose ID begins alike.
+    let mut theirs = watcher(&world, &container(&format!("{}9", run.id())));
+    run.clean_up(&world.engine).unwrap();
+    assert_eq!(ours.wait().unwrap().signal(), Some(9));
+    assert_eq!(theirs.try_wait().unwrap(), None);
+
+    let mut ours = watcher(&world, &container(run.id()));
+    assert!(
+        run::sweep(&world.workspace, &world.engine)
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(ours.try_wait().unwrap(), None, "its run lives");
+    let id = run.id().to_owned();
+    drop(run);
+    assert_eq!(run::sweep(&world.workspace, &world.engine).unwrap(), [id]);
+    assert_eq!(ours.wait().unwrap().signal(), Some(9));
+    assert_eq!(theirs.try_wait().unwrap(), None);
+    theirs.kill().unwrap();
+    theirs.wait().unwrap();
 }
 
 #[test]
