@@ -10,7 +10,7 @@ use super::build::Built;
 use super::tag::ImageRef;
 use super::{Images, Stage};
 use crate::cluster::Cluster;
-use crate::engine::{ARCHIVE_ANEW, ImageFacts};
+use crate::engine::{ARCHIVE_ANEW, Engine, ImageFacts};
 use crate::exit::{Exit, Failure};
 use crate::report::live;
 use crate::threads::all;
@@ -65,7 +65,7 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
     let mut missing = Vec::new();
     for (_, built) in images.iter() {
         match before.get(&name(built)) {
-            Some(facts) => check(built, facts)?,
+            Some(facts) => check(built, facts, engine)?,
             None => missing.push(built),
         }
     }
@@ -96,7 +96,7 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
             )
             .hint(ARCHIVE_ANEW)
         })?;
-        check(&built, facts)?;
+        check(&built, facts, engine)?;
         Ok(Loaded {
             already_there: before.contains_key(&name),
             listed_id: facts.id.clone(),
@@ -110,7 +110,7 @@ fn name(built: &Built) -> String {
 }
 
 /// Equal names with unequal images are fatal: one of them is not what its name says.
-fn check(built: &Built, facts: &ImageFacts) -> Result<()> {
+fn check(built: &Built, facts: &ImageFacts, engine: &Engine) -> Result<()> {
     let wanted = built.image_id().oci();
     if facts.id == wanted {
         return Ok(());
@@ -132,7 +132,8 @@ fn check(built: &Built, facts: &ImageFacts) -> Result<()> {
         ),
     )
     .hint(format!(
-        "somebody gave another image this name, or the build is not reproducible: look at it, then remove it with `podman image rm {reference}`"
+        "somebody gave another image this name, or the build is not reproducible: look at it, then remove it with `{} image rm {reference}`",
+        engine.kind.program()
     ))
     .into())
 }
