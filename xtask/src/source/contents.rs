@@ -2,18 +2,17 @@
 //! followed. Refuses a link whose end is not in the closure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::closure::{self, Sources, folders_above};
 use super::reading::Problem;
-use super::seen::{LeadsTo, Seen};
+use super::seen::{LeadsTo, Seen, SeenPaths};
 use super::snapshot::{Entry, EntryKind, Scope};
 
 /// What was seen of one closure, by path in byte order, each with its package.
 pub(crate) struct Contents<'a> {
-    seen: BTreeMap<&'a str, (&'a str, &'a Seen)>,
+    seen: Vec<(&'a str, (&'a str, &'a Seen))>,
     generated: &'a BTreeMap<Utf8PathBuf, Vec<u8>>,
 }
 
@@ -22,7 +21,7 @@ impl<'a> Contents<'a> {
     pub(crate) fn new(
         sources: &'a Sources<'_>,
         scopes: &BTreeMap<&'a str, Scope>,
-        seen: &'a BTreeMap<String, Seen>,
+        seen: &'a SeenPaths,
         generated: &'a BTreeMap<Utf8PathBuf, Vec<u8>>,
     ) -> Self {
         let mut owned = Vec::new();
@@ -32,26 +31,25 @@ impl<'a> Contents<'a> {
                 continue;
             };
             // Both are in byte order, so each is gone through once.
-            let from = (Bound::Included(*first), Bound::Unbounded);
-            let mut seen = seen.range::<str, _>(from).peekable();
+            let mut seen = seen.since(first).iter().peekable();
             for path in paths {
                 while seen.next_if(|(other, _)| other.as_str() < path).is_some() {}
                 let is_generated =
                     path.ends_with("Cargo.toml") && generated.contains_key(Utf8Path::new(path));
-                let found = seen.next_if(|(other, _)| *other == path);
+                let found = seen.next_if(|(other, _)| other == path);
                 if let Some((_, found)) = found.filter(|_| !is_generated) {
                     owned.push((path, (*package, found)));
                 }
             }
         }
-        let mut owned: BTreeMap<_, _> = owned.into_iter().collect();
+        owned.sort_by_key(|(path, _)| *path);
         let links = owned
             .iter()
             .filter(|(_, (_, seen))| matches!(seen, Seen::Link { .. }));
         let links: BTreeSet<&str> = links.map(|(path, _)| *path).collect();
         if !links.is_empty() {
             // A folder that became a link: git still lists what was in it, and that is gone.
-            owned.retain(|path, _| !folders_above(path).any(|folder| links.contains(folder)));
+            owned.retain(|(path, _)| !folders_above(path).any(|folder| links.contains(folder)));
         }
         Self {
             seen: owned,
@@ -110,10 +108,11 @@ impl<'a> Contents<'a> {
     fn below(&self, folder: &str) -> impl Iterator<Item = (&'a str, &'a Seen)> {
         let start = format!("{folder}/");
         let length = start.len();
-        let from = self
+        let first = self
             .seen
-            .range::<str, _>((Bound::Included(start.as_str()), Bound::Unbounded));
-        let below = from.take_while(move |(path, _)| path.starts_with(&start));
+            .partition_point(|(path, _)| *path < start.as_str());
+        let below = self.seen[first..].iter();
+        let below = below.take_while(move |(path, _)| path.starts_with(&start));
         below.map(move |(path, (_, seen))| (&path[length..], *seen))
     }
 
@@ -143,11 +142,11 @@ impl<'a> Contents<'a> {
             let what = format!("is a link to {end}, a manifest, which builds get in another form");
             return Err(problem(what));
         }
-        if let Some(kind) = self
+        let found = self
             .seen
-            .get(end.as_str())
-            .and_then(|(_, seen)| link(target, seen))
-        {
+            .binary_search_by(|(path, _)| (*path).cmp(end.as_str()));
+        let found = found.ok().map(|place| self.seen[place].1.1);
+        if let Some(kind) = found.and_then(|seen| link(target, seen)) {
             return Ok(BTreeMap::from([(path.to_owned(), kind)]));
         }
         if Utf8Path::new(path).starts_with(end) {

@@ -88,8 +88,10 @@ impl Locals<'_> {
         scope: Scope,
     ) -> Result<BTreeMap<PackageName, Digest>> {
         let mut files: BTreeMap<&str, Vec<&Entry>> = BTreeMap::new();
-        for (entry, package) in self.entries {
-            files.entry(package).or_default().push(entry);
+        // Most entries are of the package of the entry before them.
+        for part in self.entries.chunk_by(|(_, one), (_, other)| one == other) {
+            let package = files.entry(part[0].1).or_default();
+            package.extend(part.iter().map(|(entry, _)| entry));
         }
         let files = |name: &str| files.get(name).map(Vec::as_slice).unwrap_or_default();
         let mut digests: BTreeMap<&str, Digest> = BTreeMap::new();

@@ -1,6 +1,5 @@
 //! What lies at the paths of a closure, each read once: hashed, and kept if asked to.
 
-use std::collections::BTreeMap;
 use std::panic;
 use std::thread;
 
@@ -35,6 +34,35 @@ pub(crate) enum Seen {
     Missing,
 }
 
+/// What was seen at each of many paths, in byte order of these. A list, since it is made once, in
+/// order, and gone through in order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SeenPaths(Vec<(String, Seen)>);
+
+impl SeenPaths {
+    /// What was seen at a path.
+    pub(crate) fn get(&self, path: &str) -> Option<&Seen> {
+        let found = self
+            .0
+            .binary_search_by(|(other, _)| other.as_str().cmp(path));
+        Some(&self.0[found.ok()?].1)
+    }
+
+    /// From this path on.
+    pub(crate) fn since(&self, path: &str) -> &[(String, Seen)] {
+        let start = self.0.partition_point(|(other, _)| other.as_str() < path);
+        &self.0[start..]
+    }
+
+    /// Adds what was seen at other paths.
+    pub(crate) fn add(&mut self, others: Self) {
+        if !others.0.is_empty() {
+            self.0.extend(others.0);
+            self.0.sort_by(|(one, _), (other, _)| one.cmp(other));
+        }
+    }
+}
+
 /// Where a link ends, links on the way followed.
 #[derive(Clone, Debug)]
 pub(crate) enum LeadsTo {
@@ -49,9 +77,9 @@ pub(crate) enum LeadsTo {
 pub(crate) fn read_all(
     root: &Utf8Path,
     wanted: Vec<String>,
-    known: &BTreeMap<String, Seen>,
+    known: &SeenPaths,
     keep: &Keep,
-) -> Result<(BTreeMap<String, Seen>, Vec<Problem>)> {
+) -> Result<(SeenPaths, Vec<Problem>)> {
     let objects = match keep {
         Keep::Objects(state_directory) => Some(Objects::open(state_directory)?),
         Keep::Nothing => None,
@@ -83,7 +111,7 @@ pub(crate) fn read_all(
                 length_bytes,
                 executable,
             }),
-            Outcome::Known => Ok(known[&path].clone()),
+            Outcome::Known => Ok(known.get(&path).cloned().unwrap_or(Seen::Missing)),
             Outcome::Changed => Err(reading::changed(Utf8Path::new(&path))),
             Outcome::Other => see(root, Utf8Path::new(&path), objects.as_ref())?,
             Outcome::NotKept(digest, error) => {
@@ -97,7 +125,7 @@ pub(crate) fn read_all(
             Err(problem) => problems.push(problem),
         }
     }
-    Ok((seen.into_iter().collect(), problems))
+    Ok((SeenPaths(seen), problems))
 }
 
 /// What is no plain file, for all that could be seen so far. The outer error is one of the store.

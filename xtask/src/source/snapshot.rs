@@ -19,7 +19,7 @@ use super::lock::{Lock, Reached};
 use super::manifests::{DependencyKind, Manifests, refused};
 use super::objects::Objects;
 use super::reading::{self, Node, Problem, refuse};
-use super::seen::{Seen, join, read_all};
+use super::seen::{SeenPaths, join, read_all};
 use super::workspace::{PackageName, Workspace};
 use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
@@ -47,7 +47,7 @@ pub enum Scope {
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     packages: BTreeMap<PackageName, PackageSnapshot>,
-    seen: BTreeMap<String, Seen>,
+    seen: SeenPaths,
 }
 
 /// One package, frozen: everything that makes its binary, as it will stand in the mirror.
@@ -105,7 +105,7 @@ impl Snapshot {
         packages: &BTreeMap<PackageName, Scope>,
         keep: &Keep,
     ) -> Result<Self> {
-        let snapshot = freeze(&workspace.root, packages, keep, &BTreeMap::new())?;
+        let snapshot = freeze(&workspace.root, packages, keep, &SeenPaths::default())?;
         if let Keep::Objects(state_directory) = keep {
             for package in snapshot.packages() {
                 Record::keep(state_directory, package)?;
@@ -213,7 +213,7 @@ fn freeze(
     root: &Utf8Path,
     scopes: &BTreeMap<PackageName, Scope>,
     keep: &Keep,
-    known: &BTreeMap<String, Seen>,
+    known: &SeenPaths,
 ) -> Result<Snapshot> {
     let manifests = Manifests::read(root)?;
     let directories = closure::directories(&manifests)?;
@@ -222,17 +222,13 @@ fn freeze(
     let list = |half| closure::list(root, &directories, half);
     // Reading the files takes longest: everything else is done beside it.
     let (plans, cut, configuration, seen) = thread::scope(|threads| {
-        let untracked = threads.spawn(|| list(Half::Untracked));
-        let tracked = threads.spawn(|| list(Half::Tracked));
         let lock = threads.spawn(|| read_lock(root));
         // What the manifests tell is what the lock will tell, but for patches.
         let declared = declared_parts(&manifests, scopes);
-        sources.add(join(tracked)?, Half::Tracked);
-        let first = sources.wanted(&declared, Half::Tracked);
-        let reading = threads.spawn({
-            let first = first.clone();
-            || read_all(root, first, known, keep)
-        });
+        sources.add(list(Half::Tracked)?, Half::Tracked);
+        let untracked = threads.spawn(|| list(Half::Untracked));
+        let wanted = sources.wanted(&declared, Half::Tracked);
+        let reading = threads.spawn(|| read_all(root, wanted, known, keep));
         let lock = join(lock)?;
         let plans = scopes.iter();
         let plans = plans.map(|(name, scope)| Plan::make(&manifests, &lock, name, *scope));
@@ -251,15 +247,14 @@ fn freeze(
             plan.generate(&manifests, &cut, configuration.as_deref())?;
         }
         let mut rest = sources.wanted(&parts, Half::Untracked);
-        if parts != declared {
-            rest.extend(sources.wanted(&parts, Half::Tracked));
-            rest.retain(|path| first.binary_search(path).is_err());
-        }
+        let others = parts.difference(&declared).copied().collect();
+        rest.extend(sources.wanted(&others, Half::Tracked));
         let (mut seen, unread) = join(reading)?;
         problems.extend(unread);
+        rest.retain(|path| seen.get(path).is_none());
         let (others, unread) = read_all(root, rest, known, keep)?;
         problems.extend(unread);
-        seen.extend(others);
+        seen.add(others);
         anyhow::Ok((plans, cut, configuration, seen))
     })?;
     let frozen = Parts {
@@ -409,7 +404,7 @@ impl<'a> Plan<'a> {
 struct Parts<'a> {
     manifests: &'a Manifests,
     sources: &'a Sources<'a>,
-    seen: &'a BTreeMap<String, Seen>,
+    seen: &'a SeenPaths,
     cut: &'a BTreeMap<(&'a str, Scope), CutPackage>,
     configuration: Option<&'a [u8]>,
 }

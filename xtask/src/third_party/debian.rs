@@ -293,11 +293,11 @@ fn make(engine: &Engine, name: &str, recipe: &Recipe, activity: &Activity) -> Re
     Ok(record)
 }
 
-/// The image of PostgreSQL was 374 MB in 5,800 files in the engine, and a tar file of 357 MB, of
+/// The image of PostgreSQL was 374 MB in 9,300 files in the engine, and a tar file as large, of
 /// which there are three while it is made; mmdebstrap installs into a temporary folder.
 fn demand_room(engine: &Engine, folder: &Utf8Path) -> Result<()> {
     const IMAGE_BYTES: u64 = 374_000_000;
-    const IMAGE_FILES: u64 = 5_800;
+    const IMAGE_FILES: u64 = 9_300;
     let need = |what, path: &Utf8Path, bytes, files, fix| Need {
         what,
         path: path.to_owned(),
