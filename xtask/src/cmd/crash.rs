@@ -160,7 +160,8 @@ impl Crash<'_> {
         let left = Resources::find(self.engine, &label)?;
         ensure!(left.is_empty(), "the engine still has {left:?}");
         let records = run::list(self.workspace)?.into_iter();
-        // A build folder can be shared by several checkouts.
+        let rules = diverted::rules(self.engine)?;
+        // A build folder can be shared by several checkouts, and so is the packet filter.
         for record in records.filter(|one| one.checkout.as_deref() == Some(&checkout)) {
             let (id, folder) = (&record.id, &record.directory);
             let secrets = folder.join(run::SECRETS);
@@ -168,16 +169,17 @@ impl Crash<'_> {
             let mut memory = memory_folders()?;
             memory.retain(|path| path.file_name().is_some_and(|name| name.starts_with(id)));
             ensure!(memory.is_empty(), "still in memory: {memory:?}");
+            let network = format!("name: {id} ");
+            let diverted = rules.iter().filter(|(_, rule)| rule.contains(&network));
+            let ports: Vec<&u16> = diverted.map(|(port, _)| port).collect();
+            ensure!(
+                ports.is_empty(),
+                "the packet filter still diverts {ports:?}"
+            );
             let mut left = left::watchers();
             left.retain(|watcher| watcher.container.starts_with(id.as_str()));
             ensure!(left.is_empty(), "processes that no list tells of: {left:?}");
         }
-        let rules = diverted::rules(self.engine)?;
-        ensure!(
-            rules.is_empty(),
-            "the packet filter still diverts {:?}",
-            rules.keys()
-        );
         Ok(())
     }
 }
