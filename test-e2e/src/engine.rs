@@ -65,6 +65,19 @@ impl EngineCommand {
         })
     }
 
+    /// The image that a container runs, as `sha256:...`; podman leaves the algorithm out.
+    ///
+    /// # Errors
+    /// When there is no such container.
+    pub fn image_id(&self, container: &str) -> Result<String, String> {
+        let text = self.run(&["container", "inspect", "--format", "{{.Image}}", container])?;
+        let id = text.trim();
+        Ok(match id.contains(':') {
+            true => id.to_owned(),
+            false => format!("sha256:{id}"),
+        })
+    }
+
     /// How often the engine itself has started a container again since it was told to start it.
     ///
     /// # Errors

@@ -26,6 +26,9 @@ pub struct Run {
     /// The cargo profile of the services.
     #[serde(default = "usual_profile")]
     pub profile: String,
+    /// Of what services and third parties declared of each other.
+    #[serde(default)]
+    pub declared_digest: String,
     /// The manifests that were deployed, relative to the workspace root, with the SHA-256 of their
     /// bytes, in hex.
     #[serde(default)]
@@ -62,6 +65,9 @@ pub struct Service {
     /// The image reference, made from sources and recipe; absent for third-party images.
     #[serde(default)]
     pub reference: Option<String>,
+    /// The image that its containers run, as `sha256:...`.
+    #[serde(default)]
+    pub image_id: String,
     /// Directories that hold the files of each ConfigMap.
     #[serde(default)]
     pub config_maps: BTreeMap<String, PathBuf>,
@@ -76,18 +82,19 @@ impl Run {
     pub fn find(target: &str) -> Result<Self, String> {
         let run = match env::var_os("E2E_RUN") {
             Some(path) => Self::read(Path::new(&path))?,
-            None => {
-                let run = newest_kept(&run_folders(), target)?;
-                run.check_present(&present_images(target, &run.profile)?)?;
-                run.check_manifests(&workspace_root())?;
-                run
-            }
+            None => newest_kept(&run_folders(), target)?,
         };
         if run.target != target {
             let Self {
                 id, target: other, ..
             } = run;
             return Err(format!("run {id} is one of {other}, not of {target}"));
+        }
+        // One that goes on is proved by the tool; what was kept may have grown old.
+        if run.kept {
+            run.check_present(&present_images(target, &run.profile)?)?;
+            run.check_manifests(&workspace_root())?;
+            run.check_containers()?;
         }
         Ok(run)
     }
@@ -125,6 +132,32 @@ impl Run {
                     is.reference
                 );
                 return Err(self.refusal(&format!("{name} would be built in another way"), &what));
+            }
+            if self.declared_digest != is.declared_digest {
+                let what = format!(
+                    "its digest is {}, what runs was deployed from {}",
+                    is.declared_digest, self.declared_digest
+                );
+                let changed =
+                    "what services declare of each other, or deploy/images.toml, was edited";
+                return Err(self.refusal(changed, &what));
+            }
+        }
+        Ok(())
+    }
+
+    /// And for the very images that were proved.
+    fn check_containers(&self) -> Result<(), String> {
+        for (name, service) in &self.services {
+            for container in &service.containers {
+                let runs = self.engine.image_id(container)?;
+                if runs != service.image_id {
+                    let what = format!(
+                        "{container} runs {runs}, and {} was proved",
+                        service.image_id
+                    );
+                    return Err(self.refusal(&format!("{name} was replaced"), &what));
+                }
             }
         }
         Ok(())
@@ -240,6 +273,7 @@ struct Present {
     package: String,
     source_digest: String,
     reference: String,
+    declared_digest: String,
 }
 
 /// Every image of a target as the working tree stands, by package. Asked once in a process.
@@ -288,7 +322,7 @@ fn newest_kept(folders: &[PathBuf], target: &str) -> Result<Run, String> {
     let newest: Option<(SystemTime, Run)> = kept.max_by_key(|(modified, _)| *modified);
     newest.map(|(_, run)| run).ok_or_else(|| {
         format!(
-            "no run of {target}: set E2E_RUN to a run.json, or make one with \
+            "no run of {target}: make one with \
              `cargo xtask e2e {target} --keep always`"
         )
     })
@@ -355,17 +389,20 @@ mod tests {
             ports: BTreeMap::new(),
             source_digest: digest.map(str::to_owned),
             reference: digest.map(|_| "datastorage:gateway-11".to_owned()),
+            image_id: "sha256:11".to_owned(),
             config_maps: BTreeMap::new(),
         };
         run.services = BTreeMap::from([
             ("datastorage".to_owned(), service(Some("aa"))),
             ("postgres".to_owned(), service(None)),
         ]);
+        run.declared_digest = "cc".to_owned();
         let present = |source_digest: &str, reference: &str| {
             let present = Present {
                 package: "datastorage".to_owned(),
                 source_digest: source_digest.to_owned(),
                 reference: reference.to_owned(),
+                declared_digest: "cc".to_owned(),
             };
             run.check_present(&BTreeMap::from([("datastorage".to_owned(), present)]))
         };
@@ -375,6 +412,18 @@ mod tests {
         let other_recipe = present("aa", "datastorage:gateway-22");
         let parts = ["gateway-11", "gateway-22", "in another way"];
         check_refused(other_recipe, &parts);
+
+        let mut declared = run.clone();
+        declared.declared_digest = "dd".to_owned();
+        let is = Present {
+            package: "datastorage".to_owned(),
+            source_digest: "aa".to_owned(),
+            reference: "datastorage:gateway-11".to_owned(),
+            declared_digest: "cc".to_owned(),
+        };
+        let present = BTreeMap::from([("datastorage".to_owned(), is)]);
+        let edited = declared.check_present(&present);
+        check_refused(edited, &["declare of each other", "cc", "dd"]);
 
         let manifest = folder.path().join("gateway.yaml");
         fs::write(&manifest, "abc").expect("written");

@@ -22,7 +22,7 @@ use crate::digest::Digest;
 use crate::engine::{Engine, EngineKind, left};
 use crate::exit::{Exit, Failure};
 use crate::poll;
-use crate::process::{self, Invocation};
+use crate::process::{self, Invocation, interrupt};
 use crate::source::workspace::{TargetName, Workspace};
 use crate::threads::joined;
 
@@ -352,6 +352,11 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
             }
             continue;
         }
+        let folder = owner.directory.as_deref().and_then(Utf8Path::file_name);
+        if folder.is_some_and(|folder| folder != id) {
+            // No run of ours: its folder bears its ID.
+            continue;
+        }
         let claim = claim_dead(&id, owner.directory.as_deref());
         let claim = if owner.checkout.as_deref() == Some(&here) {
             claim?
@@ -359,6 +364,10 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
             claim.ok().flatten().filter(Claim::is_proven)
         };
         let Some(_held) = claim else { continue };
+        if Resources::find(engine, &format!("{LABEL_RUN}={id}"))?.is_empty() {
+            // What carries its label is somebody else's.
+            continue;
+        }
         remove_all(engine, &id)?;
         if let Some(directory) = owner.directory.filter(|directory| directory.is_dir()) {
             remove_secrets(&directory)?;
@@ -557,7 +566,18 @@ fn labelled(engine: &Engine, label: &str, list: &[&str], format: &str) -> Result
         format,
     ]);
     let captured = process::capture(&invocation, LIST_DEADLINE)?;
-    Ok(captured.stdout.lines().map(str::to_owned).collect())
+    let names = captured.stdout.lines().map(str::to_owned);
+    Ok(match label.split_once('=') {
+        Some((LABEL_RUN, id)) => names.filter(|name| is_of_run(name, id)).collect(),
+        _ => names.collect(),
+    })
+}
+
+/// Whatever a run makes is named for it. Labels alone would take what somebody made of a container
+/// of the run: an image that was committed from it has its labels, and so has all that runs it.
+fn is_of_run(name: &str, id: &str) -> bool {
+    let rest = name.strip_prefix(id);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 /// Where a volume lies that is kept in memory: in a folder of its own name.
@@ -591,6 +611,9 @@ fn remove_found(engine: &Engine, label: &str, find: impl Fn() -> Result<Resource
             return Ok(());
         }
         if attempt > 0 {
+            if interrupt::is_hurried() {
+                break;
+            }
             poll::pause(REMOVE_INTERVAL)?;
         }
         // Another command may remove the same at this moment; what counts is what is left.

@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 
+use crate::digest::Digest;
 use crate::run;
 use crate::source::workspace::{PackageMetadata, SecretValue, Target, Workspace};
 use crate::third_party;
@@ -51,6 +52,21 @@ struct Declared {
     owner: String,
     name: String,
     keys: BTreeMap<String, SecretValue>,
+}
+
+/// What services and third parties declare of each other, of which tokens and passwords are made: a
+/// digest of it, with the third-party images of the target.
+///
+/// # Errors
+/// When `deploy/images.toml` cannot be read.
+pub fn declared_digest(workspace: &Workspace, target: &Target) -> Result<Digest> {
+    let packages = workspace.packages.values();
+    let declared: Vec<_> = packages
+        .map(|package| (&package.name, &package.e2e))
+        .collect();
+    let third_party = third_party::digest(workspace)?;
+    let text = format!("{declared:?} {third_party:?} {target:?}");
+    Ok(Digest::of(text.as_bytes()))
 }
 
 impl Secrets {

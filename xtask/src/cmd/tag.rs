@@ -11,6 +11,7 @@ use crate::engine::Platform;
 use crate::pipeline::Images;
 use crate::pipeline::build::recipe::Profile;
 use crate::pipeline::tag::{Inputs, Repository, Tagged, tag};
+use crate::secrets;
 use crate::source::workspace::{Target, Workspace};
 
 /// One image of a run, as `--json` tells it.
@@ -21,6 +22,8 @@ struct Image {
     source_digest: Digest,
     recipe_digest: Digest,
     platform: String,
+    /// Of what services declare of each other; the same for all.
+    declared_digest: Digest,
 }
 
 /// Prints one line: the reference of what every target is tested against; or JSON of every image.
@@ -37,6 +40,7 @@ pub fn run(workspace: &Workspace, options: &cli::Tag) -> Result<()> {
         return print_data(&format!("{}\n", against.reference()));
     }
     let platform = images.frozen().platform().to_string();
+    let declared_digest = secrets::declared_digest(workspace, target)?;
     let list: Vec<Image> = images
         .iter()
         .map(|(package, image)| Image {
@@ -45,6 +49,7 @@ pub fn run(workspace: &Workspace, options: &cli::Tag) -> Result<()> {
             source_digest: image.source(),
             recipe_digest: image.recipe(),
             platform: platform.clone(),
+            declared_digest,
         })
         .collect();
     print_data(&format!("{}\n", serde_json::to_string_pretty(&list)?))

@@ -17,7 +17,7 @@ use crate::host;
 use crate::manifest::{Manifests, References, Seen};
 use crate::report;
 use crate::run::Run;
-use crate::secrets::Secrets;
+use crate::secrets::{self, Secrets};
 use crate::source::workspace::Workspace;
 
 /// Everything that was deployed is ready and answered from outside.
@@ -45,6 +45,7 @@ struct RunFile<'a> {
     run_directory: Utf8PathBuf,
     tests_source_digest: Digest,
     profile: &'static str,
+    declared_digest: Digest,
     /// Of the bytes of each manifest that was read.
     manifests: &'a BTreeMap<String, Digest>,
     engine: EngineFile<'a>,
@@ -112,7 +113,7 @@ fn ready_deadline(workspace: &Workspace, service: &str) -> Option<Duration> {
 fn write_run_file(
     workspace: &Workspace,
     run: &Run,
-    secrets: &Secrets,
+    made: &Secrets,
     manifests: &Manifests,
     images: &Images<Loaded>,
     local: &Local,
@@ -133,6 +134,10 @@ fn write_run_file(
         kept: false,
         run_directory: run.directory().to_owned(),
         tests_source_digest: tests.source(),
+        declared_digest: secrets::declared_digest(
+            workspace,
+            workspace.target(run.target().as_str())?,
+        )?,
         profile: images.frozen().recipe().profile().as_str(),
         manifests: manifests.digests(),
         engine: EngineFile {
@@ -140,8 +145,8 @@ fn write_run_file(
             environment: &engine.environment,
         },
         services,
-        tokens_directory: secrets.tokens(),
-        passwords_directory: secrets.passwords(),
+        tokens_directory: made.tokens(),
+        passwords_directory: made.passwords(),
     };
     host::write_cached(&run.directory().join("run.json"), &file)
 }

@@ -113,7 +113,8 @@ pub fn test(
     drop(activity);
     let mut results = told(run)?;
     let list = process::capture(&invocation.arg("--list"), LIST_DEADLINE)?;
-    results.extend(silent(&list.stdout, &results));
+    let said = fs::read_to_string(&log).unwrap_or_default();
+    results.extend(silent(&list.stdout, &results, &said));
     Ok(TestReport {
         results,
         program_succeeded: code == 0,
@@ -204,17 +205,36 @@ fn listed(list: &str) -> impl Iterator<Item = &str> {
 
 /// The tests that the program has and of which nothing was told: without a scenario, or ignored.
 /// Nobody would know that they prove nothing.
-fn silent(list: &str, told: &[TestResult]) -> Vec<TestResult> {
-    listed(list)
-        .filter(|name| told.iter().all(|result| result.name != *name))
-        .map(|name| TestResult {
-            name: name.to_owned(),
-            passed: false,
-            duration_milliseconds: 0,
-            message: Some("it told nothing: it is ignored, or it opens no scenario".to_owned()),
-            location: None,
+fn silent(list: &str, told: &[TestResult], said: &str) -> Vec<TestResult> {
+    let untold = listed(list).filter(|name| told.iter().all(|result| result.name != *name));
+    untold
+        .map(|name| {
+            let (location, message) = panic_of(name, said).unzip();
+            TestResult {
+                name: name.to_owned(),
+                passed: false,
+                duration_milliseconds: 0,
+                message: Some(message.unwrap_or_else(|| {
+                    "it told nothing: it is ignored, or it opens no scenario".to_owned()
+                })),
+                location,
+            }
         })
         .collect()
+}
+
+/// Where a test that panicked before its scenario did so, and its words, from what the program said:
+/// `thread '<test>' (<number>) panicked at <file>:<line>:<column>:` and the lines after it.
+fn panic_of(test: &str, said: &str) -> Option<(String, String)> {
+    let head = format!("thread '{test}' ");
+    let mut lines = said.lines();
+    let first = lines.find(|line| line.starts_with(&head) && line.contains(" panicked at "))?;
+    let (_, location) = first.split_once(" panicked at ")?;
+    let ends = |line: &&str| {
+        !line.is_empty() && !line.starts_with("note: ") && !line.starts_with("stack backtrace:")
+    };
+    let words: Vec<&str> = lines.take_while(ends).collect();
+    Some((location.trim_end_matches(':').to_owned(), words.join("\n")))
 }
 
 /// How the test program is called; `--plan` shows the same.
@@ -360,10 +380,20 @@ mod tests {
     #[test]
     fn a_test_that_told_nothing_has_failed() {
         let told = results(PASSED).unwrap();
-        let found = silent("a: test\nmodule::b: test\n\n2 tests, 0 benchmarks\n", &told);
+        let found = silent(
+            "a: test\nmodule::b: test\n\n2 tests, 0 benchmarks\n",
+            &told,
+            "",
+        );
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].name, "module::b");
         assert!(!found[0].passed);
+        let said = "---- module::b stdout ----\n\nthread 'module::b' (7) panicked at test-e2e/tests/a.rs:3:5:\nassertion failed\n  left: 1\nnote: run with\n";
+        let found = silent("module::b: test\n", &[], said);
+        let location = found[0].location.as_deref();
+        assert_eq!(location, Some("test-e2e/tests/a.rs:3:5"));
+        let message = found[0].message.as_deref();
+        assert_eq!(message, Some("assertion failed\n  left: 1"));
     }
 
     #[test]

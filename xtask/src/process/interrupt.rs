@@ -107,6 +107,12 @@ pub fn pending() -> Option<i32> {
     (signal != 0 && SHIELDS.load(Ordering::SeqCst) == 0).then_some(signal)
 }
 
+/// Whether people want it over with.
+#[must_use]
+pub fn is_hurried() -> bool {
+    hurried_since().is_some()
+}
+
 /// Since when people want it over with: the second signal.
 pub(super) fn hurried_since() -> Option<Instant> {
     *HURRIED_SINCE.lock().unwrap_or_else(PoisonError::into_inner)

@@ -113,9 +113,14 @@ pub(crate) fn ignored_folders(
     Ok(folders.map(str::to_owned).collect())
 }
 
+/// The folder of the repository that the root lies in, if it lies in one.
+fn repository(root: &Utf8Path) -> Option<&Utf8Path> {
+    let mut folders = root.ancestors();
+    folders.find(|folder| folder.join(".git").symlink_metadata().is_ok())
+}
+
 fn has_git(root: &Utf8Path) -> bool {
-    root.ancestors()
-        .any(|folder| folder.join(".git").symlink_metadata().is_ok())
+    repository(root).is_some()
 }
 
 /// The options of a listing, and the folders that it is about.
@@ -142,6 +147,8 @@ fn git(
         .args(["-c", "core.fsmonitor=false"])
         .args(["-c", "core.untrackedCache=false"])
         .args(["-c", "core.ignoreCase=false"])
+        // `core.worktree` (a copied submodule has it) would have git walk through another tree.
+        .args(repository(root).map(|folder| format!("--work-tree={folder}")))
         .arg(command)
         .args(arguments.iter().cloned())
         .current_dir(root);

@@ -102,6 +102,9 @@ impl Folder {
     }
 }
 
+/// How the name of a folder begins that a build from nothing makes.
+const EMPTY_FOLDER: &str = "empty-build-";
+
 impl<'a> Workshop<'a> {
     /// Waits for the lock, and goes to the shared folder, or an empty one.
     pub(super) fn enter(
@@ -115,9 +118,10 @@ impl<'a> Workshop<'a> {
         let state = state.canonicalize_utf8()?;
         environment::say_what_is_not_passed();
         let lock = Arc::new(take_lock(&state.join("build.lock"))?);
+        remove_left_folders(&state)?;
         let folder = if empty {
             let guard = tempfile::Builder::new()
-                .prefix("build-")
+                .prefix(EMPTY_FOLDER)
                 .tempdir_in(&state)?;
             let path = Utf8PathBuf::try_from(guard.path().to_owned())?;
             Folder::Empty {
@@ -239,6 +243,21 @@ fn lacks_room(words: &str) -> bool {
 fn bar_columns(activity: &Activity) -> Option<usize> {
     const HEAD_COLUMNS: usize = "    Building ".len();
     Some(activity.room()? + HEAD_COLUMNS)
+}
+
+/// What builds in an empty folder have left that were killed: nobody else builds now.
+fn remove_left_folders(state: &Utf8Path) -> Result<()> {
+    let entries = state
+        .read_dir_utf8()
+        .with_context(|| format!("cannot list {state}"))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot list {state}"))?;
+        if entry.file_name().starts_with(EMPTY_FOLDER) {
+            let folder = entry.path();
+            fs::remove_dir_all(folder).with_context(|| format!("cannot remove {folder}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// A run whose turn comes builds its own frozen bytes, so it may wait as long as it takes.

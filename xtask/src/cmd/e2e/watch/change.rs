@@ -9,8 +9,8 @@ use crate::digest::Digest;
 use crate::manifest::Manifests;
 use crate::pipeline::Images;
 use crate::pipeline::tag::Tagged;
+use crate::secrets;
 use crate::source::workspace::{Target, Workspace};
-use crate::third_party;
 
 /// Everything that a cycle is a function of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,12 +37,6 @@ impl Fingerprint {
         images: &Images<Tagged>,
     ) -> Result<Self> {
         let references = images.iter();
-        let metadata: Vec<_> = workspace
-            .packages
-            .values()
-            .map(|package| (&package.name, &package.e2e))
-            .collect();
-        let third_party = third_party::digest(workspace)?;
         let snapshot = images.frozen().snapshot();
         Ok(Self {
             references: references
@@ -50,7 +44,7 @@ impl Fingerprint {
                 .collect(),
             manifests: manifests.digests().clone(),
             tests: snapshot.package(&workspace.tests).source(),
-            declared: Digest::of(format!("{metadata:?} {third_party:?} {target:?}").as_bytes()),
+            declared: secrets::declared_digest(workspace, target)?,
             against: workspace.against.to_string(),
             third_party: target.third_party().iter().map(manifest_of).collect(),
         })
