@@ -257,8 +257,8 @@ pub struct Bench {
     #[arg(value_enum)]
     pub subjects: Vec<Subject>,
     /// How often; the median counts
-    #[arg(long, value_name = "COUNT", default_value_t = 5)]
-    pub rounds: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
     /// Which container engine
     #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
     pub engine: Choice,
@@ -274,8 +274,8 @@ pub struct Crash {
     #[arg(value_name = "TARGET", default_value = "gateway", add = ArgValueCandidates::new(completions::targets))]
     pub target: String,
     /// How often; every second time two runs at once
-    #[arg(long, value_name = "COUNT", default_value_t = 10)]
-    pub rounds: usize,
+    #[arg(long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
     /// Which container engine
     #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
     pub engine: Choice,

@@ -37,7 +37,7 @@ pub fn run(workspace: &Workspace, options: &cli::Bench) -> Result<()> {
     let mut figures = Vec::new();
     let wanted =
         |subject: Subject| options.subjects.is_empty() || options.subjects.contains(&subject);
-    let rounds = options.rounds;
+    let rounds = options.rounds as usize;
     if wanted(Subject::PhaseZero) {
         figures.push(told(|| phase_zero::measure(workspace, rounds))?);
     }

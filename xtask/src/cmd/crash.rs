@@ -83,7 +83,7 @@ struct Crash<'a> {
 }
 
 impl Crash<'_> {
-    fn round(&self, round: usize, whole: Duration, others: &Others<'_>) -> Result<Vec<String>> {
+    fn round(&self, round: u32, whole: Duration, others: &Others<'_>) -> Result<Vec<String>> {
         let count = if round.is_multiple_of(2) { 2 } else { 1 };
         let log = |index| self.folder.join(format!("killed-{round}-{index}.log"));
         let begun = Instant::now();

@@ -9,7 +9,9 @@ use crate::engine::ContainerFacts;
 use crate::pipeline::test::TestReport;
 
 /// How many lines of the guilty log reach the terminal.
-const LOG_LINES_MAX: usize = 12;
+pub(crate) const LOG_LINES_MAX: usize = 12;
+/// The same where a test failed: most lines are of the other tests.
+pub(crate) const LOG_LINES_OF_TESTS_MAX: usize = 4;
 /// How many rows one of them may take.
 const LOG_ROWS_MAX: usize = 2;
 /// Of how many failed tests it is told what they said; of the others the names.
@@ -113,18 +115,18 @@ pub fn guilty_log(logs: &Utf8Path, error: &str, suspects: &[&str]) -> Option<Utf
         .map(|name| logs.join(format!("{name}.log")))
 }
 
-/// The last lines of a log, each indented and none longer than the rows it may take of so many
+/// The last lines of a log, so many, each indented and none longer than the rows it may take of so many
 /// `columns`, with a head that names the file.
 #[must_use]
-pub fn tail(log: &Utf8Path, columns: usize) -> String {
+pub fn tail(log: &Utf8Path, lines_max: usize, columns: usize) -> String {
     let text = fs::read(log)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(LOG_LINES_MAX);
+    let from = lines.len().saturating_sub(lines_max);
     let which = match from {
         0 => String::new(),
-        _ => format!(" (last {LOG_LINES_MAX} of {} lines)", lines.len()),
+        _ => format!(" (last {lines_max} of {} lines)", lines.len()),
     };
     let mut tail = format!("         log {}{which}\n", super::near(log));
     let wide = columns.saturating_sub(INDENT + 1).max(40);
@@ -211,7 +213,7 @@ mod tests {
         let wide = "x".repeat(1000);
         let lines: String = (1..=60).map(|n| format!("line {n} {wide}\n")).collect();
         std::fs::write(&log, lines).unwrap();
-        let text = tail(&log, 80);
+        let text = tail(&log, super::LOG_LINES_MAX, 80);
         assert!(text.contains("(last 12 of 60 lines)"), "{text}");
         let shown: Vec<&str> = text.lines().skip(1).collect();
         assert_eq!(shown.len(), 12);

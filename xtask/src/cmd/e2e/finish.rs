@@ -66,6 +66,11 @@ impl Session<'_> {
             Fate::Removed => self.remove(),
         };
         let removed = removed.and(self.end_retirement(&result));
+        let ended = result.as_ref().is_err_and(is_signal);
+        if ended && fate == Fate::Removed && removed.is_ok() {
+            // Whoever interrupts wants to know it.
+            report::line("removed", "what the run made", begun.elapsed());
+        }
         let noted = self
             .receipt
             .phase_took("clean", begun.elapsed(), removed.is_ok());
@@ -159,9 +164,15 @@ impl Session<'_> {
             && !matches!(phase, Some("manifests" | "tag" | "build"))
             && !is_signal(error)
         {
-            crate::report::say_part!("{}", failure::tail(&log, report::columns()));
+            let lines_max = match report::exit_of(error) {
+                Exit::Red => failure::LOG_LINES_OF_TESTS_MAX,
+                _ => failure::LOG_LINES_MAX,
+            };
+            let tail = failure::tail(&log, lines_max, report::columns());
+            crate::report::say_part!("{tail}");
         }
-        if let Some(tests) = &self.receipt.tests {
+        // What a signal ended has not failed.
+        if let Some(tests) = self.receipt.tests.as_ref().filter(|_| !is_signal(error)) {
             crate::report::say_part!("{}", failure::failed_tests(tests));
             if let Some(job) = Job::here() {
                 job.annotate(self.target.name.as_str(), tests);

@@ -158,6 +158,7 @@ impl Watch {
                     watcher.folders_count()
                 );
             }
+            interrupt::doing("watch");
             let next = watcher.wait()?;
             begun = next.began;
             burst = Some(next);
