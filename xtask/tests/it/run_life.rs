@@ -222,15 +222,25 @@ fn clean_up_removes_what_the_run_made_and_nothing_else() {
         "app=x\n",
     )
     .unwrap();
+    // What was committed from a container of the run hands on its labels.
+    let debug = format!("{}\n", first.labels().join("\n"));
+    fs::write(world.root.join("engine/container/debug"), debug).unwrap();
     first.clean_up(&world.engine).unwrap();
     let left = world.left();
     assert!(
         left.iter().all(|name| !name.starts_with(first.id())),
         "{left:?}"
     );
-    assert_eq!(left.len(), 4, "{left:?}");
+    assert_eq!(left.len(), 5, "{left:?}");
     let id = world.end(first);
     world.check_state(&id, State::Ended);
+    // Nor does a sweep take it, nor say again and again that it did.
+    assert!(
+        run::sweep(&world.workspace, &world.engine)
+            .unwrap()
+            .is_empty()
+    );
+    assert!(world.left().iter().any(|name| name.ends_with("debug")));
 }
 
 #[test]

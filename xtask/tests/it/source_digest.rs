@@ -578,6 +578,13 @@ fn git_is_asked_about_this_tree_and_not_from_memory() {
     }
     tree.git(&["config", "core.ignoreCase", "true"]);
     assert_eq!(digest(&tree, &[]), plain, "letters in another case");
+    // As a copied submodule has it: what is new here would not be found there.
+    tree.git(&["config", "core.worktree", other.root().as_str()]);
+    tree.write("services/store/src/untracked.rs", "");
+    assert_ne!(digest(&tree, &[]), plain, "the tree of another folder");
+    fs::remove_file(tree.path("services/store/src/untracked.rs")).unwrap();
+    assert_eq!(digest(&tree, &[]), plain, "this tree again");
+    tree.git(&["config", "--unset", "core.worktree"]);
     tree.git(&["config", "core.untrackedCache", "true"]);
     tree.git(&["update-index", "--untracked-cache"]);
     tree.git(&["status"]);
