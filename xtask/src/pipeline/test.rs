@@ -79,6 +79,13 @@ impl TestReport {
             _ => format!("{passed} passed, {failed} failed"),
         }
     }
+
+    /// The same where a signal ended the tests: what had not ended has not failed.
+    #[must_use]
+    pub fn verdict_so_far(&self) -> String {
+        let passed = self.results.len() - self.failed().count();
+        format!("{passed} passed when it was ended")
+    }
 }
 
 /// Runs the tests, those whose name matches a filter if there are any.

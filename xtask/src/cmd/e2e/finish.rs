@@ -287,11 +287,13 @@ impl Session<'_> {
 
     fn summarise(&self, result: &Result<()>, fate: Fate) {
         let verdict = if result.is_ok() { "green" } else { "red" };
-        let tests = self
-            .receipt
-            .tests
-            .as_ref()
-            .map_or_else(|| "not tested".to_owned(), |tests| tests.verdict());
+        let tests = self.receipt.tests.as_ref().map_or_else(
+            || "not tested".to_owned(),
+            |tests| match result.as_ref().is_err_and(is_signal) {
+                true => tests.verdict_so_far(),
+                false => tests.verdict(),
+            },
+        );
         let cluster = match (&self.receipt.tests, &self.receipt.cluster) {
             (Some(_), Some(cluster)) => format!(" on {cluster}"),
             _ => String::new(),
