@@ -65,17 +65,25 @@ impl EngineCommand {
         })
     }
 
-    /// The image that a container runs, as `sha256:...`; podman leaves the algorithm out.
+    /// The images that these containers run, in their order, each as `sha256:...`; podman leaves the
+    /// algorithm out.
     ///
     /// # Errors
-    /// When there is no such container.
-    pub fn image_id(&self, container: &str) -> Result<String, String> {
-        let text = self.run(&["container", "inspect", "--format", "{{.Image}}", container])?;
-        let id = text.trim();
-        Ok(match id.contains(':') {
-            true => id.to_owned(),
-            false => format!("sha256:{id}"),
-        })
+    /// When one of them is not there.
+    pub fn image_ids(&self, containers: &[&str]) -> Result<Vec<String>, String> {
+        let inspect = ["container", "inspect", "--format", "{{.Image}}"];
+        let text = self.run(&[&inspect, containers].concat())?;
+        let ids: Vec<String> = text
+            .lines()
+            .map(|id| match id.contains(':') {
+                true => id.to_owned(),
+                false => format!("sha256:{id}"),
+            })
+            .collect();
+        if ids.len() == containers.len() {
+            return Ok(ids);
+        }
+        Err(format!("of {containers:?} the images are told as {text}"))
     }
 
     /// How often the engine itself has started a container again since it was told to start it.

@@ -146,18 +146,30 @@ impl Run {
         Ok(())
     }
 
-    /// And for the very images that were proved.
+    /// And for the very images that were proved. Asked once in a process, with one question.
     fn check_containers(&self) -> Result<(), String> {
-        for (name, service) in &self.services {
-            for container in &service.containers {
-                let runs = self.engine.image_id(container)?;
-                if runs != service.image_id {
-                    let what = format!(
-                        "{container} runs {runs}, and {} was proved",
-                        service.image_id
-                    );
-                    return Err(self.refusal(&format!("{name} was replaced"), &what));
-                }
+        static ASKED: OnceLock<Result<(), String>> = OnceLock::new();
+        ASKED.get_or_init(|| self.ask_containers()).clone()
+    }
+
+    fn ask_containers(&self) -> Result<(), String> {
+        let services = self.services.iter();
+        let deployed: Vec<(&str, &str, &str)> = services
+            .flat_map(|(name, service)| {
+                let containers = service.containers.iter();
+                containers
+                    .map(|container| (name.as_str(), container.as_str(), service.image_id.as_str()))
+            })
+            .collect();
+        let containers: Vec<&str> = deployed
+            .iter()
+            .map(|(_, container, _)| *container)
+            .collect();
+        let run = self.engine.image_ids(&containers)?;
+        for ((name, container, proved), runs) in deployed.into_iter().zip(run) {
+            if runs != proved {
+                let what = format!("{container} runs {runs}, and {proved} was proved");
+                return Err(self.refusal(&format!("{name} was replaced"), &what));
             }
         }
         Ok(())

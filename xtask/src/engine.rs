@@ -61,11 +61,31 @@ impl Choice {
         self.kinds().contains(&kind)
     }
 
+    /// As it stands on a command line.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Podman => "podman",
+            Self::Docker => "docker",
+        }
+    }
+
     fn kinds(self) -> &'static [EngineKind] {
         match self {
             Self::Auto => &[EngineKind::Podman, EngineKind::Docker],
             Self::Podman => &[EngineKind::Podman],
             Self::Docker => &[EngineKind::Docker],
+        }
+    }
+}
+
+/// This one alone.
+impl From<EngineKind> for Choice {
+    fn from(kind: EngineKind) -> Self {
+        match kind {
+            EngineKind::Podman => Self::Podman,
+            EngineKind::Docker => Self::Docker,
         }
     }
 }

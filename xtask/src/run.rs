@@ -200,7 +200,8 @@ impl Run {
         let label = format!("{LABEL_RUN}={}", self.id);
         remove_found(engine, &label, || {
             Resources::find_among(engine, &label, these)
-        })
+        })?;
+        Ok(())
     }
 
     /// Removes everything that carries this run's label: containers, then volumes and networks.
@@ -364,11 +365,10 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
             claim.ok().flatten().filter(Claim::is_proven)
         };
         let Some(_held) = claim else { continue };
-        if Resources::find(engine, &format!("{LABEL_RUN}={id}"))?.is_empty() {
+        if !remove_all(engine, &id)? {
             // What carries its label is somebody else's.
             continue;
         }
-        remove_all(engine, &id)?;
         if let Some(directory) = owner.directory.filter(|directory| directory.is_dir()) {
             remove_secrets(&directory)?;
             append_journal(&directory, CLEANED, &json!({"by": "sweep"}))?;
@@ -380,13 +380,15 @@ pub fn sweep(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>> {
     Ok(swept)
 }
 
-/// Removes everything of a run, and ends what the engine has lost track of.
-fn remove_all(engine: &Engine, id: &str) -> Result<()> {
-    remove_labelled(engine, &format!("{LABEL_RUN}={id}"))?;
+/// Removes everything of a run, and ends what the engine has lost track of; tells whether the engine
+/// had anything.
+fn remove_all(engine: &Engine, id: &str) -> Result<bool> {
+    let label = format!("{LABEL_RUN}={id}");
+    let found = remove_found(engine, &label, || Resources::find(engine, &label))?;
     if engine.kind == EngineKind::Podman {
         left::end(id)?;
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Ends processes of dead runs of this build folder of which the engine has nothing any more; gives
@@ -600,15 +602,22 @@ pub fn has_memory_for_volumes() -> bool {
 /// # Errors
 /// When something is left: names it.
 pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
-    remove_found(engine, label, || Resources::find(engine, label))
+    remove_found(engine, label, || Resources::find(engine, label))?;
+    Ok(())
 }
 
-fn remove_found(engine: &Engine, label: &str, find: impl Fn() -> Result<Resources>) -> Result<()> {
+/// Tells whether there was anything.
+fn remove_found(
+    engine: &Engine,
+    label: &str,
+    find: impl Fn() -> Result<Resources>,
+) -> Result<bool> {
     let mut left = find()?;
+    let found = !left.is_empty();
     let mut reasons: Vec<anyhow::Error> = Vec::new();
     for attempt in 0..REMOVE_ATTEMPTS {
         if left.is_empty() {
-            return Ok(());
+            return Ok(found);
         }
         if attempt > 0 {
             if interrupt::is_hurried() {
@@ -638,7 +647,7 @@ fn remove_found(engine: &Engine, label: &str, find: impl Fn() -> Result<Resource
         left = find()?;
     }
     if left.is_empty() {
-        return Ok(());
+        return Ok(found);
     }
     bail!(
         "not everything with label {label} could be removed; left are containers {:?}, volumes {:?}, networks {:?}\n{}",

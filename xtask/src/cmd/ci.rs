@@ -93,21 +93,14 @@ fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci) -> Vec<Step<'a>> {
     steps.push(step("audit", move || audit::run(workspace)));
     // Which engines there are is only known when setup has run. Without any, the reason is told.
     steps.push(step("e2e --all", move || {
-        end_to_end(workspace, engine().map_or(Choice::Auto, choice), true)
+        end_to_end(workspace, engine().map_or(Choice::Auto, Choice::from), true)
     }));
     let second = move || match second_engine() {
-        Some(kind) => end_to_end(workspace, choice(kind), false).map(|()| Done::Ran),
+        Some(kind) => end_to_end(workspace, kind.into(), false).map(|()| Done::Ran),
         None => Ok(Done::NotHere),
     };
     steps.push(("e2e --all, other engine", Box::new(second)));
     steps
-}
-
-const fn choice(kind: EngineKind) -> Choice {
-    match kind {
-        EngineKind::Podman => Choice::Podman,
-        EngineKind::Docker => Choice::Docker,
-    }
 }
 
 /// Every target on one engine.

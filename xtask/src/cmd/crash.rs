@@ -11,7 +11,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::print_data;
 use crate::cli;
-use crate::engine::{Choice, Engine, left};
+use crate::engine::{Engine, left};
 use crate::host::diverted;
 use crate::poll::{self, Look};
 use crate::process::interrupt::Shield;
@@ -138,13 +138,13 @@ impl Crash<'_> {
 
     fn e2e(&self, filters: &[String]) -> Invocation {
         let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
-        let engine = match self.options.engine {
-            Choice::Auto => "auto",
-            Choice::Podman => "podman",
-            Choice::Docker => "docker",
-        };
         let e2e = Invocation::new(program.to_string_lossy())
-            .args(["e2e", self.target.name.as_str(), "--engine", engine])
+            .args([
+                "e2e",
+                self.target.name.as_str(),
+                "--engine",
+                self.options.engine.word(),
+            ])
             .current_dir(&self.workspace.root);
         match filters {
             [] => e2e,
@@ -161,14 +161,17 @@ impl Crash<'_> {
         ensure!(left.is_empty(), "the engine still has {left:?}");
         let records = run::list(self.workspace)?.into_iter();
         let rules = diverted::rules(self.engine)?;
+        let (memory, watchers) = (memory_folders()?, left::watchers());
         // A build folder can be shared by several checkouts, and so is the packet filter.
         for record in records.filter(|one| one.checkout.as_deref() == Some(&checkout)) {
             let (id, folder) = (&record.id, &record.directory);
             let secrets = folder.join(run::SECRETS);
             ensure!(!secrets.exists(), "{secrets} is still there");
-            let mut memory = memory_folders()?;
-            memory.retain(|path| path.file_name().is_some_and(|name| name.starts_with(id)));
-            ensure!(memory.is_empty(), "still in memory: {memory:?}");
+            let in_memory = memory.iter();
+            let in_memory =
+                in_memory.filter(|path| path.file_name().is_some_and(|name| name.starts_with(id)));
+            let in_memory: Vec<_> = in_memory.collect();
+            ensure!(in_memory.is_empty(), "still in memory: {in_memory:?}");
             let network = format!("name: {id} ");
             let diverted = rules.iter().filter(|(_, rule)| rule.contains(&network));
             let ports: Vec<&u16> = diverted.map(|(port, _)| port).collect();
@@ -176,8 +179,9 @@ impl Crash<'_> {
                 ports.is_empty(),
                 "the packet filter still diverts {ports:?}"
             );
-            let mut left = left::watchers();
-            left.retain(|watcher| watcher.container.starts_with(id.as_str()));
+            let left = watchers.iter();
+            let left = left.filter(|watcher| watcher.container.starts_with(id.as_str()));
+            let left: Vec<_> = left.collect();
             ensure!(left.is_empty(), "processes that no list tells of: {left:?}");
         }
         Ok(())

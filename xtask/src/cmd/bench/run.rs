@@ -105,12 +105,11 @@ fn until_first_test(
     fs::write(&log, "").with_context(|| format!("cannot write {log}"))?;
     let program = std::env::current_exe().context("this program has no path")?;
     let program = Utf8PathBuf::try_from(program)?;
-    let engine = format!("{choice:?}").to_lowercase();
     let state = workspace.state_directory();
     let build_folder = state.parent().context("the state folder has a folder")?;
     let e2e = Invocation::new(program.as_str())
         .args(["e2e", target.name.as_str(), "--pause-before", "test"])
-        .args(["--engine", &engine])
+        .args(["--engine", choice.word()])
         .current_dir(tree)
         // The same store, mirror and build folder, wherever the tree lies.
         .env("CARGO_TARGET_DIR", build_folder.as_str());

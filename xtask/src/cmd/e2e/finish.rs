@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::cli::{Keep, Phase};
 use crate::cluster::Cluster;
 use crate::cmd::room;
-use crate::engine::{Choice, Engine, EngineKind};
+use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::clean;
 use crate::poll::Waited;
@@ -126,11 +126,7 @@ impl Session<'_> {
         if own.all(Utf8Path::exists) {
             return;
         }
-        let choice = match engine.kind {
-            EngineKind::Podman => Choice::Podman,
-            EngineKind::Docker => Choice::Docker,
-        };
-        match Engine::find(self.run.directory(), choice) {
+        match Engine::find(self.run.directory(), engine.kind.into()) {
             Ok(engine) => self.engine = Some(engine),
             Err(error) => report::note(&format!("the engine's settings are gone: {error:#}")),
         }
