@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, PipeReader, Read as _, Write as _};
+use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::ExitStatus;
@@ -346,16 +346,20 @@ pub fn capture_with_input(
     if captured.code == 0 {
         return Ok(captured);
     }
+    Err(failed(invocation.to_string(), &captured))
+}
+
+fn failed(command: String, captured: &Captured) -> ProcessError {
     let told = if captured.stderr.trim().is_empty() {
         &captured.stdout
     } else {
         &captured.stderr
     };
-    Err(ProcessError::Failed {
-        command: invocation.to_string(),
+    ProcessError::Failed {
+        command,
         code: captured.code,
         stderr: last_lines(told),
-    })
+    }
 }
 
 /// Runs it to its end, whatever its code.
@@ -364,6 +368,54 @@ pub fn capture_with_input(
 /// See [`ProcessError`]; never `Failed`.
 pub fn output(invocation: &Invocation, deadline: Duration) -> Result<Captured, ProcessError> {
     run(invocation, &Input::Empty, Streams::captured(), deadline)
+}
+
+/// Runs two side by side, the standard output of the first being the standard input of the second;
+/// gives what the second left. Both must end with 0 within the deadline; whatever ends one of them
+/// early ends both.
+///
+/// # Errors
+/// See [`ProcessError`]: that of the first, unless it only failed because the second no longer
+/// read. The command that is named is the whole line.
+pub fn pipe(
+    first: &Invocation,
+    second: &Invocation,
+    deadline: Duration,
+) -> Result<Captured, ProcessError> {
+    let line = format!("{first} | {second}");
+    let (reader, writer) = io::pipe().map_err(|source| ProcessError::Io {
+        command: line.clone(),
+        source,
+    })?;
+    let giving = begin(
+        first,
+        Feed::Given(&Input::Empty),
+        Streams::handed_on(writer),
+        deadline,
+    )?;
+    let taking = match begin(second, Feed::Pipe(reader), Streams::captured(), deadline) {
+        Ok(taking) => taking,
+        Err(error) => {
+            end_group(&giving);
+            return Err(error);
+        }
+    };
+    let taken = ended(&line, wait(&taking), &taking, deadline);
+    if taken.is_err() {
+        end_group(&giving);
+        return taken;
+    }
+    let given = ended(&line, wait(&giving), &giving, deadline)?;
+    // What nobody reads any more ends the first with SIGPIPE: then the second knows why.
+    let gave_up = given.code == 128 + Signal::PIPE.as_raw();
+    let taken = taken?;
+    if given.code != 0 && !(gave_up && taken.code != 0) {
+        return Err(failed(line, &given));
+    }
+    match taken.code {
+        0 => Ok(taken),
+        _ => Err(failed(line, &taken)),
+    }
 }
 
 /// Where the lines of a streamed child go, besides the log.
@@ -402,6 +454,7 @@ pub fn stream(
     let streams = Streams {
         stdout: destination(Terminal::Stdout),
         stderr: destination(Terminal::Stderr),
+        handed_on: None,
     };
     run(invocation, &Input::Empty, streams, deadline).map(|captured| captured.code)
 }
@@ -422,6 +475,7 @@ pub fn stream_stderr(
             log: open_log(invocation, log)?,
             ..Destination::of(echo, Terminal::Stderr)
         },
+        handed_on: None,
     };
     run(invocation, &Input::Empty, streams, deadline)
 }
@@ -452,8 +506,10 @@ impl Background {
         let streams = Streams {
             stdout: destination(),
             stderr: destination(),
+            handed_on: None,
         };
-        let running = begin(invocation, &Input::Empty, streams, Duration::MAX)?;
+        let input = Feed::Given(&Input::Empty);
+        let running = begin(invocation, input, streams, Duration::MAX)?;
         Ok(Self {
             running,
             command: invocation.to_string(),
@@ -518,10 +574,18 @@ fn open_log(
     }
 }
 
+/// Where the standard input of a child comes from: also from another child.
+enum Feed<'a> {
+    Given(&'a Input),
+    Pipe(PipeReader),
+}
+
 /// Where the two streams of a child go.
 struct Streams {
     stdout: Destination,
     stderr: Destination,
+    /// Standard output goes to another child, and is not read here.
+    handed_on: Option<PipeWriter>,
 }
 
 impl Streams {
@@ -529,6 +593,14 @@ impl Streams {
         Self {
             stdout: Destination::captured(),
             stderr: Destination::captured(),
+            handed_on: None,
+        }
+    }
+
+    fn handed_on(writer: PipeWriter) -> Self {
+        Self {
+            handed_on: Some(writer),
+            ..Self::captured()
         }
     }
 }
@@ -616,40 +688,46 @@ fn run(
     streams: Streams,
     deadline: Duration,
 ) -> Result<Captured, ProcessError> {
-    let command = || invocation.to_string();
-    let running = begin(invocation, input, streams, deadline)?;
-    let ended = wait(&running);
+    let running = begin(invocation, Feed::Given(input), streams, deadline)?;
+    let waited = wait(&running);
+    ended(&invocation.to_string(), waited, &running, deadline)
+}
+
+/// What a child left that was waited for.
+fn ended(
+    command: &str,
+    waited: Result<ExitStatus, Cut>,
+    running: &Running,
+    deadline: Duration,
+) -> Result<Captured, ProcessError> {
     // A second signal may have left it less.
-    let given = limit(&running).map_or(deadline, |limit| limit - running.started);
+    let given = limit(running).map_or(deadline, |limit| limit - running.started);
     let deadline = Duration::from_millis(deadline.min(given).as_millis() as u64);
     let stdout = text_of(&running.stdout);
     let stderr = text_of(&running.stderr);
-    match ended {
-        Ok(status) => Ok(Captured {
-            code: code_of(status),
-            stdout,
-            stderr,
-        }),
-        Err(Cut::Deadline) => Err(ProcessError::Deadline {
-            command: command(),
+    let command = command.to_owned();
+    Err(match waited {
+        Ok(status) => {
+            return Ok(Captured {
+                code: code_of(status),
+                stdout,
+                stderr,
+            });
+        }
+        Err(Cut::Deadline) => ProcessError::Deadline {
+            command,
             deadline,
             stderr: last_lines(&stderr),
-        }),
-        Err(Cut::Interrupted(signal)) => Err(ProcessError::Interrupted {
-            signal,
-            command: command(),
-        }),
-        Err(Cut::Io(source)) => Err(ProcessError::Io {
-            command: command(),
-            source,
-        }),
-    }
+        },
+        Err(Cut::Interrupted(signal)) => ProcessError::Interrupted { signal, command },
+        Err(Cut::Io(source)) => ProcessError::Io { command, source },
+    })
 }
 
 /// Starts it, unless a signal came.
 fn begin(
     invocation: &Invocation,
-    input: &Input,
+    input: Feed<'_>,
     streams: Streams,
     deadline: Duration,
 ) -> Result<Running, ProcessError> {
@@ -681,20 +759,27 @@ fn directory_exists(invocation: &Invocation) -> bool {
 
 fn start(
     invocation: &Invocation,
-    input: &Input,
+    input: Feed<'_>,
     streams: Streams,
     deadline: Duration,
 ) -> io::Result<Running> {
-    let (stdout_reader, stdout_writer) = io::pipe()?;
+    let (stdout_reader, stdout_writer) = match streams.handed_on {
+        Some(writer) => (None, writer),
+        None => {
+            let (reader, writer) = io::pipe()?;
+            (Some(reader), writer)
+        }
+    };
     let (stderr_reader, stderr_writer) = io::pipe()?;
     let expression = invocation
         .expression()
         .stdout_file(OwnedFd::from(stdout_writer))
         .stderr_file(OwnedFd::from(stderr_writer));
     let expression = match input {
-        Input::Empty => expression.stdin_null(),
-        Input::Bytes(bytes) => expression.stdin_bytes(bytes.clone()),
-        Input::File(path) => expression.stdin_path(path),
+        Feed::Given(Input::Empty) => expression.stdin_null(),
+        Feed::Given(Input::Bytes(bytes)) => expression.stdin_bytes(bytes.clone()),
+        Feed::Given(Input::File(path)) => expression.stdin_path(path),
+        Feed::Pipe(reader) => expression.stdin_file(OwnedFd::from(reader)),
     };
     let started = Instant::now();
     let handle = spawn(&expression, &invocation.inherited)?;
@@ -706,7 +791,9 @@ fn start(
         .and_then(Pid::from_raw)
         .ok_or_else(|| io::Error::other("the child has no process ID"))?;
     let (ended, streams_ended) = mpsc::channel();
-    let stdout = read_in_background(stdout_reader, streams.stdout, ended.clone());
+    let stdout = stdout_reader.map_or_else(Arc::default, |reader| {
+        read_in_background(reader, streams.stdout, ended.clone())
+    });
     let stderr = read_in_background(stderr_reader, streams.stderr, ended);
     Ok(Running {
         handle,

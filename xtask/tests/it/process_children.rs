@@ -9,7 +9,7 @@ use camino::Utf8Path;
 use xshell::{Shell, cmd};
 use xtask::poll::{self, Look};
 use xtask::process::{
-    Echo, Input, Invocation, ProcessError, capture, capture_with_input, output, stream,
+    Echo, Input, Invocation, ProcessError, capture, capture_with_input, output, pipe, stream,
     stream_stderr,
 };
 
@@ -204,4 +204,67 @@ fn an_inherited_lock_lives_as_long_as_the_last_child_that_has_it() {
     assert!(runs(without.trim()));
     end(&without);
     assert!(free, "held by a child that was not given it");
+}
+
+#[test]
+fn a_pipe_gives_what_its_second_child_left() {
+    let first = shell("head -c 3000000 /dev/zero; echo told >&2");
+    let left = pipe(&first, &shell("wc -c; echo said >&2"), AMPLE).unwrap();
+    assert_eq!(
+        (left.stdout.trim(), left.stderr.trim()),
+        ("3000000", "said")
+    );
+}
+
+#[track_caller]
+fn check_pipe(first: &str, second: &str, code: i32, words: &str) {
+    let error = pipe(&shell(first), &shell(second), AMPLE).unwrap_err();
+    let line = format!("{} | {}", shell(first), shell(second));
+    match error {
+        ProcessError::Failed {
+            command,
+            code: ended,
+            stderr,
+        } => assert_eq!((command, ended, stderr.as_str()), (line, code, words)),
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_pipe_fails_with_the_child_that_failed_first() {
+    // The second one believed what it got.
+    check_pipe("echo half; echo broken >&2; exit 4", "cat", 4, "broken");
+    // The second one failed for want of the rest.
+    check_pipe(
+        "echo broken >&2; exit 4",
+        "cat; echo short >&2; exit 5",
+        4,
+        "broken",
+    );
+    // The first one failed since nobody read on.
+    check_pipe("exec yes", "echo refused >&2; exit 6", 6, "refused");
+    check_pipe("exit 0", "echo refused >&2; exit 6", 6, "refused");
+}
+
+#[test]
+fn both_children_of_a_pipe_end_with_its_deadline() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = Utf8Path::from_path(folder.path()).unwrap();
+    let deadline = Duration::from_millis(700);
+    let hangs = |name: &str| shell(&format!("echo $$ > {name}; sleep 1000")).current_dir(path);
+    let error = pipe(&hangs("first"), &hangs("second"), deadline).unwrap_err();
+    assert!(matches!(error, ProcessError::Deadline { .. }), "{error}");
+    for name in ["first", "second"] {
+        check_ends(std::fs::read_to_string(path.join(name)).unwrap().trim());
+    }
+    let missing = pipe(
+        &hangs("first"),
+        &Invocation::new("no-such-program"),
+        deadline,
+    );
+    let missing = missing.unwrap_err();
+    assert!(
+        matches!(missing, ProcessError::NotFound { .. }),
+        "{missing}"
+    );
 }
