@@ -2,6 +2,7 @@
 //! deploys, proves and tests them. The modules are a library so that `compile_fail` tests and
 //! `tests/it` can reach them; nothing else uses it.
 
+pub mod bundle;
 pub mod cache;
 pub mod cli;
 pub mod cluster;

@@ -197,7 +197,10 @@ impl Engine {
     /// With the engine's own words.
     pub(crate) fn load(&self, archive: &impl Archive) -> Result<()> {
         let path = archive.path();
-        self.demand_room(path)?;
+        if let Ok(metadata) = fs::metadata(path) {
+            // Of one that is not there the engine says so.
+            self.demand_room(metadata.len())?;
+        }
         process::capture(&self.load_invocation(path), LOAD_DEADLINE).map_err(|error| {
             Failure::new(error.exit(), format!("the engine does not load {path}"))
                 .hint(ARCHIVE_ANEW)
@@ -206,20 +209,19 @@ impl Engine {
         Ok(())
     }
 
-    /// Of an archive of 357 MB there were 374 MB in the engine: small files take whole blocks.
-    fn demand_room(&self, archive: &Utf8Path) -> Result<()> {
+    /// Refuses what is larger than the room for images.
+    ///
+    /// # Errors
+    /// [`crate::exit::Exit::Host`], with sizes and fix.
+    pub(crate) fn demand_room(&self, length_bytes: u64) -> Result<()> {
         let Some(storage) = &self.storage else {
             return Ok(());
         };
-        let Ok(metadata) = fs::metadata(archive) else {
-            // The engine says so.
-            return Ok(());
-        };
-        let length = metadata.len();
         let need = Need {
             what: "an unpacked image",
             path: storage.clone(),
-            bytes: length + length / 10,
+            // Of an archive of 357 MB there were 374 MB in the engine: small files take whole blocks.
+            bytes: length_bytes + length_bytes / 10,
             files: 100,
             fix: "free room there: `cargo xtask clean --images` removes the images that were built here",
         };
