@@ -100,6 +100,13 @@ impl Bundle {
         Some(&entry.reference)
     }
 
+    /// The ID of the image of this name, `sha256:...`, if the bundle has it.
+    #[must_use]
+    pub fn image_id(&self, image: &str) -> Option<&str> {
+        let entry = self.images.get(image)?;
+        Some(&entry.image_id)
+    }
+
     /// Some of its archives are unpacked by the program `zstd`.
     #[must_use]
     pub fn needs_zstd(&self) -> bool {

@@ -74,6 +74,9 @@ pub struct E2e {
     /// Which container engine runs it
     #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
     pub engine: Choice,
+    /// A folder with tools and images for machines without a network
+    #[arg(long, env = "E2E_BUNDLE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub bundle: Option<Utf8PathBuf>,
     /// Print phases, references and commands; run nothing
     #[arg(long)]
     pub plan: bool,
@@ -172,6 +175,9 @@ pub struct Doctor {
     /// Which container engine is asked for
     #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
     pub engine: Choice,
+    /// A folder with tools and images for machines without a network
+    #[arg(long, env = "E2E_BUNDLE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub bundle: Option<Utf8PathBuf>,
 }
 
 /// What `setup` takes.
@@ -180,6 +186,9 @@ pub struct Setup {
     /// Install without asking
     #[arg(long)]
     pub yes: bool,
+    /// A folder with tools and images for machines without a network
+    #[arg(long, env = "E2E_BUNDLE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub bundle: Option<Utf8PathBuf>,
 }
 
 /// What `status` takes.
@@ -215,6 +224,9 @@ pub struct Test {
     /// Install what is missing without asking
     #[arg(long)]
     pub yes: bool,
+    /// A folder with tools and images for machines without a network
+    #[arg(long, env = "E2E_BUNDLE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub bundle: Option<Utf8PathBuf>,
     /// Handed to the test programs
     #[arg(last = true, value_name = "TEST FILTER")]
     pub filters: Vec<String>,
@@ -227,7 +239,7 @@ pub struct Ci {
     #[arg(long)]
     pub yes: bool,
     /// A folder with tools and images for machines without a network
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[arg(long, env = "E2E_BUNDLE", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub bundle: Option<Utf8PathBuf>,
 }
 

@@ -1,5 +1,6 @@
-//! Third-party images (`deploy/images.toml`): from a registry that answers within a short deadline,
-//! else a rootfs made from Debian packages, cached by the list of package versions.
+//! Third-party images (`deploy/images.toml`): from an offline bundle that has them, else from a
+//! registry that answers within a short deadline, else a rootfs made from Debian packages, cached by
+//! the list of package versions. A name that is another image than it was is told.
 //! A third-party image gets a name of its own; never one of our names, and never a second name.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -8,14 +9,16 @@ use std::fs;
 use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::Bundle;
 use crate::digest::Digest;
-use crate::engine::Engine;
+use crate::engine::{Engine, ImageFacts};
 use crate::exit::{Exit, Failure};
-use crate::report::live;
+use crate::report::{self, live};
 use crate::source::workspace::{SecretValue, Workspace};
 
 mod debian;
 mod registry;
+mod seen;
 
 const FILE: &str = "deploy/images.toml";
 
@@ -25,7 +28,8 @@ pub struct ThirdPartyImage {
     name: String,
     reference: String,
     image_id: String,
-    /// Where it came from: `registry docker.io/library/postgres:15-bookworm`, or
+    /// Where it came from: `bundle <archive> sha256:...`,
+    /// `registry docker.io/library/postgres:15-bookworm`, or
     /// `debian bookworm, postgresql-15 15.18-0+deb12u1`, and whether from the cache.
     origin: String,
 }
@@ -53,9 +57,14 @@ impl ThirdPartyImage {
 /// A table of `deploy/images.toml`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 struct Pinned {
     /// What a registry calls it.
     image: String,
+    /// What that is in the engine's listing, `sha256:...`; nothing: whatever the registry gives. An
+    /// image that is made from packages has a name of its own, and this says nothing of it.
+    #[serde(default)]
+    image_id: Option<Digest>,
     /// Where no registry answers.
     #[serde(default)]
     debian: Option<Recipe>,
@@ -116,10 +125,19 @@ pub fn secrets(
 /// Makes sure that the engine has this image.
 ///
 /// # Errors
-/// When neither a registry nor Debian's packages gave it.
-pub fn provide(workspace: &Workspace, engine: &Engine, name: &str) -> Result<ThirdPartyImage> {
+/// When neither the bundle nor a registry nor Debian's packages gave it; when its name is another
+/// image than the bundle or `image-id` says.
+pub fn provide(
+    workspace: &Workspace,
+    engine: &Engine,
+    bundle: Option<&Bundle>,
+    name: &str,
+) -> Result<ThirdPartyImage> {
     let activity = live::begin("providing", format!("image {name}"));
     let pinned = pinned(workspace, name)?;
+    if let Some(image) = from_bundle(engine, bundle, name, &pinned)? {
+        return Ok(image);
+    }
     let recorded = pinned
         .debian
         .as_ref()
@@ -131,16 +149,13 @@ pub fn provide(workspace: &Workspace, engine: &Engine, name: &str) -> Result<Thi
     ];
     let found = engine.images(wanted.into_iter().flatten())?;
     if let Some(facts) = found.get(&pinned.image) {
-        return Ok(registry::described(
-            name,
-            &pinned.image,
-            facts,
-            "already there",
-        ));
+        return accepted(engine, name, &pinned, facts, "already there");
     }
     let asked = registry::pull(engine, name, &pinned.image, &activity);
     let refusal = match asked? {
-        registry::Answer::Pulled(image) => return Ok(image),
+        registry::Answer::Pulled(facts) => {
+            return accepted(engine, name, &pinned, &facts, "pulled");
+        }
         registry::Answer::None(words) => words,
     };
     let Some(recipe) = &pinned.debian else {
@@ -168,6 +183,68 @@ pub fn provide(workspace: &Workspace, engine: &Engine, name: &str) -> Result<Thi
             pinned.image
         )
     })
+}
+
+/// From the bundle, if it has this image under the pinned name: then its ID decides, whatever the
+/// engine has under that name.
+fn from_bundle(
+    engine: &Engine,
+    bundle: Option<&Bundle>,
+    name: &str,
+    pinned: &Pinned,
+) -> Result<Option<ThirdPartyImage>> {
+    let Some((bundle, reference)) = bundle.and_then(|one| Some((one, one.reference(name)?))) else {
+        return Ok(None);
+    };
+    if reference != pinned.image {
+        report::note(&format!(
+            "the bundle {} has {reference} as {name}, and {FILE} pins {}: it is not taken",
+            bundle.folder(),
+            pinned.image
+        ));
+        return Ok(None);
+    }
+    let place = format!("the bundle {}", bundle.folder());
+    if let Some(image_id) = bundle.image_id(name) {
+        check_id(name, pinned, image_id, &place)?;
+    }
+    let Some(image) = bundle.image(name, engine)? else {
+        return Ok(None);
+    };
+    seen::note_change(engine, reference, image.image_id())?;
+    Ok(Some(ThirdPartyImage {
+        name: name.to_owned(),
+        reference: image.reference().to_owned(),
+        image_id: image.image_id().to_owned(),
+        origin: image.origin(),
+    }))
+}
+
+/// What the engine has under the pinned name, unless another image is wanted.
+fn accepted(
+    engine: &Engine,
+    name: &str,
+    pinned: &Pinned,
+    facts: &ImageFacts,
+    how: &str,
+) -> Result<ThirdPartyImage> {
+    check_id(name, pinned, &facts.id, engine.kind.program())?;
+    seen::note_change(engine, &pinned.image, &facts.id)?;
+    Ok(registry::described(name, &pinned.image, facts, how))
+}
+
+fn check_id(name: &str, pinned: &Pinned, found: &str, place: &str) -> Result<()> {
+    let Some(wanted) = pinned.image_id.filter(|wanted| wanted.oci() != found) else {
+        return Ok(());
+    };
+    let what = format!(
+        "{} is {found} in {place}, and {FILE} wants {} ([{name}] image-id)",
+        pinned.image,
+        wanted.oci()
+    );
+    Err(Failure::new(Exit::Host, what)
+        .hint("remove the wrong image there, or give the ID of the right one")
+        .into())
 }
 
 fn pinned(workspace: &Workspace, name: &str) -> Result<Pinned> {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use crate::bundle::Bundle;
 use crate::engine::{ContainerFacts, Engine, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::host::room::FIX_PORTS;
@@ -77,13 +78,14 @@ impl Local {
         target: &Target,
         run: &Run,
         engine: &Engine,
+        bundle: Option<&Bundle>,
     ) -> Result<Self> {
         let network = run.id().to_owned();
         let third_party = thread::scope(|scope| {
             let providing: Vec<_> = target
                 .third_party()
                 .iter()
-                .map(|name| scope.spawn(|| third_party::provide(workspace, engine, name)))
+                .map(|name| scope.spawn(|| third_party::provide(workspace, engine, bundle, name)))
                 .collect();
             let made = make_network(run, engine, &network);
             let provided: Result<Vec<_>> = providing.into_iter().map(joined).collect();

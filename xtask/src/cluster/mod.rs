@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
+use crate::bundle::Bundle;
 use crate::engine::Engine;
 use crate::manifest::Manifests;
 use crate::run::Run;
@@ -31,8 +32,9 @@ impl Cluster {
         target: &Target,
         run: &Run,
         engine: &Engine,
+        bundle: Option<&Bundle>,
     ) -> Result<Self> {
-        local::Local::start(workspace, target, run, engine).map(Self::Local)
+        local::Local::start(workspace, target, run, engine, bundle).map(Self::Local)
     }
 
     /// Starts what runs third-party images alone: it needs nothing of phases 0 and 1 either. Phase

@@ -7,6 +7,7 @@ use anyhow::Result;
 use camino::Utf8Path;
 
 use super::{audit, e2e, print_data, setup, test};
+use crate::bundle::{self, Bundle};
 use crate::cli;
 use crate::engine::{Choice, Engine, EngineKind, dockerd};
 use crate::exit::{Exit, Failure};
@@ -40,7 +41,8 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
     test::forget_log(workspace)?;
     let mut rows = vec![["step", "seconds", "verdict"].map(str::to_owned).to_vec()];
     let mut red = Vec::new();
-    for (name, step) in steps(workspace, options) {
+    let bundle = present(options.bundle.as_deref());
+    for (name, step) in steps(workspace, options, bundle) {
         let step_begun = Instant::now();
         // After a signal nothing more is begun.
         let verdict = match interrupt::pending() {
@@ -59,7 +61,13 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
         closing_lines(workspace),
         if red.is_empty() { "green" } else { "red" },
         begun.elapsed().as_secs_f64(),
-        unproven(options.bundle.as_deref()).join("; ")
+        unproven(
+            options
+                .bundle
+                .as_deref()
+                .filter(|folder| !folder.as_str().is_empty())
+        )
+        .join("; ")
     );
     print_data(&summary)?;
     if let Some(job) = Job::here() {
@@ -72,13 +80,27 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
     Err(Failure::new(Exit::Red, format!("not green: {}", red.join(", "))).into())
 }
 
-fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci) -> Vec<Step<'a>> {
+/// A bundle that is not there is no error: what needs it is told as not proven.
+fn present(bundle: Option<&Utf8Path>) -> Option<&Utf8Path> {
+    let folder = bundle.filter(|folder| !folder.as_str().is_empty())?;
+    if folder.join(bundle::FILE).is_file() {
+        return Some(folder);
+    }
+    report::note(&format!("there is no bundle in {folder}"));
+    None
+}
+
+fn steps<'a>(
+    workspace: &'a Workspace,
+    options: &'a cli::Ci,
+    bundle: Option<&'a Utf8Path>,
+) -> Vec<Step<'a>> {
     fn step<'a>(name: &'static str, run: impl Fn() -> Result<()> + 'a) -> Step<'a> {
         (name, Box::new(move || run().map(|()| Done::Ran)))
     }
     let mut steps: Vec<Step<'a>> = Vec::new();
     if options.yes {
-        steps.push(step("setup", move || install(workspace)));
+        steps.push(step("setup", move || install(workspace, bundle)));
     }
     steps.push(step("format", move || {
         cargo(workspace, &["fmt", "--all", "--check"])
@@ -87,16 +109,18 @@ fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci) -> Vec<Step<'a>> {
     // The tidy rules are tests of xtask.
     let tests = cli::Test {
         yes: false,
+        bundle: bundle.map(Utf8Path::to_owned),
         filters: Vec::new(),
     };
     steps.push(step("test", move || test::run(workspace, &tests)));
     steps.push(step("audit", move || audit::run(workspace)));
     // Which engines there are is only known when setup has run. Without any, the reason is told.
     steps.push(step("e2e --all", move || {
-        end_to_end(workspace, engine().map_or(Choice::Auto, Choice::from), true)
+        let engine = engine().map_or(Choice::Auto, Choice::from);
+        end_to_end(workspace, engine, bundle, true)
     }));
     let second = move || match second_engine() {
-        Some(kind) => end_to_end(workspace, kind.into(), false).map(|()| Done::Ran),
+        Some(kind) => end_to_end(workspace, kind.into(), bundle, false).map(|()| Done::Ran),
         None => Ok(Done::NotHere),
     };
     steps.push(("e2e --all, other engine", Box::new(second)));
@@ -104,13 +128,19 @@ fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci) -> Vec<Step<'a>> {
 }
 
 /// Every target on one engine.
-fn end_to_end(workspace: &Workspace, engine: Choice, first: bool) -> Result<()> {
+fn end_to_end(
+    workspace: &Workspace,
+    engine: Choice,
+    bundle: Option<&Utf8Path>,
+    first: bool,
+) -> Result<()> {
     let options = cli::E2e {
         targets: Vec::new(),
         all: true,
         keep: cli::Keep::Never,
         watch: false,
         engine,
+        bundle: bundle.map(Utf8Path::to_owned),
         plan: false,
         // Its first target is built twice: once as always, once from nothing. Once is enough.
         no_cache: first,
@@ -152,8 +182,9 @@ fn section(name: &str, step: &dyn Fn() -> Result<Done>) -> &'static str {
 }
 
 /// What the steps need and is missing: packages of the host, and components of the toolchain.
-fn install(workspace: &Workspace) -> Result<()> {
-    setup::ensure(workspace, setup::Purpose::Ci)?;
+fn install(workspace: &Workspace, bundle: Option<&Utf8Path>) -> Result<()> {
+    let bundle = Bundle::given(bundle)?;
+    setup::ensure(workspace, setup::Purpose::Ci, bundle.as_ref())?;
     setup::ensure_rust_components()
 }
 
@@ -203,10 +234,10 @@ fn closing_lines(workspace: &Workspace) -> String {
 /// What no step of this command proves, and why.
 fn unproven(bundle: Option<&Utf8Path>) -> Vec<String> {
     let reason = match bundle {
-        Some(folder) if !folder.join("bundle.toml").is_file() => {
+        Some(folder) if !folder.join(bundle::FILE).is_file() => {
             format!("and there is no bundle in {folder}")
         }
-        Some(folder) => format!("the bundle in {folder} is not used yet"),
+        Some(_) => "no target is deployed to what the bundle has for it".to_owned(),
         None => "and no bundle was named".to_owned(),
     };
     let mut unproven = vec![format!(

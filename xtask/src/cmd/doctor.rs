@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use camino::Utf8Path;
 
+use super::bundle::{self, Item, State};
 use super::{print_data, room, setup};
+use crate::bundle::Bundle;
+use crate::cli;
 use crate::engine::{self, Choice, Engine, Limits, Probe, dockerd};
 use crate::exit::{Exit, Failure};
 use crate::host::needs::{self, Need, Part};
@@ -19,7 +22,9 @@ use crate::source::workspace::Workspace;
 ///
 /// # Errors
 /// [`crate::exit::Exit::Host`] when the main job could not run.
-pub fn run(workspace: &Workspace, choice: Choice) -> Result<()> {
+pub fn run(workspace: &Workspace, options: &cli::Doctor) -> Result<()> {
+    let choice = options.engine;
+    let bundle = Bundle::given(options.bundle.as_deref())?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let folder = Utf8Path::from_path(folder.path()).context("the temporary folder is not UTF-8")?;
     let probes = Engine::probe_all(folder);
@@ -29,7 +34,10 @@ pub fn run(workspace: &Workspace, choice: Choice) -> Result<()> {
         .filter(wanted)
         .find(|probe| probe.result.is_ok());
     let own_server = choice == Choice::Docker && chosen.is_none() && dockerd::is_wanted();
-    let needs = needs::all(&workspace.root);
+    let mut needs = needs::all(&workspace.root);
+    if bundle.as_ref().is_some_and(Bundle::needs_zstd) {
+        needs.push(needs::zstd());
+    }
     let mut text = String::new();
     for need in &needs {
         text.push_str(&need_line(need, chosen.is_some()));
@@ -39,13 +47,11 @@ pub fn run(workspace: &Workspace, choice: Choice) -> Result<()> {
         text.push_str(&engine_lines(probe, chosen.is_some()));
     }
     let engine = chosen.and_then(|probe| probe.result.as_ref().ok());
+    let items = bundle.as_ref().map(|bundle| bundle::items(bundle, engine));
+    let items = items.unwrap_or_default();
+    text.push_str(&bundle_lines(bundle.as_ref(), &items));
     let room = look_at_room(workspace, engine);
     text.push_str(&room_lines(&room));
-    let blocked: Vec<&str> = needs
-        .iter()
-        .filter(|need| need.found.is_none() && need.part == Part::Build)
-        .map(|need| need.name)
-        .collect();
     let choice_line = match chosen {
         Some(probe) => format!(
             "{}: the first engine that is asked for and was seen to run a container",
@@ -61,27 +67,69 @@ pub fn run(workspace: &Workspace, choice: Choice) -> Result<()> {
     };
     let _ = writeln!(text, "{:>8}  {choice_line}", "chosen");
     print_data(&text)?;
+    let blocked: Vec<&str> = needs
+        .iter()
+        .filter(|need| need.found.is_none() && need.part == Part::Build)
+        .map(|need| need.name)
+        .collect();
     if (chosen.is_some() || own_server) && blocked.is_empty() {
+        check_bundle(bundle.as_ref(), items)?;
         return host::room::demand(&room);
     }
-    let blocked_count = blocked.len();
-    let mut lacks: Vec<&str> = blocked;
-    if chosen.is_none() && !own_server {
+    Err(cannot_run(blocked, chosen.is_some() || own_server, || {
+        remedy(&probes, choice)
+    }))
+}
+
+/// What keeps the main job from running.
+fn cannot_run(
+    blocked: Vec<&str>,
+    has_engine: bool,
+    engine_remedy: impl FnOnce() -> String,
+) -> Error {
+    let hint = match blocked.is_empty() {
+        true => engine_remedy(),
+        false => "`cargo xtask setup --yes` installs what is missing".to_owned(),
+    };
+    let mut lacks = blocked;
+    if !has_engine {
         lacks.push("a container engine that works");
     }
-    Err(Failure::new(
-        Exit::Host,
-        format!(
-            "the main job cannot run here; it lacks {}",
-            lacks.join(", ")
-        ),
-    )
-    .hint(if blocked_count > 0 {
-        "`cargo xtask setup --yes` installs what is missing".to_owned()
-    } else {
-        remedy(&probes, choice)
-    })
-    .into())
+    let what = format!(
+        "the main job cannot run here; it lacks {}",
+        lacks.join(", ")
+    );
+    Failure::new(Exit::Host, what).hint(hint).into()
+}
+
+fn bundle_lines(bundle: Option<&Bundle>, items: &[Item]) -> String {
+    let Some(bundle) = bundle else {
+        return String::new();
+    };
+    let mut text = format!("{:>8}  bundle {}\n", "ok", bundle.folder());
+    for item in items {
+        let word = match item.state {
+            State::Ready(_) => "ok",
+            State::Wanting(_) | State::Unknown => "",
+            State::Bad(_) => "no",
+        };
+        let _ = writeln!(text, "{word:>8}  bundle: {}", item.line());
+    }
+    text
+}
+
+/// The first thing that cannot be had from it.
+fn check_bundle(bundle: Option<&Bundle>, items: Vec<Item>) -> Result<()> {
+    let Some(bundle) = bundle else {
+        return Ok(());
+    };
+    for item in items {
+        if let State::Bad(error) = item.state {
+            let what = format!("not all of the bundle {} can be used", bundle.folder());
+            return Err(error.context(what));
+        }
+    }
+    Ok(())
 }
 
 /// For the target that asks for the most.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Error, Result};
 use camino::Utf8Path;
 
+use crate::bundle::Bundle;
 use crate::cli;
 use crate::engine::dockerd::{self, OwnServer};
 use crate::engine::{Choice, Engine};
@@ -42,9 +43,11 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     if let Some(folder) = &options.report {
         super::check_folder("--report", folder)?;
     }
+    // Each run opens it for itself; what is wrong with it is told before any.
+    let bundle = Bundle::given(options.bundle.as_deref())?;
     let deadline = Deadline::arm(options.timeout)?;
     if options.yes {
-        super::setup::ensure(workspace, super::setup::Purpose::MainJob)?;
+        super::setup::ensure(workspace, super::setup::Purpose::MainJob, bundle.as_ref())?;
     }
     let _server = docker_server(workspace, options)?;
     if let Some(target) = watched {

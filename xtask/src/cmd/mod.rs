@@ -14,6 +14,7 @@ use crate::source::workspace::Workspace;
 pub mod audit;
 pub mod bench;
 pub mod build;
+mod bundle;
 pub mod ci;
 pub mod clean;
 pub mod completions;
@@ -51,8 +52,8 @@ fn run_on(workspace: &Workspace, command: &Command) -> Result<()> {
         Command::Crash(options) => crash::run(workspace, options),
         Command::Ci(options) => ci::run(workspace, options),
         Command::Completions(options) => completions::run(options.shell),
-        Command::Doctor(options) => doctor::run(workspace, options.engine),
-        Command::Setup(options) => setup::run(workspace, options.yes),
+        Command::Doctor(options) => doctor::run(workspace, options),
+        Command::Setup(options) => setup::run(workspace, options),
     }
 }
 

@@ -8,6 +8,9 @@ use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use xshell::{Shell, cmd};
 
+use super::bundle::{self, Item};
+use crate::bundle::Bundle;
+use crate::cli;
 use crate::engine::{Choice, Engine};
 use crate::exit::{Exit, Failure};
 use crate::host::{self, needs, needs::Part};
@@ -26,24 +29,61 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// [`crate::exit::Exit::Host`] when something is still missing.
-pub fn run(workspace: &Workspace, yes: bool) -> Result<()> {
-    let commands = commands(workspace)?;
+pub fn run(workspace: &Workspace, options: &cli::Setup) -> Result<()> {
+    let bundle = Bundle::given(options.bundle.as_deref())?;
+    let commands = commands(workspace, bundle.as_ref())?;
     if commands.is_empty() {
         // Installed is not the same as working: then the reason is told, not that all is well.
         find_engine().context("nothing is missing that could be installed")?;
         report::note("nothing is missing");
-        return Ok(());
+        return match &bundle {
+            Some(bundle) => take(bundle, options.yes),
+            None => Ok(()),
+        };
     }
     crate::report::say!("this would install what is missing:");
     for command in &commands {
         crate::report::say!("  {command}");
     }
-    if !yes && !agreed()? {
+    if !options.yes && !agreed("run these commands now?")? {
         return Err(Failure::new(Exit::Host, "nothing was installed")
             .hint("`cargo xtask setup --yes` runs these commands; or run them by hand")
             .into());
     }
-    install(workspace, Purpose::MainJob, &commands)
+    install(workspace, Purpose::MainJob, bundle.as_ref(), &commands)?;
+    match &bundle {
+        Some(bundle) => take(bundle, options.yes),
+        None => Ok(()),
+    }
+}
+
+/// Takes everything from the bundle that is not there yet, and says what is taken from where.
+fn take(bundle: &Bundle, yes: bool) -> Result<()> {
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = Utf8Path::from_path(folder.path()).context("the temporary folder is not UTF-8")?;
+    let engine = Engine::find(folder, Choice::Auto)?;
+    let items = bundle::items(bundle, Some(&engine));
+    crate::report::say!("from the bundle {}:", bundle.folder());
+    for item in &items {
+        crate::report::say!("  {}", item.line());
+    }
+    if !items.iter().any(Item::is_wanting) {
+        return Ok(());
+    }
+    if !yes && !agreed("take these now?")? {
+        return Err(
+            Failure::new(Exit::Host, "not everything was taken from the bundle")
+                .hint("`cargo xtask setup --yes` takes it; a run takes what it needs by itself")
+                .into(),
+        );
+    }
+    for name in bundle.tools() {
+        bundle.tool(name)?;
+    }
+    for name in bundle.images() {
+        bundle.image(name, &engine)?;
+    }
+    Ok(())
 }
 
 /// What it is for that something may be installed.
@@ -59,12 +99,12 @@ pub enum Purpose {
 ///
 /// # Errors
 /// [`crate::exit::Exit::Host`] when something is still missing.
-pub fn ensure(workspace: &Workspace, purpose: Purpose) -> Result<()> {
-    let packages = missing_packages(workspace, purpose)?;
+pub fn ensure(workspace: &Workspace, purpose: Purpose, bundle: Option<&Bundle>) -> Result<()> {
+    let packages = missing_packages(workspace, purpose, bundle)?;
     if packages.is_empty() {
         return Ok(());
     }
-    install(workspace, purpose, &apt_commands(&packages)?)
+    install(workspace, purpose, bundle, &apt_commands(&packages)?)
 }
 
 /// Installs the parts of the Rust toolchain that `ci` needs, and says so; asks nobody.
@@ -112,8 +152,15 @@ fn component_command(missing: &[&str]) -> Result<Invocation> {
 }
 
 /// The packages that are missing. An engine that works needs no more.
-fn missing_packages(workspace: &Workspace, purpose: Purpose) -> Result<Vec<&'static str>> {
+fn missing_packages(
+    workspace: &Workspace,
+    purpose: Purpose,
+    bundle: Option<&Bundle>,
+) -> Result<Vec<&'static str>> {
     let mut missing = needs::all(&workspace.root);
+    if bundle.is_some_and(Bundle::needs_zstd) {
+        missing.push(needs::zstd());
+    }
     missing.retain(|need| need.found.is_none());
     if purpose == Purpose::MainJob {
         missing.retain(|need| need.part != Part::SecondEngine);
@@ -136,8 +183,8 @@ fn find_engine() -> Result<Engine> {
     Engine::find(folder, Choice::Auto)
 }
 
-fn commands(workspace: &Workspace) -> Result<Vec<Invocation>> {
-    let packages = missing_packages(workspace, Purpose::MainJob)?;
+fn commands(workspace: &Workspace, bundle: Option<&Bundle>) -> Result<Vec<Invocation>> {
+    let packages = missing_packages(workspace, Purpose::MainJob, bundle)?;
     let mut commands = match packages.is_empty() {
         true => Vec::new(),
         false => apt_commands(&packages)?,
@@ -224,7 +271,12 @@ fn has_lists() -> bool {
         .any(|entry| entry.file_name().contains("_Packages"))
 }
 
-fn install(workspace: &Workspace, purpose: Purpose, commands: &[Invocation]) -> Result<()> {
+fn install(
+    workspace: &Workspace,
+    purpose: Purpose,
+    bundle: Option<&Bundle>,
+    commands: &[Invocation],
+) -> Result<()> {
     if let Err(error) = run_all(commands) {
         if report::is_signal(&error) || !has_lists() {
             return Err(error);
@@ -233,7 +285,7 @@ fn install(workspace: &Workspace, purpose: Purpose, commands: &[Invocation]) -> 
         run_all(&[update()?])?;
         run_all(commands)?;
     }
-    let left = missing_packages(workspace, purpose)?;
+    let left = missing_packages(workspace, purpose, bundle)?;
     if left.is_empty() {
         return Ok(());
     }
@@ -269,11 +321,11 @@ fn run_all(commands: &[Invocation]) -> Result<()> {
 }
 
 /// Asks a person; nobody there means no.
-fn agreed() -> Result<bool> {
+fn agreed(question: &str) -> Result<bool> {
     if !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
         return Ok(false);
     }
-    crate::report::say_part!("run these commands now? [y/N] ");
+    crate::report::say_part!("{question} [y/N] ");
     let mut answer = String::new();
     std::io::stdin()
         .lock()

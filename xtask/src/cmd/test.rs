@@ -10,6 +10,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::ci::cargo_program;
 use super::setup;
+use crate::bundle::Bundle;
 use crate::cli;
 use crate::cluster::local::{Local, write_config};
 use crate::engine::{Choice, Engine};
@@ -37,10 +38,11 @@ pub fn run(workspace: &Workspace, options: &cli::Test) -> Result<()> {
     if features.is_empty() {
         return cargo_test(workspace, options, &features, None);
     }
+    let bundle = Bundle::given(options.bundle.as_deref())?;
     if options.yes {
-        setup::ensure(workspace, setup::Purpose::MainJob)?;
+        setup::ensure(workspace, setup::Purpose::MainJob, bundle.as_ref())?;
     }
-    with_postgres(workspace, |url| {
+    with_postgres(workspace, bundle.as_ref(), |url| {
         cargo_test(workspace, options, &features, Some(url))
     })
 }
@@ -86,6 +88,8 @@ fn cargo_test(
 ) -> Result<()> {
     let mut invocation = Invocation::new(cargo_program())
         .args(["test", "--workspace", "--no-fail-fast"])
+        // A test that is about a bundle names its own.
+        .env_remove("E2E_BUNDLE")
         .current_dir(&workspace.root);
     if !features.is_empty() {
         invocation = invocation.arg("--features").arg(features.join(","));
@@ -110,7 +114,11 @@ fn cargo_test(
 }
 
 /// Starts a server, hands its superuser's URL to `tests`, and removes it.
-fn with_postgres(workspace: &Workspace, tests: impl FnOnce(&str) -> Result<()>) -> Result<()> {
+fn with_postgres(
+    workspace: &Workspace,
+    bundle: Option<&Bundle>,
+    tests: impl FnOnce(&str) -> Result<()>,
+) -> Result<()> {
     let target = target(workspace)?;
     let run = Run::begin_named(workspace, &target.name, "test")?;
     let engine = match Engine::find(run.directory(), Choice::Auto) {
@@ -122,7 +130,7 @@ fn with_postgres(workspace: &Workspace, tests: impl FnOnce(&str) -> Result<()>) 
     };
     let begun = Instant::now();
     let result = run::sweep(workspace, &engine)
-        .and_then(|_| start(workspace, &target, &run, &engine))
+        .and_then(|_| start(workspace, &target, &run, &engine, bundle))
         .and_then(|url| {
             report::line("started", "PostgreSQL for the tests", begun.elapsed());
             tests(&url)
@@ -141,8 +149,14 @@ fn target(workspace: &Workspace) -> Result<Target> {
     Ok(Target::of_third_party(name, &[POSTGRES]))
 }
 
-fn start(workspace: &Workspace, target: &Target, run: &Run, engine: &Engine) -> Result<String> {
-    let mut local = Local::start(workspace, target, run, engine)?;
+fn start(
+    workspace: &Workspace,
+    target: &Target,
+    run: &Run,
+    engine: &Engine,
+    bundle: Option<&Bundle>,
+) -> Result<String> {
+    let mut local = Local::start(workspace, target, run, engine, bundle)?;
     let secrets = Secrets::make(workspace, target, run.directory())?;
     let manifests = Manifests::read(workspace, [POSTGRES])?;
     let references = References::of_third_party(local.third_party());

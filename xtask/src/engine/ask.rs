@@ -142,7 +142,7 @@ struct InspectedPort {
 }
 
 impl Engine {
-    /// Looks up images by their full names; what the engine does not have is not in the answer.
+    /// Looks up images by their full names, with a tag or a digest; what the engine does not have is not in the answer.
     ///
     /// # Errors
     /// When the engine does not answer.
@@ -165,7 +165,8 @@ impl Engine {
                     .unwrap_or_default(),
                 repository_digests: image.repo_digests.unwrap_or_default(),
             };
-            for tag in image.repo_tags.unwrap_or_default() {
+            let names = image.repo_tags.unwrap_or_default();
+            for tag in names.into_iter().chain(facts.repository_digests.clone()) {
                 if references.contains(&tag.as_str()) {
                     found.insert(tag, facts.clone());
                 }

@@ -29,6 +29,8 @@ pub enum Part {
     Engine,
     /// Third-party images are made with it where no registry answers.
     Images,
+    /// The archives of an offline bundle are unpacked with it.
+    Bundle,
     /// `ci` proves the second engine with it; the main job does without.
     SecondEngine,
 }
@@ -104,6 +106,18 @@ pub fn all(root: &Utf8Path) -> Vec<Need> {
             part: line.part,
         })
         .collect()
+}
+
+/// What a bundle with packed archives needs.
+#[must_use]
+pub fn zstd() -> Need {
+    Need {
+        name: "zstd",
+        purpose: "unpacks the images of the bundle",
+        packages: &["zstd"],
+        found: found("zstd"),
+        part: Part::Bundle,
+    }
 }
 
 fn found(name: &str) -> Option<String> {

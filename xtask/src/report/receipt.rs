@@ -11,6 +11,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
 use serde::Serialize;
 
+use crate::bundle;
 use crate::cluster::Cluster;
 use crate::digest::Digest;
 use crate::engine::{Engine, Platform};
@@ -70,6 +71,8 @@ pub struct Receipt {
     images: BTreeMap<String, ImageFacts>,
     /// Images that are not built here, and where they came from.
     pub third_party: Vec<ThirdPartyImage>,
+    /// What was taken from an offline bundle, where one was named.
+    pub bundle: Option<bundle::Taken>,
     test_program: Option<ProgramFacts>,
     /// What was seen of each container before the tests.
     pub evidence: Vec<Evidence>,
@@ -180,6 +183,7 @@ impl Receipt {
             inputs: Inputs::default(),
             images: BTreeMap::new(),
             third_party: Vec::new(),
+            bundle: None,
             test_program: None,
             evidence: Vec::new(),
             evidence_after_tests: Vec::new(),

@@ -21,8 +21,8 @@ const REFUSAL_HOLDS: Duration = Duration::from_secs(3600);
 
 /// What came of it.
 pub(super) enum Answer {
-    /// The engine has it now.
-    Pulled(ThirdPartyImage),
+    /// The engine has it now, as this.
+    Pulled(ImageFacts),
     /// No; with the reason.
     None(String),
 }
@@ -60,14 +60,14 @@ pub(super) fn pull(
     });
     match outcome {
         Ok(_) => {
-            let found = engine.images([image])?;
-            let facts = found.get(image).with_context(|| {
+            let facts = engine.images([image])?.remove(image);
+            let facts = facts.with_context(|| {
                 format!(
                     "{image} was pulled, and {} does not list it",
                     engine.kind.program()
                 )
             })?;
-            Ok(Answer::Pulled(described(name, image, facts, "pulled")))
+            Ok(Answer::Pulled(facts))
         }
         Err(error @ ProcessError::Interrupted { .. }) => Err(error.into()),
         Err(error) => {

@@ -56,7 +56,7 @@ fn load_where(tree: &Tree, listing: impl Fn(&Built) -> Value) -> anyhow::Result<
     let engine = engine(tree, &listing.collect());
     let target = workspace.target("gate")?;
     let run = Run::begin(&workspace, &target.name)?;
-    let cluster = Cluster::start_local(&workspace, target, &run, &engine)?;
+    let cluster = Cluster::start_local(&workspace, target, &run, &engine, None)?;
     let loaded = load(images, &cluster);
     run.nothing_made()?;
     loaded

@@ -161,7 +161,7 @@ fn start_by_hand(
     let secrets = Secrets::make(workspace, target, run.directory())?;
     let manifests = Manifests::read(workspace, target.manifests())?;
     let begun = Instant::now();
-    let cluster = Cluster::start_local(workspace, target, run, engine)?;
+    let cluster = Cluster::start_local(workspace, target, run, engine, None)?;
     let made = begun.elapsed();
     let loaded = load(built, &cluster)?;
     let begun = Instant::now();

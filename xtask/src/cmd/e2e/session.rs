@@ -11,6 +11,7 @@ use anyhow::{Context as _, Error, Result, anyhow};
 use super::Outcome;
 use super::pause::Pause;
 use super::watch::standing::{Cycle, Standing};
+use crate::bundle::Bundle;
 use crate::cli::{self, Phase};
 use crate::cluster::Cluster;
 use crate::cmd::room;
@@ -44,6 +45,7 @@ pub(super) struct Session<'a> {
     pub(super) target: &'a Target,
     pub(super) options: &'a cli::E2e,
     pause: &'a Pause,
+    bundle: Option<Arc<Bundle>>,
     pub(super) run: Arc<Run>,
     pub(super) receipt: Receipt,
     pub(super) engine: Option<Engine>,
@@ -130,13 +132,16 @@ impl<'a> Session<'a> {
         options: &'a cli::E2e,
         pause: &'a Pause,
     ) -> Result<Self> {
-        let receipt = Receipt::begin(&run);
+        let bundle = Bundle::given(options.bundle.as_deref())?.map(Arc::new);
+        let mut receipt = Receipt::begin(&run);
+        receipt.bundle = bundle.as_ref().map(|bundle| bundle.taken());
         receipt.save()?;
         Ok(Self {
             workspace,
             target,
             options,
             pause,
+            bundle,
             run,
             receipt,
             engine: None,
@@ -213,7 +218,7 @@ impl<'a> Session<'a> {
         let (workspace, target) = (self.workspace, self.target);
         let manifests = self.read_manifests()?;
         let secrets = Secrets::make(workspace, target, self.run.directory())?;
-        let run = Arc::clone(&self.run);
+        let (run, bundle) = (Arc::clone(&self.run), self.bundle.clone());
         let beside = Beside {
             workspace,
             target,
@@ -221,6 +226,7 @@ impl<'a> Session<'a> {
             secrets: &secrets,
             manifests: &manifests,
             options: self.options,
+            bundle: bundle.as_deref(),
         };
         let result = thread::scope(|scope| {
             let (found, finding) = mpsc::channel();
@@ -239,6 +245,7 @@ impl<'a> Session<'a> {
             let started = starting
                 .join()
                 .unwrap_or_else(|_| Err(anyhow!("the thread that starts the cluster panicked")));
+            self.receipt.bundle = bundle.as_ref().map(|bundle| bundle.taken());
             let made = started.and_then(|(cluster, took)| {
                 self.receipt.phase_took("cluster", took, true)?;
                 self.receipt.cluster(&cluster);
@@ -503,6 +510,7 @@ struct Beside<'a> {
     secrets: &'a Secrets,
     manifests: &'a Manifests,
     options: &'a cli::E2e,
+    bundle: Option<&'a Bundle>,
 }
 
 /// Phase 2: the engine, told to `found` as soon as it is known and there is room for a run; then,
@@ -516,6 +524,7 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
         secrets,
         manifests,
         options,
+        bundle,
     } = *beside;
     let begun = Instant::now();
     let activity = live::begin("making", "cluster");
@@ -533,7 +542,7 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
             let _activity = live::begin("removing", "what dead runs left");
             run::sweep(workspace, &engine)
         });
-        let made = Cluster::start_local(workspace, target, run, &engine);
+        let made = Cluster::start_local(workspace, target, run, &engine, bundle);
         // Not beside the first containers: the name server of podman's networks ends with the last
         // container, and one that was told of a new container while it ended serves nobody.
         for id in joined(sweeping)? {
