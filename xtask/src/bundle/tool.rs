@@ -4,7 +4,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -17,6 +17,9 @@ use crate::digest::Digest;
 use crate::engine::Platform;
 use crate::host;
 use crate::report;
+
+/// How long what another bundle gave is kept.
+const UNUSED_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A tool that can be executed.
 #[derive(Clone, Debug, Serialize)]
@@ -95,6 +98,7 @@ pub(super) fn provide(folder: &Utf8Path, name: &str, entry: &ToolEntry) -> Resul
         let _lock = host::lock(&format!("bundle-tool-{name}"))?;
         if !is_ready(&program, entry)? {
             copy(&file, &program, entry.sha256)?;
+            cache::collect(&cache()?, UNUSED_MAX)?;
             let what = format!(
                 "tool {name} {} from {}",
                 entry.version,

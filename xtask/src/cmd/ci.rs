@@ -274,3 +274,20 @@ fn find(choice: Choice) -> Option<EngineKind> {
     let folder = Utf8Path::from_path(folder.path())?;
     Engine::find(folder, choice).ok().map(|engine| engine.kind)
 }
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8Path;
+
+    use super::present;
+
+    #[test]
+    fn a_bundle_that_is_not_there_is_not_handed_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        assert_eq!(present(Some(folder)), None);
+        assert_eq!(present(Some(Utf8Path::new(""))), None);
+        std::fs::write(folder.join("bundle.toml"), "").unwrap();
+        assert_eq!(present(Some(folder)), Some(folder));
+    }
+}

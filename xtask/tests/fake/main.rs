@@ -3,7 +3,7 @@
 //! tool makes of the words of other programs; it pretends nothing else.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -28,6 +28,9 @@ struct Answer {
     stderr: String,
     #[serde(default)]
     code: u8,
+    /// Standard input is read to its end, into `<program>.stdin`.
+    #[serde(default)]
+    reads: bool,
 }
 
 impl Answer {
@@ -64,6 +67,12 @@ fn main() -> ExitCode {
         eprintln!("no answer fits {arguments:?}");
         return ExitCode::from(99);
     };
+    if answer.reads {
+        let mut bytes = Vec::new();
+        let read = std::io::stdin().read_to_end(&mut bytes);
+        read.and_then(|_| std::fs::write(beside("stdin"), bytes))
+            .expect("standard input can be kept");
+    }
     print!("{}", answer.stdout);
     eprint!("{}", answer.stderr);
     ExitCode::from(answer.code)

@@ -80,6 +80,7 @@ Options:
       --keep <WHEN>           Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
       --watch                 Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
       --engine <ENGINE>       Which container engine runs it [env: E2E_ENGINE=] [default: auto] [possible values: auto, podman, docker]
+      --bundle <DIR>          A folder with tools and images for machines without a network [env: E2E_BUNDLE=]
       --plan                  Print phases, references and commands; run nothing
       --no-cache              Build in an empty folder all the same, and compare with what is kept
       --pause-before <PHASE>  Stop before this phase until Enter or SIGUSR1 [possible values: build, load, deploy, attest, test, clean]

@@ -10,10 +10,10 @@ use xtask::image::{Assembled, Contents, assemble};
 
 const REFERENCE: &str = "localhost/datastorage:gateway-3f9a1c0b7d52e8f4";
 const INTERPRETER: u32 = 3;
-const LOADED: u32 = 1;
+pub(crate) const LOADED: u32 = 1;
 
 /// The smallest static executable: ends with 42. One segment of this type.
-fn executable(machine: u16, kind: u16, segment: u32) -> Vec<u8> {
+pub(crate) fn executable(machine: u16, kind: u16, segment: u32) -> Vec<u8> {
     let address = 0x40_0000_u64;
     // mov edi, 42; mov eax, 60; syscall
     let code = [0xbf, 42, 0, 0, 0, 0xb8, 60, 0, 0, 0, 0x0f, 0x05];

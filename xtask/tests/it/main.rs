@@ -4,6 +4,7 @@ mod audit_patterns;
 mod build_phase;
 mod build_recipe;
 mod build_rules;
+mod bundle;
 mod cli_words;
 mod cluster_secrets;
 mod completions;
