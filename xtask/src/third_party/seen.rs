@@ -12,7 +12,7 @@ use crate::host;
 use crate::report;
 
 #[derive(Serialize, Deserialize)]
-struct Seen {
+struct LastSeen {
     reference: String,
     image_id: String,
 }
@@ -24,7 +24,7 @@ pub(super) fn note_change(engine: &Engine, reference: &str, image_id: &str) -> R
     let program = engine.kind.program();
     let name = Digest::of(reference.as_bytes()).short();
     let path = folder.join(format!("{program}-{name}.json"));
-    let last = host::read_cached::<Seen>(&path).filter(|seen| seen.reference == reference);
+    let last = host::read_cached::<LastSeen>(&path).filter(|seen| seen.reference == reference);
     if let Some(last) = last {
         if last.image_id == image_id {
             return Ok(());
@@ -34,7 +34,7 @@ pub(super) fn note_change(engine: &Engine, reference: &str, image_id: &str) -> R
             last.image_id
         ));
     }
-    let seen = Seen {
+    let seen = LastSeen {
         reference: reference.to_owned(),
         image_id: image_id.to_owned(),
     };
