@@ -350,6 +350,68 @@ fn an_image_of_the_manifests_comes_from_the_bundle_by_its_id() {
     assert!(desk.calls("load").is_empty());
 }
 
+/// What is wanted of a service, at the least.
+fn manifest(name: &str) -> String {
+    format!(
+        r#"apiVersion: v1
+kind: Service
+metadata: {{name: {name}}}
+spec:
+  selector: {{app: {name}}}
+  ports: [{{name: http, port: 8080, targetPort: http}}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}}}
+spec:
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      securityContext: {{runAsNonRoot: true, runAsUser: 65532}}
+      containers:
+        - name: {name}
+          image: {name}
+          ports: [{{name: http, containerPort: 8080}}]
+          readinessProbe:
+            httpGet: {{path: /readyz, port: http}}
+          resources: {{limits: {{cpu: "2", memory: 64Mi}}}}
+"#
+    )
+}
+
+#[test]
+fn the_receipt_tells_what_was_taken() {
+    let desk = Desk::new();
+    let pin = format!("[postgres]\nimage = \"{REFERENCE}\"\n");
+    desk.tree.write("deploy/images.toml", &pin);
+    for name in ["store", "postgres"] {
+        let path = format!("deploy/{name}.yaml");
+        desk.tree.write(&path, &manifest(name));
+    }
+    // There is no compiler, which ends the run; the cluster was made beside.
+    let told = desk.check(&["e2e", "store"], 3, &["loaded docker.io", "no rustc"]);
+    let runs = desk.tree.path("target/e2e/runs");
+    let run = runs.read_dir_utf8().unwrap().next().unwrap().unwrap();
+    let receipt = fs::read_to_string(run.path().join("receipt.json")).expect(&told);
+    let receipt: Value = serde_json::from_str(&receipt).unwrap();
+    let archive = desk.tree.path("bundle/postgres.tar");
+    let sha256 = Digest::of(&fs::read(&archive).unwrap());
+    let expected = json!({
+        "folder": desk.tree.path("bundle"),
+        "tools": {},
+        "images": {"postgres": {
+            "name": "postgres",
+            "reference": REFERENCE,
+            "image_id": desk.image_id,
+            "archive": archive,
+            "sha256": sha256,
+            "provided": "loaded",
+        }},
+    });
+    assert_eq!(receipt["bundle"], expected);
+}
+
 /// The error of a bundle that says this.
 fn refusal(desk: &Desk, text: &str) -> String {
     desk.describe(text);
