@@ -2,7 +2,8 @@
 //! and image IDs. The engine is one that lists what it is told to; the archives are real.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::process::{Command, Output, Stdio};
 
@@ -158,13 +159,12 @@ fn check_output(output: &Output, code: i32, words: &[&str]) -> String {
 }
 
 #[test]
-fn two_commands_load_an_image_once() {
+fn an_image_is_loaded_once() {
     let desk = Desk::new();
-    let start = || desk.command(&["setup", "--yes"]).spawn().unwrap();
-    let both = [start(), start()].map(|child| child.wait_with_output().unwrap());
-    let told = both.map(|output| check_output(&output, 0, &[]));
-    let loaded = "loaded docker.io/library/postgres:15-bookworm from bundle/postgres.tar";
-    assert_eq!(told.concat().matches(loaded).count(), 1, "{told:?}");
+    desk.setup(
+        0,
+        &["loaded docker.io/library/postgres:15-bookworm from bundle/postgres.tar"],
+    );
     let archive = desk.tree.path("bundle/postgres.tar");
     let load = format!("load --quiet --input {archive}");
     assert_eq!(desk.calls("load"), [load]);
@@ -173,6 +173,25 @@ fn two_commands_load_an_image_once() {
     fs::remove_file(archive).unwrap();
     desk.setup(0, &["is there, in podman"]);
     assert_eq!(desk.calls("load").len(), 1);
+}
+
+#[test]
+fn who_waits_for_a_load_finds_what_was_loaded() {
+    let desk = Desk::new();
+    // Another command is about to load it.
+    let cache = desk.tree.path("cache/phase-zero");
+    fs::create_dir_all(&cache).unwrap();
+    let lock = File::create(cache.join("bundle-image-postgres.lock")).unwrap();
+    lock.lock().unwrap();
+    let mut child = desk.command(&["setup", "--yes"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let waits = |line: &String| line.contains("another command holds");
+    assert!(lines.any(|line| waits(&line.unwrap())), "it did not wait");
+    desk.podman(Some(&desk.image_id), None);
+    drop(lock);
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    assert!(child.wait().unwrap().success(), "{rest:?}");
+    assert!(desk.calls("load").is_empty(), "{rest:?}");
 }
 
 #[test]
