@@ -16,12 +16,12 @@ use crate::source::workspace::{Target, Workspace};
 mod call;
 mod command;
 mod entry;
-mod lexer;
+pub(super) mod lexer;
 mod reference;
 mod scan;
 mod source;
 mod template;
-mod test_items;
+pub(super) mod test_items;
 
 pub use self::reference::Names;
 pub use self::scan::{Finding, Pattern, scan};

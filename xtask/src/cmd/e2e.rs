@@ -18,6 +18,7 @@ use crate::run;
 use crate::source::workspace::{Target, Workspace};
 
 mod deadline;
+mod filters;
 mod finish;
 mod pause;
 mod plan;
@@ -37,6 +38,12 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
         true => Some(watch::only_target(&targets, options)?),
         false => None,
     };
+    // Of what is watched, the next edit may bring the test.
+    if !options.watch {
+        for target in &targets {
+            filters::check(workspace, target, &options.filters)?;
+        }
+    }
     if options.plan {
         return plan::print(workspace, &targets, options);
     }

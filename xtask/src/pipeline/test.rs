@@ -154,13 +154,17 @@ pub fn check_filters(run: &Run, program: &TestProgram, filters: &[String]) -> Re
     if listed(&asked.stdout).next().is_none() {
         let all = list(&[])?.stdout;
         let known: Vec<&str> = listed(&all).collect();
-        return Err(
-            Failure::new(Exit::Usage, format!("no test has `{words}` in its name"))
-                .hint(format!("there are:\n  {}", known.join("\n  ")))
-                .into(),
-        );
+        return Err(nothing_matches(filters, &known).into());
     }
     Ok(())
+}
+
+/// That no test of these has one of the filters in its name.
+#[must_use]
+pub fn nothing_matches(filters: &[String], known: &[&str]) -> Failure {
+    let words = filters.join("` or `");
+    Failure::new(Exit::Usage, format!("no test has `{words}` in its name"))
+        .hint(format!("there are:\n  {}", known.join("\n  ")))
 }
 
 /// How the tests stand: how many have ended, and which have begun and not ended.

@@ -140,6 +140,29 @@ fn one_unknown_target_stops_all() {
     );
 }
 
+/// Before an engine is looked for: there is none on this PATH.
+#[test]
+fn a_test_that_is_not_there_is_refused_at_once() {
+    let e2e = |filters: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_xtask"))
+            .args(["e2e", "gateway", "--engine", "podman", "--plan", "--"])
+            .args(filters)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .env("PATH", "/nowhere")
+            .output()
+            .unwrap()
+    };
+    let output = e2e(&["nosuchtest", "norsuch"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    let begins =
+        "error: no test has `nosuchtest` or `norsuch` in its name\nhint: there are:\n  faults::";
+    assert!(told.starts_with(begins), "{told}");
+    assert_eq!(output.status.code(), Some(2));
+    for filters in [&["nosuchtest", "faults::"][..], &["--exact", "nosuchtest"]] {
+        assert_ne!(e2e(filters).status.code(), Some(2), "{filters:?}");
+    }
+}
+
 #[test]
 fn no_target_and_unknown_flags_are_usage_errors() {
     for arguments in [

@@ -6,15 +6,15 @@ use super::test_items;
 
 /// A piece of source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Token {
+pub(in crate::cmd) struct Token {
     /// Counted from 1.
-    pub(super) line: usize,
-    pub(super) kind: Kind,
+    pub(in crate::cmd) line: usize,
+    pub(in crate::cmd) kind: Kind,
 }
 
 /// What a piece is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(in crate::cmd) enum Kind {
     /// A name or keyword.
     Name(String),
     /// The text of a string literal, escapes as they are written.
@@ -28,6 +28,11 @@ pub(super) enum Kind {
 /// The tokens of a file that a run can execute.
 pub(super) fn tokens(source: &str) -> Vec<Token> {
     test_items::without(Lexer::new(source).collect())
+}
+
+/// All tokens of a file, those that only tests run as well.
+pub(in crate::cmd) fn all_tokens(source: &str) -> Vec<Token> {
+    Lexer::new(source).collect()
 }
 
 struct Lexer<'a> {

@@ -31,13 +31,15 @@ fn is_cfg_test(tokens: &[Token]) -> bool {
             .all(|&(index, text)| name(tokens, index) == Some(text))
 }
 
-fn is_mark(tokens: &[Token], index: usize, mark: char) -> bool {
+/// Whether the token of this index is that mark.
+pub(in crate::cmd) fn is_mark(tokens: &[Token], index: usize, mark: char) -> bool {
     tokens
         .get(index)
         .is_some_and(|token| token.kind == Kind::Mark(mark))
 }
 
-fn name(tokens: &[Token], index: usize) -> Option<&str> {
+/// The name or keyword of this index, if it is one.
+pub(in crate::cmd) fn name(tokens: &[Token], index: usize) -> Option<&str> {
     match &tokens.get(index)?.kind {
         Kind::Name(name) => Some(name),
         _ => None,
@@ -45,7 +47,7 @@ fn name(tokens: &[Token], index: usize) -> Option<&str> {
 }
 
 /// `#[cfg(test)] #[derive(Debug)]`: all of them.
-fn attributes_length(tokens: &[Token]) -> usize {
+pub(in crate::cmd) fn attributes_length(tokens: &[Token]) -> usize {
     let mut length = 0;
     while is_mark(tokens, length, '#') {
         length += 1 + group_length(&tokens[length + 1..]);
@@ -54,7 +56,7 @@ fn attributes_length(tokens: &[Token]) -> usize {
 }
 
 /// From an opening bracket to behind the one that closes it.
-fn group_length(tokens: &[Token]) -> usize {
+pub(in crate::cmd) fn group_length(tokens: &[Token]) -> usize {
     let mut depth = 0_usize;
     for (index, token) in tokens.iter().enumerate() {
         match token.kind {
@@ -100,7 +102,8 @@ fn end_of_item(tokens: &[Token]) -> End {
     End::Comma
 }
 
-fn item_length(tokens: &[Token]) -> usize {
+/// Without its attributes.
+pub(in crate::cmd) fn item_length(tokens: &[Token]) -> usize {
     let end = end_of_item(tokens);
     let mut index = 0;
     let mut in_arm = false;
