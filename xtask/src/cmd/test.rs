@@ -32,7 +32,7 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// Runs them all.
 ///
 /// # Errors
-/// [`Exit::Red`] when a test failed; [`Exit::Host`] when there is no engine for the server.
+/// [`Exit::Red`] when a test failed; [`Exit::Usage`] when a filter left none to run; [`Exit::Host`] when there is no engine for the server.
 pub fn run(workspace: &Workspace, options: &cli::Test) -> Result<()> {
     let features = features(workspace)?;
     if features.is_empty() {
@@ -107,10 +107,36 @@ fn cargo_test(
     fs::create_dir_all(&state).with_context(|| format!("cannot make {state}"))?;
     fs::write(&log, "").with_context(|| format!("cannot write {log}"))?;
     let code = process::stream(&invocation, Some(&log), Echo::Through, TEST_DEADLINE)?;
-    if code == 0 {
+    if code != 0 {
+        return Err(Failure::new(Exit::Red, format!("ended with {code}: {command}")).into());
+    }
+    let said = fs::read_to_string(&log).with_context(|| format!("cannot read {log}"))?;
+    if options.filters.is_empty() || ran_something(&said) {
         return Ok(());
     }
-    Err(Failure::new(Exit::Red, format!("ended with {code}: {command}")).into())
+    // cargo calls that a success, and whoever mistyped a name would believe it.
+    let words = options.filters.join(" ");
+    Err(
+        Failure::new(Exit::Usage, format!("no test ran: `-- {words}` fits none"))
+            .hint("`cargo xtask test -- --list` names all tests; a filter is a part of a name")
+            .into(),
+    )
+}
+
+/// Whether one of the test programs ran a test, by their last lines: `test result: ok. 3 passed; 0
+/// failed; 1 ignored; 0 measured; 7 filtered out; ...`. Where none has such a line, none was asked
+/// to run anything (`--list`).
+fn ran_something(said: &str) -> bool {
+    const RAN: [&str; 4] = ["passed", "failed", "ignored", "measured"];
+    let mut results = said
+        .lines()
+        .filter_map(|line| line.strip_prefix("test result: "))
+        .peekable();
+    results.peek().is_none()
+        || results
+            .flat_map(|result| result.split([';', '.']))
+            .filter_map(|part| part.trim().split_once(' '))
+            .any(|(count, what)| RAN.contains(&what) && count != "0")
 }
 
 /// Starts a server, hands its superuser's URL to `tests`, and removes it.
@@ -218,5 +244,24 @@ impl Superuser {
     fn password_file(&self, secrets: &Secrets) -> Utf8PathBuf {
         let mount: &Utf8Path = &secrets.mount(&self.secret);
         mount.join(&self.key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ran_something;
+
+    #[test]
+    fn what_was_filtered_out_did_not_run() {
+        let result =
+            |counts: &str| format!("running\ntest result: ok. {counts}; finished in 0.00s\n");
+        let none = result("0 passed; 0 failed; 0 ignored; 0 measured; 12 filtered out");
+        assert!(!ran_something(&none));
+        assert!(!ran_something(&format!("{none}{none}")));
+        let one = result("1 passed; 0 failed; 0 ignored; 0 measured; 11 filtered out");
+        assert!(ran_something(&format!("{none}{one}{none}")));
+        let ignored = result("0 passed; 0 failed; 1 ignored; 0 measured; 11 filtered out");
+        assert!(ran_something(&ignored));
+        assert!(ran_something("a: test\n\n1 test, 0 benchmarks\n"));
     }
 }

@@ -25,6 +25,7 @@ mod source_tree;
 mod source_workspace;
 mod tag_phase;
 mod terminal_lines;
+mod test_command;
 mod third_party_names;
 mod tidy;
 mod watcher_events;

@@ -45,7 +45,7 @@ name = "test-e2e"
 version = "0.1.0"
 "#;
 
-fn tree() -> Tree {
+pub(crate) fn tree() -> Tree {
     let tree = Tree::bare();
     let manifest = |name: &str, rest: &str| {
         format!("[package]\nname = \"{name}\"\nversion = \"0.1.0\"\nedition = \"2024\"\n{rest}")
