@@ -29,8 +29,7 @@ pub(crate) use probe_image::executable as smallest_executable;
 /// The fix when there is no engine.
 const INSTALL: &str = "`cargo xtask setup --yes` installs podman and what it needs";
 /// The fix when docker is asked for and has no server.
-const NO_DOCKER: &str =
-    "start docker; or install docker.io: as root, a server is then started for each command";
+const NO_DOCKER: &str = "start docker; or install docker.io, as `e2e --engine docker --yes` does: as root, a server is then started for each command";
 
 /// Which engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

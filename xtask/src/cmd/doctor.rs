@@ -190,7 +190,7 @@ fn need_line(need: &Need, engine_works: bool) -> String {
         }
         None if *part == Part::SecondEngine => {
             format!(
-                "{:>8}  {name}: not here; {purpose}, and installs it with --yes\n",
+                "{:>8}  {name}: not here; {purpose}; both install it with --yes\n",
                 ""
             )
         }

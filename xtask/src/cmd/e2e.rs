@@ -54,7 +54,11 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     let bundle = Bundle::given(options.bundle.as_deref())?;
     let deadline = Deadline::arm(options.timeout)?;
     if options.yes {
-        super::setup::ensure(workspace, super::setup::Purpose::MainJob, bundle.as_ref())?;
+        super::setup::ensure(
+            workspace,
+            super::setup::Purpose::MainJob(options.engine),
+            bundle.as_ref(),
+        )?;
     }
     let _server = docker_server(workspace, options)?;
     if let Some(target) = watched {

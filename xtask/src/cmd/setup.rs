@@ -13,7 +13,10 @@ use crate::bundle::Bundle;
 use crate::cli;
 use crate::engine::{Choice, Engine};
 use crate::exit::{Exit, Failure};
-use crate::host::{self, needs, needs::Part};
+use crate::host::{
+    self,
+    needs::{self, Need, Part},
+};
 use crate::process::{self, Echo, Invocation};
 use crate::report::{self, live};
 use crate::source::workspace::Workspace;
@@ -34,7 +37,7 @@ pub fn run(workspace: &Workspace, options: &cli::Setup) -> Result<()> {
     let commands = commands(workspace, bundle.as_ref())?;
     if commands.is_empty() {
         // Installed is not the same as working: then the reason is told, not that all is well.
-        find_engine().context("nothing is missing that could be installed")?;
+        find_engine(Choice::Auto).context("nothing is missing that could be installed")?;
         report::note("nothing is missing");
         return match &bundle {
             Some(bundle) => take(bundle, options.yes),
@@ -50,7 +53,12 @@ pub fn run(workspace: &Workspace, options: &cli::Setup) -> Result<()> {
             .hint("`cargo xtask setup --yes` runs these commands; or run them by hand")
             .into());
     }
-    install(workspace, Purpose::MainJob, bundle.as_ref(), &commands)?;
+    install(
+        workspace,
+        Purpose::MainJob(Choice::Auto),
+        bundle.as_ref(),
+        &commands,
+    )?;
     match &bundle {
         Some(bundle) => take(bundle, options.yes),
         None => Ok(()),
@@ -89,8 +97,8 @@ fn take(bundle: &Bundle, yes: bool) -> Result<()> {
 /// What it is for that something may be installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// To build, deploy and test a target.
-    MainJob,
+    /// To build, deploy and test a target on this engine.
+    MainJob(Choice),
     /// To prove it on both engines.
     Ci,
 }
@@ -151,40 +159,61 @@ fn component_command(missing: &[&str]) -> Result<Invocation> {
         .args(missing.iter().copied()))
 }
 
-/// The packages that are missing. An engine that works needs no more.
+/// The packages that are missing.
 fn missing_packages(
     workspace: &Workspace,
     purpose: Purpose,
     bundle: Option<&Bundle>,
 ) -> Result<Vec<&'static str>> {
-    let mut missing = needs::all(&workspace.root);
+    let mut needs = needs::all(&workspace.root);
     if bundle.is_some_and(Bundle::needs_zstd) {
-        missing.push(needs::zstd());
+        needs.push(needs::zstd());
     }
-    missing.retain(|need| need.found.is_none());
-    if purpose == Purpose::MainJob {
-        missing.retain(|need| need.part != Part::SecondEngine);
-    }
-    if missing.iter().any(|need| need.part == Part::Engine) && find_engine().is_ok() {
-        missing.retain(|need| need.part != Part::Engine);
-    }
-    let mut packages: Vec<&str> = missing
-        .iter()
-        .flat_map(|need| need.packages.iter().copied())
-        .collect();
+    let mut packages = packages(needs, purpose, |choice| find_engine(choice).is_ok());
     packages.sort_unstable();
     packages.dedup();
     Ok(packages)
 }
 
-fn find_engine() -> Result<Engine> {
+/// What gives the needs that are lacking. An engine that works needs no more.
+fn packages(
+    mut needs: Vec<Need>,
+    purpose: Purpose,
+    works: impl Fn(Choice) -> bool,
+) -> Vec<&'static str> {
+    needs.retain(|need| need.found.is_none());
+    let engine = match purpose {
+        Purpose::MainJob(Choice::Docker) => {
+            needs.retain(|need| need.part != Part::Engine);
+            Choice::Docker
+        }
+        Purpose::MainJob(choice) => {
+            needs.retain(|need| need.part != Part::SecondEngine);
+            choice
+        }
+        Purpose::Ci => Choice::Auto,
+    };
+    let part = match engine {
+        Choice::Docker => Part::SecondEngine,
+        Choice::Auto | Choice::Podman => Part::Engine,
+    };
+    if needs.iter().any(|need| need.part == part) && works(engine) {
+        needs.retain(|need| need.part != part);
+    }
+    needs
+        .iter()
+        .flat_map(|need| need.packages.iter().copied())
+        .collect()
+}
+
+fn find_engine(choice: Choice) -> Result<Engine> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let folder = Utf8Path::from_path(folder.path()).context("the temporary folder is not UTF-8")?;
-    Engine::find(folder, Choice::Auto)
+    Engine::find(folder, choice)
 }
 
 fn commands(workspace: &Workspace, bundle: Option<&Bundle>) -> Result<Vec<Invocation>> {
-    let packages = missing_packages(workspace, Purpose::MainJob, bundle)?;
+    let packages = missing_packages(workspace, Purpose::MainJob(Choice::Auto), bundle)?;
     let mut commands = match packages.is_empty() {
         true => Vec::new(),
         false => apt_commands(&packages)?,
@@ -332,4 +361,67 @@ fn agreed(question: &str) -> Result<bool> {
         .read_line(&mut answer)
         .context("cannot read the answer")?;
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Choice, Need, Part, Purpose, packages};
+
+    /// A host with nothing but these.
+    fn needs(there: &[&str]) -> Vec<Need> {
+        let need = |part, name, packages: &'static [&'static str]| Need {
+            name,
+            purpose: "",
+            packages,
+            found: there.contains(&name).then(|| format!("/bin/{name}")),
+            part,
+        };
+        vec![
+            need(Part::Build, "cc", &["gcc", "libc6-dev"]),
+            need(Part::Engine, "podman", &["podman"]),
+            need(Part::SecondEngine, "dockerd", &["docker.io"]),
+            need(Part::Images, "mmdebstrap", &["mmdebstrap"]),
+        ]
+    }
+
+    #[track_caller]
+    fn check(there: &[&str], purpose: Purpose, working: &[Choice], expected: &[&str]) {
+        let works = |choice| working.contains(&choice);
+        assert_eq!(packages(needs(there), purpose, works), expected);
+    }
+
+    #[test]
+    fn what_is_installed_is_what_the_engine_needs_that_is_asked_for() {
+        let (auto, podman, docker) = (Choice::Auto, Choice::Podman, Choice::Docker);
+        let rest = ["gcc", "libc6-dev", "podman", "mmdebstrap"];
+        check(&[], Purpose::MainJob(auto), &[], &rest);
+        check(&[], Purpose::MainJob(podman), &[], &rest);
+        let with_docker = ["gcc", "libc6-dev", "docker.io", "mmdebstrap"];
+        check(&[], Purpose::MainJob(docker), &[], &with_docker);
+        let there = ["cc", "mmdebstrap"];
+        check(&there, Purpose::Ci, &[], &["podman", "docker.io"]);
+        // That one works is no reason to leave out the other, which is asked for.
+        check(
+            &there,
+            Purpose::MainJob(docker),
+            &[auto, podman],
+            &["docker.io"],
+        );
+        check(
+            &there,
+            Purpose::MainJob(podman),
+            &[auto, docker],
+            &["podman"],
+        );
+        check(&there, Purpose::Ci, &[auto, podman], &["docker.io"]);
+        // A server on another machine does as well.
+        check(&there, Purpose::MainJob(docker), &[auto, docker], &[]);
+        check(&there, Purpose::MainJob(auto), &[auto, docker], &[]);
+        check(
+            &["cc", "mmdebstrap", "dockerd"],
+            Purpose::MainJob(docker),
+            &[],
+            &[],
+        );
+    }
 }

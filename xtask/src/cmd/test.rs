@@ -40,7 +40,11 @@ pub fn run(workspace: &Workspace, options: &cli::Test) -> Result<()> {
     }
     let bundle = Bundle::given(options.bundle.as_deref())?;
     if options.yes {
-        setup::ensure(workspace, setup::Purpose::MainJob, bundle.as_ref())?;
+        setup::ensure(
+            workspace,
+            setup::Purpose::MainJob(Choice::Auto),
+            bundle.as_ref(),
+        )?;
     }
     with_postgres(workspace, bundle.as_ref(), |url| {
         cargo_test(workspace, options, &features, Some(url))

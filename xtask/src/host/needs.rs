@@ -31,7 +31,7 @@ pub enum Part {
     Images,
     /// The archives of an offline bundle are unpacked with it.
     Bundle,
-    /// `ci` proves the second engine with it; the main job does without.
+    /// docker is used with it, by `ci` or where it is asked for; the main job does without.
     SecondEngine,
 }
 
@@ -83,7 +83,7 @@ const LIST: [Line; 13] = [
     line(Part::Engine, Who::Users, "newuidmap", &["uidmap"], "lets a user run containers"),
     line(Part::Engine, Who::Users, "slirp4netns", &["slirp4netns"], "lets a user have networks"),
     line(Part::Engine, Who::Users, "fuse-overlayfs", &["fuse-overlayfs"], "lets a user keep images"),
-    line(Part::SecondEngine, Who::Everyone, "dockerd", &["docker.io"], "lets `cargo xtask ci` prove docker as well"),
+    line(Part::SecondEngine, Who::Everyone, "dockerd", &["docker.io"], "serves docker: for `--engine docker`, and for `ci`, which proves both"),
     line(Part::Images, Who::Everyone, "mmdebstrap", &["mmdebstrap"], "makes third-party images where no registry answers"),
 ];
 
