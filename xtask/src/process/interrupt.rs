@@ -1,7 +1,7 @@
 //! Ctrl-C, SIGTERM and SIGHUP: noted here, told to the children, and asked for by every wait.
 
 use std::fs;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
@@ -10,12 +10,16 @@ use anyhow::{Context as _, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use rustix::process::{Signal, getpid, kill_process};
+
 use crate::exit::{Exit, Failure};
 use crate::report;
 
 static INSTALLED: AtomicBool = AtomicBool::new(false);
 /// The first signal that came; 0: none.
 static FIRST: AtomicI32 = AtomicI32::new(0);
+/// How many seconds the tool had that are over; 0: it still has time, or was given none.
+static TIME_OVER: AtomicU64 = AtomicU64::new(0);
 static SHIELDS: AtomicUsize = AtomicUsize::new(0);
 static HURRIED_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
 /// What a run is doing, for people whose signal ends it.
@@ -56,11 +60,29 @@ pub fn doing(phase: &'static str) {
     *DOING.lock().unwrap_or_else(PoisonError::into_inner) = Some(phase);
 }
 
+/// Ends the tool the way SIGTERM would, since the seconds that it was given are over: there is one
+/// way to end, and clean-up is a part of it.
+pub fn end_in_time(seconds: u64) {
+    TIME_OVER.store(seconds, Ordering::SeqCst);
+    // Cannot fail: a process may signal itself.
+    let _ = kill_process(getpid(), Signal::TERM);
+}
+
+/// How many seconds the tool had, if they are over.
+#[must_use]
+pub fn time_over() -> Option<u64> {
+    Some(TIME_OVER.load(Ordering::SeqCst)).filter(|&seconds| seconds != 0)
+}
+
 fn note(signal: i32) {
     let first = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
     if first.is_ok() {
         let doing = *DOING.lock().unwrap_or_else(PoisonError::into_inner);
-        report::say!("{:>12} {}", "ending", told_first(signal, doing));
+        report::say!(
+            "{:>12} {}",
+            "ending",
+            told_first(signal, time_over(), doing)
+        );
         return;
     }
     let mut hurried = HURRIED_SINCE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,11 +95,12 @@ fn note(signal: i32) {
 }
 
 /// What the first signal does.
-fn told_first(signal: i32, doing: Option<&str>) -> String {
-    let name = match Exit::of_signal(signal) {
-        Exit::HungUp => "hang-up",
-        Exit::Terminated => "SIGTERM",
-        _ => "Ctrl-C",
+fn told_first(signal: i32, time_over: Option<u64>, doing: Option<&str>) -> String {
+    let name = match (time_over, Exit::of_signal(signal)) {
+        (Some(seconds), Exit::Terminated) => format!("the run's time of {seconds} s is over"),
+        (_, Exit::HungUp) => "hang-up".to_owned(),
+        (_, Exit::Terminated) => "SIGTERM".to_owned(),
+        _ => "Ctrl-C".to_owned(),
     };
     match doing {
         None => format!("{name}: ending what runs"),
@@ -166,9 +189,11 @@ mod tests {
     #[test]
     fn a_signal_is_told_with_what_it_ends() {
         let told = [
-            told_first(SIGINT, Some("deploy")),
-            told_first(SIGTERM, Some("clean")),
-            told_first(SIGHUP, None),
+            told_first(SIGINT, None, Some("deploy")),
+            told_first(SIGTERM, None, Some("clean")),
+            told_first(SIGHUP, None, None),
+            told_first(SIGTERM, Some(30), Some("build")),
+            told_first(SIGINT, Some(30), None),
         ];
         assert_eq!(
             told,
@@ -176,6 +201,8 @@ mod tests {
                 "Ctrl-C in phase deploy: cleaning up what the run made; once more hurries it",
                 "SIGTERM while cleaning up, which goes on to its end; once more hurries it",
                 "hang-up: ending what runs",
+                "the run's time of 30 s is over in phase build: cleaning up what the run made; once more hurries it",
+                "Ctrl-C: ending what runs",
             ]
         );
     }

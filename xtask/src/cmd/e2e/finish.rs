@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Error, Result, anyhow};
 use camino::Utf8Path;
 
-use super::deadline::Deadline;
+use super::deadline::in_time;
 use super::session::Session;
 use crate::cli::{Keep, Phase};
 use crate::cluster::Cluster;
@@ -15,7 +15,6 @@ use crate::cmd::room;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::clean;
-use crate::poll::Waited;
 use crate::process::interrupt::{self, Shield};
 use crate::report::github::Job;
 use crate::report::{self, failure, is_signal, junit, live, receipt::Verdict};
@@ -300,25 +299,6 @@ impl Session<'_> {
         };
         let object = format!("{}: {tests}{cluster}{fate}", self.target.name);
         report::line(verdict, &object, self.begun().elapsed());
-    }
-}
-
-/// A signal is told as what it is, without the command that it happened to end; `--timeout` is a
-/// signal to ourselves.
-fn in_time(error: Error) -> Error {
-    let exit = report::exit_of(&error);
-    if Deadline::passed() && is_signal(&error) {
-        let failure = Failure::new(Exit::Timeout, "the time of --timeout is over")
-            .hint("give it more seconds, or look at the phase times in receipt.json");
-        let waited = error.downcast_ref::<Waited>().map(ToString::to_string);
-        return match waited {
-            Some(waited) => failure.caused_by(anyhow!(waited)).into(),
-            None => failure.into(),
-        };
-    }
-    match exit.signal() {
-        Some(signal) => Failure::new(exit, format!("ended by {signal}")).into(),
-        None => error,
     }
 }
 
