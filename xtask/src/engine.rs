@@ -212,7 +212,11 @@ impl Engine {
                 Err(error) => errors.push((kind, error)),
             }
         }
-        Err(none_works(errors))
+        let ended = errors.iter().any(|(_, error)| report::is_signal(error));
+        let others = Choice::Auto.kinds().iter().copied();
+        let mut others = others.filter(|&kind| !ended && !choice.allows(kind));
+        let works = others.find(|&kind| Self::probe(kind, settings_directory).is_ok());
+        Err(none_works(errors, works))
     }
 
     /// Every engine that works: what an earlier command made may lie in any of them.
@@ -228,7 +232,7 @@ impl Engine {
             }
         }
         if engines.is_empty() {
-            return Err(none_works(errors));
+            return Err(none_works(errors, None));
         }
         Ok(engines)
     }
@@ -275,19 +279,33 @@ fn storage(engine: &Invocation, format: &str) -> Option<Utf8PathBuf> {
     (told.code == 0 && folder.is_absolute() && folder.is_dir()).then_some(folder)
 }
 
-/// A signal stays a signal; everything else is one error that tells of each engine.
-fn none_works(errors: Vec<(EngineKind, anyhow::Error)>) -> anyhow::Error {
-    let hint = remedy(errors.iter().map(|(kind, error)| (*kind, error)));
-    let mut lines = String::new();
+/// A signal stays a signal; everything else is one error that tells of each engine that was asked
+/// for. Where another one works, that is the first fix.
+fn none_works(
+    errors: Vec<(EngineKind, anyhow::Error)>,
+    works: Option<EngineKind>,
+) -> anyhow::Error {
+    let mut hint = remedy(errors.iter().map(|(kind, error)| (*kind, error)));
+    let mut message = "no container engine works here".to_owned();
+    if let (Some(works), Some((wanted, _))) = (works, errors.first()) {
+        let (program, other) = (wanted.program(), works.program());
+        message = format!("{program} is asked for and does not work here; {other} does");
+        hint = instead(works, *wanted, &hint);
+    }
     for (kind, error) in errors {
         if report::exit_of(&error).signal().is_some() {
             return error;
         }
-        lines.push_str(&format!("\n  {}: {error:#}", kind.program()));
+        message.push_str(&format!("\n  {}: {error:#}", kind.program()));
     }
-    Failure::new(Exit::Host, format!("no container engine works here{lines}"))
-        .hint(hint)
-        .into()
+    Failure::new(Exit::Host, message).hint(hint).into()
+}
+
+/// The fix where another engine works than the one that is asked for.
+#[must_use]
+pub fn instead(works: EngineKind, wanted: EngineKind, remedy: &str) -> String {
+    let (works, wanted) = (works.program(), wanted.program());
+    format!("`--engine {works}` takes {works}; for {wanted}: {remedy}")
 }
 
 /// The fix when none of these works: that of an engine that is there, since nothing needs to be

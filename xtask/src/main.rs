@@ -13,8 +13,11 @@ fn main() -> ExitCode {
         true => ColorChoice::Auto,
         false => ColorChoice::Never,
     };
-    let matches = Cli::command().color(color).get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let matches = Cli::command().color(color).try_get_matches();
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(cmd::usage::tell(&error)),
+    };
     let _clean = live::leave_a_clean_terminal();
     match interrupt::install().and_then(|()| cmd::run(&cli.command)) {
         Ok(()) => ExitCode::SUCCESS,

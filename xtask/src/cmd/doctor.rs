@@ -152,11 +152,17 @@ fn room_lines(verdicts: &[Verdict]) -> String {
 }
 
 fn remedy(probes: &[Probe], choice: Choice) -> String {
-    let wanted = probes.iter().filter(|probe| choice.allows(probe.kind));
-    engine::remedy(wanted.filter_map(|probe| {
+    let (wanted, others): (Vec<_>, Vec<_>) =
+        probes.iter().partition(|probe| choice.allows(probe.kind));
+    let remedy = engine::remedy(wanted.iter().filter_map(|probe| {
         let error = probe.result.as_ref().err()?;
         Some((probe.kind, error))
-    }))
+    }));
+    let works = others.iter().find(|probe| probe.result.is_ok());
+    match (works, wanted.first()) {
+        (Some(works), Some(wanted)) => engine::instead(works.kind, wanted.kind, &remedy),
+        _ => remedy,
+    }
 }
 
 fn component_lines() -> String {

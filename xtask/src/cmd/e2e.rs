@@ -49,6 +49,13 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
         }
     }
     if options.plan {
+        if options.report.is_some() {
+            let message =
+                "--plan does not go with --report: a plan runs nothing that could be reported";
+            return Err(Failure::new(Exit::Usage, message)
+                .hint("leave one of them out; a plan is printed: `--plan > plan.txt`")
+                .into());
+        }
         return plan::print(workspace, &targets, options);
     }
     if let Some(folder) = &options.report {

@@ -28,6 +28,7 @@ pub mod setup;
 pub mod status;
 pub mod tag;
 pub mod test;
+pub mod usage;
 
 /// Runs a command on the workspace that holds the current folder.
 ///

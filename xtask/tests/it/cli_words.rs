@@ -116,6 +116,9 @@ fn every_command_explains_itself() {
 const KNOWN: &str =
     "datastorage, gateway, pipeline, remediationorchestrator, signalprocessing, workflowexecution";
 
+/// Third parties have logs as well.
+const KNOWN_SERVICES: &str = "datastorage, gateway, postgres, remediationorchestrator, signalprocessing, testbed, workflowexecution";
+
 #[test]
 fn an_unknown_target_gets_the_nearest_one() {
     for command in ["e2e", "tag", "build"] {
@@ -178,6 +181,60 @@ fn no_target_and_unknown_flags_are_usage_errors() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty(), "{arguments:?}");
     }
+}
+
+/// The last line of what is told, and that no more than this was said.
+#[track_caller]
+fn check_hint(arguments: &[&str], variables: &[(&str, &str)], hint: Option<&str>) {
+    let output = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("E2E_ENGINE")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    let hints = told.lines().filter_map(|line| line.strip_prefix("hint: "));
+    assert_eq!(hints.last(), hint, "{arguments:?}: {told}");
+    assert!(told.starts_with("error: "), "{told}");
+}
+
+#[test]
+fn a_wrong_command_line_is_told_with_its_fix() {
+    let targets = format!("targets: {KNOWN}");
+    for command in ["e2e", "tag", "build"] {
+        check_hint(&[command], &[], Some(&targets));
+    }
+    let services = format!("services: {KNOWN_SERVICES}");
+    check_hint(&["logs"], &[], Some(&services));
+    let seconds = "give a whole number of seconds, 1 or more: `--timeout 600`";
+    for wrong in ["abc", "0", "1.5"] {
+        check_hint(&["e2e", "gateway", "--timeout", wrong], &[], Some(seconds));
+    }
+    let rounds = "give a whole number, 1 or more: `--rounds 5`";
+    check_hint(&["bench", "--rounds", "0"], &[], Some(rounds));
+    let shells = "there is a script for bash, zsh and fish: `cargo xtask completions bash`; in any other shell `cargo xtask --help` lists the commands";
+    check_hint(&["completions", "tcsh"], &[], Some(shells));
+    check_hint(&["completions"], &[], Some(shells));
+    let report = "leave one of them out; a plan is printed: `--plan > plan.txt`";
+    check_hint(
+        &["e2e", "gateway", "--plan", "--report", "r"],
+        &[],
+        Some(report),
+    );
+}
+
+#[test]
+fn a_wrong_value_of_a_variable_is_told_with_its_name() {
+    let held = "`lxc` is what the variable E2E_ENGINE holds: unset it, or set it to auto, podman or docker";
+    let variable = ("E2E_ENGINE", "lxc");
+    for command in [&["e2e", "gateway"][..], &["doctor"], &["bench"], &["crash"]] {
+        check_hint(command, &[variable], Some(held));
+    }
+    let arguments = ["e2e", "gateway", "--engine", "lxc"];
+    check_hint(&arguments, &[], None);
+    check_hint(&arguments, &[variable], None);
 }
 
 #[test]

@@ -32,15 +32,19 @@ impl Host {
     }
 
     fn doctor(&self) -> Captured {
+        self.xtask(&["doctor"])
+    }
+
+    fn xtask(&self, arguments: &[&str]) -> Captured {
         let root = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        let doctor = Invocation::new(env!("CARGO_BIN_EXE_xtask"))
-            .arg("doctor")
+        let xtask = Invocation::new(env!("CARGO_BIN_EXE_xtask"))
+            .args(arguments.iter().copied())
             .env("PATH", self.folder.as_str())
             .env("XDG_CACHE_HOME", self.folder.join("cache").as_str())
             .env("CARGO", env!("CARGO"))
             .env_remove("CONTAINERS_CONF")
             .current_dir(root);
-        output(&doctor, DEADLINE).unwrap()
+        output(&xtask, DEADLINE).unwrap()
     }
 
     fn calls(&self, program: &str) -> Vec<String> {
@@ -287,5 +291,34 @@ fn docker_counts_when_a_container_was_seen_to_run() {
         &Host::with(&[("docker", windows)]),
         3,
         &["runs windows/amd64, which is not supported"],
+    );
+}
+
+#[test]
+fn another_engine_that_works_is_the_first_fix() {
+    let no_docker = json!([{"stderr": "Cannot connect to the Docker daemon\n", "code": 1}]);
+    let host = Host::with(&[
+        ("podman", podman(json!([]))),
+        ("docker", no_docker),
+        ("cc", json!([])),
+        ("git", json!([])),
+    ]);
+    let fix = "`--engine podman` takes podman; for docker: start docker";
+    let doctor = host.xtask(&["doctor", "--engine", "docker"]);
+    let e2e = host.xtask(&["e2e", "gateway", "--plan", "--engine", "docker"]);
+    assert_eq!(e2e.code, 3, "{}", e2e.stderr);
+    let message = "error: docker is asked for and does not work here; podman does\n  docker: ";
+    assert!(e2e.stderr.starts_with(message), "{}", e2e.stderr);
+    assert!(
+        e2e.stderr.contains(&format!("hint: {fix}")),
+        "{}",
+        e2e.stderr
+    );
+    // As root, where dockerd is there, doctor finds that a server could be started.
+    let told = format!("{}{}", doctor.stdout, doctor.stderr);
+    let own_server = told.contains("with a server of its own");
+    assert!(
+        own_server || told.contains(&format!("fix: {fix}")),
+        "{told}"
     );
 }
