@@ -54,6 +54,8 @@ const MEMORY_VOLUMES: &str = "/dev/shm";
 
 /// Tokens and passwords of a run, below its folder.
 pub(crate) const SECRETS: &str = "secrets";
+/// How an ID tells when its run was begun, in UTC.
+const TIME_OF_ID: &str = "%Y%m%d-%H%M%S";
 const LOCK: &str = "lock";
 const JOURNAL: &str = "journal.jsonl";
 const KEPT: &str = "kept";
@@ -834,9 +836,18 @@ fn begun(id: &str) -> &str {
         .map_or(id, |(at, _)| &id[at..])
 }
 
+/// When the run of this ID was begun; its folder may tell nothing any more.
+#[must_use]
+pub fn begun_at(id: &str) -> Option<Timestamp> {
+    let (before, _random) = id.rsplit_once('-')?;
+    let (before, time) = before.rsplit_once('-')?;
+    let (_head, date) = before.rsplit_once('-')?;
+    Timestamp::strptime(format!("{TIME_OF_ID}%z"), format!("{date}-{time}+0000")).ok()
+}
+
 fn make_folder(runs: &Utf8Path, head: &str) -> Result<(String, Utf8PathBuf)> {
     loop {
-        let now = Timestamp::now().strftime("%Y%m%d-%H%M%S");
+        let now = Timestamp::now().strftime(TIME_OF_ID);
         let id = format!("{head}-{now}-{}", random_hex()?);
         let hidden = runs.join(format!(".{id}"));
         match DirBuilder::new().mode(0o700).create(&hidden) {

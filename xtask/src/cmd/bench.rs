@@ -15,6 +15,10 @@ mod package;
 mod phase_zero;
 mod run;
 
+/// As wide as a terminal that nobody has made wider, or a page of a report.
+const COLUMNS_MAX: usize = 100;
+const INDENT: usize = 4;
+
 /// What was measured, in seconds; each is the median of its rounds.
 #[derive(Clone, Debug, Serialize)]
 struct Figure {
@@ -55,15 +59,12 @@ pub fn run(workspace: &Workspace, options: &cli::Bench) -> Result<()> {
     if options.json {
         return print_data(&format!("{}\n", serde_json::to_string_pretty(&figures)?));
     }
-    let head = [
-        "subject",
-        "seconds",
-        "floor",
-        "ratio",
-        "at most",
-        "what",
-        "its floor",
-    ];
+    print_data(&text(&figures))
+}
+
+/// The figures in a table, and below it what each one is.
+fn text(figures: &[Figure]) -> String {
+    let head = ["subject", "seconds", "floor", "ratio", "at most"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(figures.iter().map(|figure| {
         vec![
@@ -72,11 +73,19 @@ pub fn run(workspace: &Workspace, options: &cli::Bench) -> Result<()> {
             format!("{:.3}", figure.floor_seconds),
             format!("{:.2}", figure.ratio),
             format!("{:.2}", figure.ratio_max),
-            figure.what.clone(),
-            figure.floor.to_owned(),
         ]
     }));
-    print_data(&table::layout(&rows))
+    let what = figures.iter().map(|figure| {
+        let Figure {
+            subject,
+            what,
+            floor,
+            ..
+        } = figure;
+        let line = format!("{subject}: {what}; its floor: {floor}");
+        table::paragraph(&line, COLUMNS_MAX, INDENT)
+    });
+    format!("{}\n{}", table::layout(&rows), what.collect::<String>())
 }
 
 fn told(measure: impl FnOnce() -> Result<Figure>) -> Result<Figure> {
@@ -119,7 +128,31 @@ fn time(step: impl FnOnce() -> Result<()>) -> Result<Duration> {
 mod tests {
     use std::time::Duration;
 
-    use super::{median, rounds};
+    use super::{COLUMNS_MAX, Figure, median, rounds, text};
+
+    #[test]
+    fn no_line_is_wider_than_a_page() {
+        let figure = |what: &str| Figure {
+            subject: "phase-zero",
+            what: what.to_owned(),
+            seconds: 1234.5678,
+            floor: "the same network and containers started by hand, side by side, until ready",
+            floor_seconds: 0.5,
+            ratio: 2469.1,
+            ratio_max: 1.5,
+        };
+        let text = text(&[figure("one"), figure(&"a thing of five words ".repeat(9))]);
+        let widest = text.lines().map(|line| line.chars().count()).max();
+        assert!(widest <= Some(COLUMNS_MAX), "{text}");
+        assert!(
+            text.contains("phase-zero  1234.568  0.500  2469.10  1.50\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("phase-zero: one; its floor: the same"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn a_figure_is_the_median_of_all_rounds_but_the_first() {

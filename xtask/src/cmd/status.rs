@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::print_data;
@@ -38,6 +39,8 @@ struct Status {
 struct RunStatus {
     #[serde(flatten)]
     record: Record,
+    /// When it was begun, if its ID tells.
+    begun_at: Option<Timestamp>,
     /// How it ended, as its receipt tells it.
     verdict: Option<String>,
     services: BTreeMap<String, ServiceStatus>,
@@ -73,7 +76,7 @@ pub fn run(workspace: &Workspace, options: &cli::Status) -> Result<()> {
     if options.json {
         return print_data(&format!("{}\n", serde_json::to_string_pretty(&status)?));
     }
-    print_data(&text(&status))
+    print_data(&text(&status, Timestamp::now()))
 }
 
 fn look(workspace: &Workspace) -> Result<Status> {
@@ -129,6 +132,7 @@ fn run_status(workspace: &Workspace, record: Record) -> Result<RunStatus> {
     }
     Ok(RunStatus {
         verdict: verdict(&record.directory),
+        begun_at: run::begun_at(&record.id),
         record,
         services,
         psql,
@@ -248,7 +252,7 @@ fn size_bytes(directory: &Utf8Path, seen: &mut BTreeSet<(u64, u64)>) -> u64 {
     total_bytes
 }
 
-fn text(status: &Status) -> String {
+fn text(status: &Status, now: Timestamp) -> String {
     let mut text = String::new();
     let ended = |run: &&RunStatus| run.record.state == State::Ended;
     let ended_count = status.runs.iter().filter(ended).count();
@@ -270,9 +274,12 @@ fn text(status: &Status) -> String {
             .as_deref()
             .filter(|_| run.record.state != State::Running);
         text.push_str(&format!(
-            "run  {}  {state}{}\n     {}\n",
+            "run  {}  {state}{}{}\n     {}\n",
             run.record.id,
             verdict.map_or_else(String::new, |verdict| format!(", {verdict}")),
+            run.begun_at.map_or_else(String::new, |begun| {
+                format!(", begun {} ago", age(now.duration_since(begun).as_secs()))
+            }),
             run.record.directory
         ));
         for (name, service) in &run.services {
@@ -302,6 +309,21 @@ fn text(status: &Status) -> String {
     text.push_str(&containers_text(status));
     text.push_str(&disk_text(status));
     text
+}
+
+/// As exact as a person wants it. A clock that was set back makes nothing younger than it is.
+fn age(seconds: i64) -> String {
+    const UNITS: [(i64, i64, &str); 4] = [
+        (120, 1, "s"),
+        (120 * 60, 60, "min"),
+        (48 * 3600, 3600, "h"),
+        (i64::MAX, 24 * 3600, "days"),
+    ];
+    let seconds = seconds.max(0);
+    let unit = UNITS.iter().find(|(below, ..)| seconds < *below);
+    unit.map_or_else(String::new, |(_, unit, name)| {
+        format!("{} {name}", seconds / unit)
+    })
 }
 
 fn containers_text(status: &Status) -> String {
@@ -334,4 +356,54 @@ fn disk_text(status: &Status) -> String {
         status.state_directory,
         sizes.join(", ")
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{RunStatus, Status, age, text};
+    use crate::run::{self, Record, State};
+
+    #[test]
+    fn an_age_is_told_in_the_unit_that_suits_it() {
+        let told = [-5, 0, 119, 120, 7199, 7200, 172_799, 172_800].map(age);
+        let expected = [
+            "0 s", "0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days",
+        ];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn a_run_is_told_with_its_age() {
+        let run = |id: &str| RunStatus {
+            record: Record {
+                id: id.to_owned(),
+                directory: "runs".into(),
+                state: State::Kept,
+                checkout: None,
+            },
+            begun_at: run::begun_at(id),
+            verdict: Some("green".to_owned()),
+            services: BTreeMap::new(),
+            psql: Vec::new(),
+        };
+        let status = Status {
+            runs: vec![run("my-gateway-20261125-160000-4f2a"), run("odd")],
+            containers: Vec::new(),
+            engine_error: None,
+            disk_bytes: BTreeMap::new(),
+            state_directory: "state".into(),
+        };
+        let text = text(&status, "2026-11-25T16:12:34Z".parse().unwrap());
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("run"))
+            .collect();
+        let expected = [
+            "run  my-gateway-20261125-160000-4f2a  kept, green, begun 12 min ago",
+            "run  odd  kept, green",
+        ];
+        assert_eq!(lines, expected);
+    }
 }

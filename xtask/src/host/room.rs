@@ -155,12 +155,18 @@ pub fn judge_memory(needs: &[(&'static str, u64)], found: Memory) -> Verdict {
 /// Compares how many ports are published with how many could be had.
 #[must_use]
 pub fn judge_ports(needed: u64, found: Ports) -> Verdict {
+    let Ports { had, total } = found;
+    if had >= needed {
+        return Verdict {
+            line: format!("ports of 127.0.0.1: containers publish {needed}, and so many are free"),
+            fix: None,
+        };
+    }
     Verdict {
         line: format!(
-            "ports of 127.0.0.1: {} could be had of {}, {needed} are needed (published by containers)",
-            found.had, found.total
+            "ports of 127.0.0.1: containers publish {needed}, and only {had} of the kernel's {total} are free"
         ),
-        fix: (found.had < needed).then_some(FIX_PORTS),
+        fix: Some(FIX_PORTS),
     }
 }
 

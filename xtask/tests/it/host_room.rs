@@ -128,11 +128,16 @@ fn memory_is_judged_like_a_disk() {
 #[test]
 fn ports_are_judged_like_a_disk() {
     let found = Ports { had: 6, total: 9 };
-    assert!(demand(&[judge_ports(6, found)]).is_ok());
+    let enough = judge_ports(6, found);
+    assert_eq!(
+        enough.line,
+        "ports of 127.0.0.1: containers publish 6, and so many are free"
+    );
+    assert!(demand(&[enough]).is_ok());
     let error = demand(&[judge_ports(7, found)]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "there is not enough room here: ports of 127.0.0.1: 6 could be had of 9, 7 are needed (published by containers)"
+        "there is not enough room here: ports of 127.0.0.1: containers publish 7, and only 6 of the kernel's 9 are free"
     );
 }
 
