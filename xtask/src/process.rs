@@ -284,35 +284,78 @@ impl From<xshell::Cmd<'_>> for Invocation {
 /// The line as one would type it.
 impl fmt::Display for Invocation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.words().join(" "))
+    }
+}
+
+impl Invocation {
+    /// What [`fmt::Display`] shows, in lines of at most so many columns, each but the last ended the
+    /// way a shell goes on with the next; those begin with so many blanks. A longer word has a line of
+    /// its own.
+    #[must_use]
+    pub fn wrapped(&self, columns: usize, indent: usize) -> String {
+        const GOES_ON: &str = " \\";
+        let (mut text, mut column) = (String::new(), indent);
+        for (index, word) in self.words().iter().enumerate() {
+            let length = word.chars().count();
+            if index > 0 && column + 1 + length + GOES_ON.len() > columns {
+                text.push_str(&format!("{GOES_ON}\n{:indent$}", ""));
+                column = indent;
+            } else if index > 0 {
+                text.push(' ');
+                column += 1;
+            }
+            text.push_str(word);
+            column += length;
+        }
+        text
+    }
+
+    /// For people to read: with this text in the place of that wherever it stands.
+    #[must_use]
+    pub fn renamed(mut self, from: &str, to: &str) -> Self {
+        let rename = |text: &mut String| *text = text.replace(from, to);
+        self.arguments.iter_mut().for_each(rename);
+        let (Environment::Inherited(variables) | Environment::Exactly(variables)) =
+            &mut self.environment;
+        variables.values_mut().for_each(rename);
+        if let Some(directory) = &mut self.directory {
+            *directory = directory.as_str().replace(from, to).into();
+        }
+        self
+    }
+
+    /// Each as a shell wants it, with folder and variables before the program.
+    fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
         if let Some(directory) = &self.directory {
-            write!(formatter, "cd {} && ", quoted(directory.as_str()))?;
+            words.extend(["cd".to_owned(), quoted(directory.as_str()), "&&".to_owned()]);
         }
         let variables = match &self.environment {
             Environment::Inherited(variables) => {
                 if !self.removed.is_empty() {
-                    formatter.write_str("env ")?;
+                    words.push("env".to_owned());
                 }
                 for name in &self.removed {
-                    write!(formatter, "-u {} ", quoted(name))?;
+                    words.extend(["-u".to_owned(), quoted(name)]);
                 }
                 variables
             }
             Environment::Exactly(variables) => {
-                formatter.write_str("env -i ")?;
+                words.extend(["env", "-i"].map(str::to_owned));
                 variables
             }
         };
-        for (name, value) in variables {
+        words.extend(variables.iter().map(|(name, value)| {
             let shown = match self.secret.contains(name) {
                 true => "...".to_owned(),
                 false => quoted(value),
             };
-            write!(formatter, "{name}={shown} ")?;
-        }
-        formatter.write_str(&quoted(&self.program))?;
-        self.arguments
-            .iter()
-            .try_for_each(|argument| write!(formatter, " {}", quoted(argument)))
+            format!("{name}={shown}")
+        }));
+        words.push(quoted(&self.program));
+        words.extend(self.arguments.iter().map(|argument| quoted(argument)));
+        words
     }
 }
 

@@ -540,11 +540,22 @@ pub(crate) struct Preview<'a> {
     pub(crate) id: &'a str,
     /// What stands for its folder.
     pub(crate) directory: &'a Utf8Path,
+    /// How that is shown.
+    pub(crate) shown: &'a Utf8Path,
     /// The labels that follow.
     pub(crate) labels: &'a [String],
 }
 
 impl Preview<'_> {
+    /// A command line as people read and copy it.
+    pub(crate) fn text(&self, invocation: Invocation) -> String {
+        const COLUMNS: usize = 100;
+        const INDENT: usize = 8;
+        invocation
+            .renamed(self.directory.as_str(), self.shown.as_str())
+            .wrapped(COLUMNS, INDENT)
+    }
+
     /// How the network would be made.
     pub(crate) fn network(&self) -> Invocation {
         creation(self.engine, "network", self.labels, self.id)
@@ -567,8 +578,9 @@ impl Preview<'_> {
             memory_volumes: run::has_memory_for_volumes(),
         };
         let pods = plan::pods(&around, manifests, references)?;
+        let pods: Vec<_> = pods.into_iter().map(Pod::without_digest).collect();
         let commands = pods.iter().flat_map(|pod| self.commands(pod));
-        let commands = commands.map(|command| command.to_string()).collect();
+        let commands = commands.map(|command| self.text(command)).collect();
         let mut resources = resources(&pods);
         resources.networks.push(self.id.to_owned());
         Ok(RollOut {

@@ -36,10 +36,14 @@ impl Host {
     }
 
     fn xtask(&self, arguments: &[&str]) -> Captured {
+        self.xtask_with(arguments, self.folder.as_str())
+    }
+
+    fn xtask_with(&self, arguments: &[&str], path: &str) -> Captured {
         let root = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let xtask = Invocation::new(env!("CARGO_BIN_EXE_xtask"))
             .args(arguments.iter().copied())
-            .env("PATH", self.folder.as_str())
+            .env("PATH", path)
             .env("XDG_CACHE_HOME", self.folder.join("cache").as_str())
             .env("CARGO", env!("CARGO"))
             .env_remove("CONTAINERS_CONF")
@@ -320,5 +324,34 @@ fn another_engine_that_works_is_the_first_fix() {
     assert!(
         own_server || told.contains(&format!("fix: {fix}")),
         "{told}"
+    );
+}
+
+#[test]
+fn a_plan_can_be_read_and_is_the_same_each_time() {
+    let host = Host::with(&[("podman", podman(json!([])))]);
+    // The recipe asks compiler and linker.
+    let path = format!("{}:{}", host.folder, std::env::var("PATH").unwrap());
+    let plan = || {
+        let arguments = ["e2e", "gateway", "--plan", "--engine", "podman"];
+        let told = host.xtask_with(&arguments, &path);
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        told.stdout
+    };
+    let text = plan();
+    assert_eq!(text, plan());
+    assert!(text.contains("'--label=phase-zero.plan=<plan>'"), "{text}");
+    let of_commands = text
+        .lines()
+        .filter(|line| line.starts_with("    $ ") || line.starts_with("        "));
+    for line in of_commands.clone() {
+        let words = line.trim_end_matches(" \\").trim();
+        let one_word = !words.contains(' ');
+        assert!(line.chars().count() <= 100 || one_word, "{line}");
+    }
+    let run = |line: &&str| line.contains("podman run --detach");
+    assert!(
+        of_commands.filter(run).all(|line| line.ends_with(" \\")),
+        "{text}"
     );
 }

@@ -71,6 +71,32 @@ fn the_shown_line_does_the_same() {
 }
 
 #[test]
+fn a_long_line_goes_on_the_way_a_shell_takes_it() {
+    let arguments = (0..9).map(|n| format!("--option={n} it's"));
+    let invocation = Invocation::new("printf")
+        .arg("%s|")
+        .args(arguments)
+        .arg("x".repeat(60))
+        .env("LC_ALL", "C")
+        .current_dir("/");
+    let wrapped = invocation.wrapped(50, 4);
+    let lines: Vec<&str> = wrapped.lines().collect();
+    let (last, before) = lines.split_last().unwrap();
+    assert!(before.len() > 4, "{wrapped}");
+    assert!(before.iter().all(|line| line.ends_with(" \\")), "{wrapped}");
+    assert!(
+        before.iter().all(|line| line.chars().count() <= 50),
+        "{wrapped}"
+    );
+    assert_eq!(last.trim(), "x".repeat(60));
+    let joined = wrapped.replace(" \\\n    ", " ");
+    assert_eq!(joined, invocation.to_string());
+    let told = capture(&invocation, AMPLE).unwrap().stdout;
+    assert_eq!(capture(&shell(&wrapped), AMPLE).unwrap().stdout, told);
+    assert_eq!(Invocation::new("a").arg("b").wrapped(50, 4), "a b");
+}
+
+#[test]
 fn takes_over_what_xshell_wrote() {
     let sh = Shell::new().unwrap();
     sh.change_dir("/");

@@ -1,7 +1,7 @@
 //! `--plan`: phases, references and commands of a run, from the functions that a run calls. It
 //! compiles, makes and starts nothing. What is only known in a run stands in angle brackets.
 
-use std::fmt::{Display, Write as _};
+use std::fmt::Write as _;
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -35,9 +35,9 @@ pub(super) fn print(workspace: &Workspace, targets: &[&Target], options: &cli::E
     let engine = Engine::find(&folder, options.engine)?;
     let runs = run::runs_directory(workspace);
     for target in targets {
-        let text = plan(workspace, target, options, &engine, &folder)?;
-        // Files of the run were named in the temporary folder.
-        let text = text.replace(folder.as_str(), runs.join(RUN).as_str());
+        // Files of the run are named in the temporary folder.
+        let folders = (folder.as_path(), runs.join(RUN));
+        let text = plan(workspace, target, options, &engine, folders)?;
         print_data(&text)?;
     }
     Ok(())
@@ -48,7 +48,7 @@ fn plan(
     target: &Target,
     options: &cli::E2e,
     engine: &Engine,
-    directory: &Utf8Path,
+    (directory, shown): (&Utf8Path, Utf8PathBuf),
 ) -> Result<String> {
     let images = tag::compute(workspace, target, options.profile)?;
     let checkout = run::checkout(&workspace.root);
@@ -57,38 +57,40 @@ fn plan(
         engine,
         id: RUN,
         directory,
+        shown: &shown,
         labels: &labels,
     };
+    let wrapped = |invocation| preview.text(invocation);
     let planned = preview_roll_out(workspace, target, &images, &preview)?;
     let mut text = format!("{}\n", target.name);
-    tag_and_build(&mut text, workspace, &images, options)?;
+    tag_and_build(&mut text, workspace, &images, options, wrapped)?;
     phase(&mut text, 2, "cluster", "beside 0 and 1");
-    commands(&mut text, &[preview.network()]);
-    commands(&mut text, &planned.third_party);
+    commands(&mut text, [wrapped(preview.network())]);
+    commands(&mut text, planned.third_party);
     phase(
         &mut text,
         3,
         "load",
         "what the engine does not list yet, and seen in its listing",
     );
-    commands(&mut text, &loads(workspace, &images, engine));
+    let loads = loads(workspace, &images, engine);
+    commands(&mut text, loads.into_iter().map(wrapped));
     phase(&mut text, 4, "deploy", "those references, and no other");
-    commands(&mut text, &planned.ours);
+    commands(&mut text, planned.ours);
     let looked_at = "image ID of every container, /version of every process";
     phase(&mut text, 5, "attest", looked_at);
     phase(&mut text, 6, "test", "from outside");
     let program = Utf8Path::new("<test program>");
-    commands(
-        &mut text,
-        &[test::invocation(directory, program, &options.filters)],
-    );
+    let tests = test::invocation(directory, program, &options.filters);
+    commands(&mut text, [wrapped(tests)]);
     phase(
         &mut text,
         7,
         "clean up",
         "always; whatever carries the run's label",
     );
-    commands(&mut text, &run::removals(engine, &planned.resources));
+    let removals = run::removals(engine, &planned.resources);
+    commands(&mut text, removals.into_iter().map(wrapped));
     Ok(text)
 }
 
@@ -97,6 +99,7 @@ fn tag_and_build(
     workspace: &Workspace,
     images: &Images<Tagged>,
     options: &cli::E2e,
+    wrapped: impl Fn(Invocation) -> String,
 ) -> Result<()> {
     phase(text, 0, "tag", "the sources are hashed once");
     for (_, image) in images.iter() {
@@ -115,7 +118,7 @@ fn tag_and_build(
         } else {
             ""
         };
-        let _ = writeln!(text, "    $ {invocation}{there}");
+        let _ = writeln!(text, "    $ {}{there}", wrapped(invocation));
     }
     Ok(())
 }
@@ -169,8 +172,8 @@ fn phase(text: &mut String, number: u8, name: &str, what: &str) {
     let _ = writeln!(text, "  {number} {name}: {what}");
 }
 
-fn commands(text: &mut String, invocations: &[impl Display]) {
-    for invocation in invocations {
-        let _ = writeln!(text, "    $ {invocation}");
+fn commands(text: &mut String, lines: impl IntoIterator<Item = String>) {
+    for line in lines {
+        let _ = writeln!(text, "    $ {line}");
     }
 }
