@@ -1,5 +1,6 @@
 //! What ran in a thread of its own, brought back: a panic becomes an error like any other.
 
+use std::fmt;
 use std::thread::ScopedJoinHandle;
 
 use anyhow::{Result, anyhow};
@@ -11,19 +12,73 @@ pub(crate) fn joined<T>(handle: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
         .unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
 }
 
-/// Every failure is told; one alone as it is, so that it keeps its exit code.
+/// Every failure is told; the first is what the error is about, so that it keeps its exit code.
 pub(crate) fn all(handles: Vec<ScopedJoinHandle<'_, Result<()>>>) -> Result<()> {
-    let mut errors: Vec<anyhow::Error> = handles
+    let errors = handles
         .into_iter()
-        .filter_map(|handle| joined(handle).err())
-        .collect();
+        .filter_map(|handle| joined(handle).err());
+    several(errors.collect())
+}
+
+fn several(mut errors: Vec<anyhow::Error>) -> Result<()> {
     match errors.len() {
         0 => Ok(()),
         1 => Err(errors.remove(0)),
         _ => {
             let first = errors.remove(0);
-            let others: Vec<String> = errors.iter().map(|error| format!("{error:#}")).collect();
-            Err(first.context(format!("and besides: {}", others.join("; "))))
+            let besides = errors.iter().map(|error| format!("{error:#}")).collect();
+            Err(Several { first, besides }.into())
         }
+    }
+}
+
+/// What failed at the same time. It is told as the first, and the others below it.
+#[derive(Debug)]
+pub(crate) struct Several {
+    first: anyhow::Error,
+    /// The others, each with its causes.
+    pub(crate) besides: Vec<String>,
+}
+
+impl fmt::Display for Several {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} failed at once", 1 + self.besides.len())
+    }
+}
+
+impl std::error::Error for Several {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        let first: &(dyn std::error::Error + 'static) = self.first.as_ref();
+        Some(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+
+    use super::several;
+    use crate::exit::{Exit, Failure};
+    use crate::report;
+
+    #[test]
+    fn of_several_the_first_is_told_first() {
+        let first = Failure::new(Exit::Deploy, "a ended").hint("look at a");
+        let other = anyhow!("because of b").context("b ended");
+        let error = several(vec![
+            first.caused_by(anyhow!("no file")).into(),
+            other,
+            anyhow!("c ended"),
+        ]);
+        let error = error.unwrap_err();
+        assert_eq!(report::exit_of(&error), Exit::Deploy);
+        assert_eq!(report::headline(&error), "a ended");
+        assert_eq!(
+            report::error_text(&error),
+            "error: a ended\n  because: no file\n  besides: b ended: because of b\n  besides: c ended\nhint: look at a\n"
+        );
+        assert!(several(Vec::new()).is_ok());
+        let alone = several(vec![anyhow!("c ended")]).unwrap_err();
+        assert_eq!(report::error_text(&alone), "error: c ended\n");
     }
 }

@@ -770,7 +770,7 @@ fn run_inits(
             let message = format!(
                 "init container {name} ended with exit code {code}\n  command: {to_its_end}"
             );
-            let failure = Failure::new(Exit::Deploy, message);
+            let failure = Failure::new(Exit::Deploy, message).hint(ready::FIX_ENDED);
             return Err(match code {
                 NOT_STARTED.. => failure.caused_by(anyhow!(process::last_lines(&output.stderr))),
                 _ => failure,

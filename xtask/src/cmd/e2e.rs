@@ -178,7 +178,7 @@ impl Outcome {
     fn verdict(&self) -> String {
         match &self.error {
             None => "green".to_owned(),
-            Some(error) => format!("red ({})", first_line(&error.to_string())),
+            Some(error) => format!("red ({})", first_line(&report::headline(error))),
         }
     }
 }

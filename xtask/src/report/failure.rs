@@ -8,12 +8,16 @@ use camino::{Utf8Path, Utf8PathBuf};
 use crate::engine::ContainerFacts;
 use crate::pipeline::test::TestReport;
 
-/// How many lines of the guilty log reach the terminal.
-pub(crate) const LOG_LINES_MAX: usize = 12;
+/// How many rows of the guilty log reach the terminal. With the other parts it makes one screen of 24.
+pub(crate) const LOG_ROWS_MAX: usize = 7;
 /// The same where a test failed: most lines are of the other tests.
-pub(crate) const LOG_LINES_OF_TESTS_MAX: usize = 4;
-/// How many rows one of them may take.
-const LOG_ROWS_MAX: usize = 2;
+pub(crate) const LOG_ROWS_OF_TESTS_MAX: usize = 6;
+/// How many rows one line may take, of a log or of an error.
+const LINE_ROWS_MAX: usize = 2;
+/// How many lines tell the containers.
+const CONTAINERS_MAX: usize = 4;
+/// How many rows an error may take, without its hint.
+const ERROR_ROWS_MAX: usize = 8;
 /// Of how many failed tests it is told what they said; of the others the names.
 const TESTS_TOLD_MAX: usize = 3;
 /// How many lines of what one of them said.
@@ -86,16 +90,31 @@ pub fn containers<'a>(all: impl Iterator<Item = &'a ContainerFacts>, prefix: &st
         .collect();
     let running = fine.into_iter().filter(|facts| facts.status == "running");
     let running: Vec<String> = running.map(short).collect();
+    let rows_left = CONTAINERS_MAX - usize::from(!running.is_empty());
+    if lines.len() > rows_left {
+        let more = lines.split_off(rows_left - 1);
+        lines.push(format!(
+            "and {} more that are not as they should be",
+            more.len()
+        ));
+    }
     if !running.is_empty() {
         lines.push(format!("running: {}", running.join(", ")));
     }
     lines
 }
 
-/// The log of the container that an error is about: the longest name of a log that the error
-/// mentions, else that of the service that stands first in `suspects`.
+/// One of these lines as it is printed: no longer than a row.
 #[must_use]
-pub fn guilty_log(logs: &Utf8Path, error: &str, suspects: &[&str]) -> Option<Utf8PathBuf> {
+pub fn container_line(line: &str, columns: usize) -> String {
+    let said = cut_to(line, columns.saturating_sub(INDENT).max(40));
+    format!("{:>12} {said}\n", "container")
+}
+
+/// The log of the container that an error is about: the longest name of a log that the first of these
+/// texts mentions that mentions any, else that of the service that stands first in `suspects`.
+#[must_use]
+pub fn guilty_log(logs: &Utf8Path, errors: &[&str], suspects: &[&str]) -> Option<Utf8PathBuf> {
     let mut names: Vec<String> = logs
         .read_dir_utf8()
         .ok()?
@@ -108,33 +127,84 @@ pub fn guilty_log(logs: &Utf8Path, error: &str, suspects: &[&str]) -> Option<Utf
             .iter()
             .find(|name| name.as_str() == *service || name.contains(&format!("-{service}-")))
     };
-    names
+    let mentioned = |error: &&str| names.iter().find(|name| error.contains(name.as_str()));
+    errors
         .iter()
-        .find(|name| error.contains(name.as_str()))
+        .find_map(mentioned)
         .or_else(|| suspects.iter().find_map(of_service))
         .map(|name| logs.join(format!("{name}.log")))
 }
 
-/// The last lines of a log, so many, each indented and none longer than the rows it may take of so many
-/// `columns`, with a head that names the file.
+/// The last lines of a log, as many as fit into so many rows of so many `columns`, each indented and
+/// none longer than the rows that it may take, with a head that names the file.
 #[must_use]
-pub fn tail(log: &Utf8Path, lines_max: usize, columns: usize) -> String {
+pub fn tail(log: &Utf8Path, rows_max: usize, columns: usize) -> String {
     let text = fs::read(log)
         .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
         .unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(lines_max);
-    let which = match from {
-        0 => String::new(),
-        _ => format!(" (last {lines_max} of {} lines)", lines.len()),
-    };
-    let mut tail = format!("         log {}{which}\n", super::near(log));
     let wide = columns.saturating_sub(INDENT + 1).max(40);
-    for line in &lines[from..] {
-        let said = cut_to(&for_people(line), wide * LOG_ROWS_MAX - INDENT);
-        tail.push_str(&format!("             {said}\n"));
+    let mut rows_left = rows_max;
+    let said = lines.iter().rev().map(|line| {
+        let said = cut_to(&for_people(line), wide * LINE_ROWS_MAX - INDENT);
+        format!("{:INDENT$}{said}\n", "")
+    });
+    let mut shown: Vec<String> = said
+        .take_while(|said| {
+            let left = rows_left.checked_sub(rows_of(said.trim_end(), columns));
+            rows_left = left.unwrap_or(0);
+            left.is_some()
+        })
+        .collect();
+    shown.reverse();
+    let which = if shown.len() == lines.len() {
+        String::new()
+    } else {
+        format!(" (last {} of {} lines)", shown.len(), lines.len())
+    };
+    let head = format!("         log {}{which}\n", super::near(log));
+    head + &shown.concat()
+}
+
+/// An error's text in few rows, its hint whole: of a long command line begin and end, and of more
+/// lines than fit that there are more.
+#[must_use]
+pub fn error_on_one_screen(text: &str, columns: usize) -> String {
+    let hint_at = text.find("\nhint: ").map_or(text.len(), |end| end + 1);
+    let (error, hint) = text.split_at(hint_at);
+    let lines: Vec<&str> = error.lines().collect();
+    let (mut told, mut rows_left) = (String::new(), ERROR_ROWS_MAX);
+    for (index, line) in lines.iter().enumerate() {
+        let said = cut_inside(line, columns * LINE_ROWS_MAX);
+        let rows = rows_of(&said, columns);
+        let rows_after = usize::from(index + 1 < lines.len());
+        if rows + rows_after > rows_left {
+            told.push_str("  ... (all of it: receipt.json)\n");
+            break;
+        }
+        rows_left -= rows;
+        told.push_str(&format!("{said}\n"));
     }
-    tail
+    told + hint
+}
+
+/// How many rows of a terminal a line takes.
+fn rows_of(line: &str, columns: usize) -> usize {
+    console::measure_text_width(line).div_ceil(columns).max(1)
+}
+
+/// Begin and end of a line that is longer: of a command, its name and what it runs.
+fn cut_inside(line: &str, columns: usize) -> String {
+    const GAP: &str = " ... ";
+    let letters: Vec<char> = line.chars().collect();
+    if letters.len() <= columns {
+        return line.to_owned();
+    }
+    let kept = columns.saturating_sub(GAP.len());
+    let end = kept / 3;
+    let begin: String = letters[..kept - end].iter().collect();
+    let rest: String = letters[letters.len() - end..].iter().collect();
+    format!("{begin}{GAP}{rest}")
 }
 
 /// A line of JSON as a sentence: level, message, then every other field; not when it was and where
@@ -192,18 +262,26 @@ mod tests {
         for name in ["r-gateway-0", "r-datastorage-0", "r-postgres-0"] {
             std::fs::write(logs.join(format!("{name}.log")), "").unwrap();
         }
-        let name = |error: &str, suspects: &[&str]| {
-            guilty_log(logs, error, suspects).map(|path| path.file_stem().unwrap().to_owned())
+        let name = |errors: &[&str], suspects: &[&str]| {
+            guilty_log(logs, errors, suspects).map(|path| path.file_stem().unwrap().to_owned())
         };
         assert_eq!(
-            name("container r-postgres-0 ended with 1", &["gateway"]).as_deref(),
+            name(&["container r-postgres-0 ended with 1"], &["gateway"]).as_deref(),
             Some("r-postgres-0")
         );
+        // What failed besides is told of in the second.
+        let errors = [
+            "r-gateway-0 ended",
+            "r-gateway-0 ended; r-datastorage-0 ended",
+        ];
+        assert_eq!(name(&errors, &[]).as_deref(), Some("r-gateway-0"));
+        let errors = ["nothing", "because r-datastorage-0 ended"];
+        assert_eq!(name(&errors, &[]).as_deref(), Some("r-datastorage-0"));
         assert_eq!(
-            name("a test failed", &["gateway"]).as_deref(),
+            name(&["a test failed"], &["gateway"]).as_deref(),
             Some("r-gateway-0")
         );
-        assert_eq!(name("a test failed", &["pipeline"]), None);
+        assert_eq!(name(&["a test failed"], &["pipeline"]), None);
     }
 
     #[test]
@@ -213,14 +291,92 @@ mod tests {
         let wide = "x".repeat(1000);
         let lines: String = (1..=60).map(|n| format!("line {n} {wide}\n")).collect();
         std::fs::write(&log, lines).unwrap();
-        let text = tail(&log, super::LOG_LINES_MAX, 80);
-        assert!(text.contains("(last 12 of 60 lines)"), "{text}");
+        let text = tail(&log, 7, 80);
+        assert!(text.contains("(last 3 of 60 lines)"), "{text}");
         let shown: Vec<&str> = text.lines().skip(1).collect();
-        assert_eq!(shown.len(), 12);
-        assert!(shown[0].starts_with("             line 49 x"), "{text}");
+        assert_eq!(shown.len(), 3);
+        assert!(shown[0].starts_with("             line 58 x"), "{text}");
         // Two rows of 80 columns.
         assert!(shown.iter().all(|line| line.len() <= 160), "{text}");
         assert!(shown.iter().all(|line| line.ends_with("...")), "{text}");
+    }
+
+    #[test]
+    fn short_lines_of_a_log_fill_its_rows() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Utf8Path::from_path(folder.path()).unwrap().join("a.log");
+        std::fs::write(&log, "1\n2\n3\n4\n5\n6\n7\n").unwrap();
+        let text = tail(&log, 7, 80);
+        assert_eq!(text.lines().count(), 8, "{text}");
+        assert!(!text.contains("last"), "{text}");
+        let text = tail(&log, 2, 80);
+        let end = "a.log (last 2 of 7 lines)\n             6\n             7\n";
+        assert!(text.ends_with(end), "{text}");
+    }
+
+    /// All that is said of a deployment that failed as badly as it can, in rows of so many columns.
+    fn rows_of_the_worst(columns: usize) -> (usize, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let log = Utf8Path::from_path(folder.path())
+            .unwrap()
+            .join("r-a-0.log");
+        let lines = (1..=60).map(|n| format!("line {n} {}\n", "x ".repeat(900)));
+        std::fs::write(&log, lines.collect::<String>()).unwrap();
+        let facts: Vec<_> = (0..20)
+            .map(|n| {
+                facts(
+                    &format!("container-{n}"),
+                    ["running", "exited"][n % 2],
+                    3,
+                    0,
+                )
+            })
+            .collect();
+        let command = format!(
+            "podman run --name=r-a-0 {} <image> --end",
+            "--option ".repeat(250)
+        );
+        let causes = "podman says\n".repeat(20);
+        let besides =
+            format!("  besides: init container b ended\n  command: {command}\n").repeat(5);
+        let error = format!(
+            "error: init container r-a-0 ended with exit code 3\n  command: {command}\n  because: {causes}{besides}hint: its last lines say why\n"
+        );
+        let told = super::error_on_one_screen(&error, columns);
+        let lines = containers(facts.iter(), "r-")
+            .into_iter()
+            .map(|line| super::container_line(&line, columns));
+        let text = lines.collect::<String>() + &tail(&log, super::LOG_ROWS_MAX, columns) + &told;
+        let rows = text.lines().map(|line| super::rows_of(line, columns)).sum();
+        (rows, text)
+    }
+
+    #[test]
+    fn a_deployment_that_failed_is_told_on_one_screen() {
+        for columns in [80, 100, 160] {
+            let (rows, text) = rows_of_the_worst(columns);
+            // Two more tell where the rest is, and the verdict.
+            assert!(rows + 2 <= 24, "{rows} rows of {columns}:\n{text}");
+            for part in [
+                "container container-1: exited, exit code 3\n",
+                "container and 8 more that are not as they should be\n",
+                "container running: container-0, ",
+                "error: init container r-a-0 ended with exit code 3\n  command: podman run --name=r-a-0 ",
+                " <image> --end\n  because: podman says\n",
+                "  ... (all of it: receipt.json)\nhint: its last lines say why\n",
+                "line 60 ",
+            ] {
+                assert!(text.contains(part), "no `{part}` in:\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_error_is_told_whole() {
+        let error = "error: a ended\n  because: b\nhint: look\n";
+        assert_eq!(super::error_on_one_screen(error, 80), error);
+        let error = format!("error: a{}", "\n  b".repeat(7)) + "\n";
+        assert_eq!(super::error_on_one_screen(&error, 80), error);
     }
 
     #[test]
@@ -232,9 +388,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_container_that_is_fine_takes_no_line_of_its_own() {
-        let facts = |name: &str, status: &str, exit_code, restart_count| ContainerFacts {
+    fn facts(name: &str, status: &str, exit_code: i64, restart_count: u64) -> ContainerFacts {
+        ContainerFacts {
             labels: BTreeMap::new(),
             name: format!("r-{name}"),
             image_id: String::new(),
@@ -246,7 +401,11 @@ mod tests {
             restart_count,
             started_at: String::new(),
             ports: BTreeMap::new(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_container_that_is_fine_takes_no_line_of_its_own() {
         let all = [
             facts("a-0", "running", 0, 0),
             facts("b-0", "exited", 2, 5),

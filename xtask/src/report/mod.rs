@@ -11,6 +11,7 @@ use console::Term;
 
 use crate::exit::{Exit, Failure};
 use crate::process::ProcessError;
+use crate::threads::Several;
 
 pub mod failure;
 pub mod github;
@@ -91,6 +92,13 @@ pub fn timed<T>(
 pub fn error(error: &Error) {
     match exit_of(error).signal() {
         Some(signal) => say!("error: ended by {signal}"),
+        // Of a deployment that failed, receipt and logs have the rest.
+        None if exit_of(error) == Exit::Deploy => {
+            say_part!(
+                "{}",
+                failure::error_on_one_screen(&error_text(error), columns())
+            );
+        }
         None => say_part!("{}", error_text(error)),
     }
 }
@@ -98,9 +106,15 @@ pub fn error(error: &Error) {
 /// An error with its causes, and its hint: what [`error()`] prints.
 #[must_use]
 pub fn error_text(error: &Error) -> String {
-    let mut text = format!("error: {error}\n");
-    for cause in error.chain().skip(1) {
+    let mut text = format!("error: {}\n", headline(error));
+    for cause in causes(error).skip(1) {
         text.push_str(&format!("  because: {cause}\n"));
+    }
+    let several = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<Several>());
+    for besides in several.flat_map(|several| &several.besides) {
+        text.push_str(&format!("  besides: {besides}\n"));
     }
     let hints = error
         .chain()
@@ -110,6 +124,20 @@ pub fn error_text(error: &Error) -> String {
         text.push_str(&format!("hint: {hint}\n"));
     }
     text
+}
+
+/// What an error is about, without its causes.
+#[must_use]
+pub fn headline(error: &Error) -> String {
+    causes(error)
+        .next()
+        .map(ToString::to_string)
+        .unwrap_or_default()
+}
+
+/// An error and its causes; that something else failed at the same time is no cause.
+fn causes(error: &Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    error.chain().filter(|cause| !cause.is::<Several>())
 }
 
 /// The exit code of an error: that of the signal that ended a child, else the first failure's.

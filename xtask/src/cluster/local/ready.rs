@@ -18,6 +18,9 @@ use crate::report::{
     live::{self, Activity},
 };
 
+/// The fix where a process has ended that should not have.
+pub(super) const FIX_ENDED: &str =
+    "its last lines say why; `--plan` shows the command that starts it";
 /// Between two questions.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// Whoever waits wants to know what for.
@@ -177,7 +180,7 @@ pub(super) fn explain(name: &str, unready: Unready, now: Option<&ContainerFacts>
                 Some(facts) if facts.out_of_memory => {
                     "give it a larger resources.limits.memory in its manifest, or the host more memory: `cargo xtask doctor` tells what is free"
                 }
-                _ => "its last lines say why; `--plan` shows the command that starts it",
+                _ => FIX_ENDED,
             };
             Failure::new(
                 Exit::Deploy,

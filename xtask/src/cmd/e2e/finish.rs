@@ -142,28 +142,30 @@ impl Session<'_> {
     fn explain(&mut self, error: &Error) {
         let phase = self.receipt.failed_phase();
         let message = report::error_text(error);
+        let headline = report::headline(error);
         // Of what did not come so far, healthy third parties say nothing.
         let deployed = !matches!(phase, Some("manifests" | "tag" | "build")) && !is_signal(error);
         if let Some(cluster) = self.cluster.as_ref().filter(|_| deployed) {
             match cluster.describe() {
-                Ok(lines) => lines
-                    .iter()
-                    .for_each(|line| crate::report::say!("{:>12} {line}", "container")),
+                Ok(lines) => lines.iter().for_each(|line| {
+                    let line = failure::container_line(line, report::columns());
+                    crate::report::say_part!("{line}");
+                }),
                 Err(error) => report::note(&format!("cannot tell the containers: {error:#}")),
             }
         }
         let suspects = [self.target.name.as_str(), self.workspace.against.as_str()];
         let logs = self.run.directory().join("logs");
         // A compiler's message has been shown as it came.
-        if let Some(log) = failure::guilty_log(&logs, &message, &suspects)
+        if let Some(log) = failure::guilty_log(&logs, &[&headline, &message], &suspects)
             && !matches!(phase, Some("manifests" | "tag" | "build"))
             && !is_signal(error)
         {
-            let lines_max = match report::exit_of(error) {
-                Exit::Red => failure::LOG_LINES_OF_TESTS_MAX,
-                _ => failure::LOG_LINES_MAX,
+            let rows_max = match report::exit_of(error) {
+                Exit::Red => failure::LOG_ROWS_OF_TESTS_MAX,
+                _ => failure::LOG_ROWS_MAX,
             };
-            let tail = failure::tail(&log, lines_max, report::columns());
+            let tail = failure::tail(&log, rows_max, report::columns());
             crate::report::say_part!("{tail}");
         }
         // What a signal ended has not failed.
