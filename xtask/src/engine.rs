@@ -11,7 +11,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure};
-use crate::process::{self, Invocation};
+use crate::process::{self, Invocation, interrupt};
 use crate::report;
 
 mod ask;
@@ -238,10 +238,12 @@ impl Engine {
     }
 
     fn probe(kind: EngineKind, settings_directory: &Utf8Path) -> Result<Self> {
-        match kind {
+        let probed = match kind {
             EngineKind::Podman => podman::probe(settings_directory),
             EngineKind::Docker => docker::probe(),
-        }
+        };
+        // What a signal cut short is no fault of the engine's.
+        probed.map_err(|error| interrupt::check().err().unwrap_or(error))
     }
 
     /// Probes every engine that we know.

@@ -16,6 +16,7 @@ use crate::host::room::Verdict;
 use crate::host::{self, diverted};
 use crate::manifest::Manifests;
 use crate::pipeline::build::recipe::Profile;
+use crate::process::interrupt;
 use crate::source::workspace::Workspace;
 
 /// Runs the command.
@@ -28,6 +29,7 @@ pub fn run(workspace: &Workspace, options: &cli::Doctor) -> Result<()> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let folder = Utf8Path::from_path(folder.path()).context("the temporary folder is not UTF-8")?;
     let probes = Engine::probe_all(folder);
+    interrupt::check()?;
     let wanted = |probe: &&Probe| choice.allows(probe.kind);
     let chosen = probes
         .iter()

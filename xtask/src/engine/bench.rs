@@ -1,6 +1,8 @@
 //! A trial of an engine: it counts as working when it was seen to load an image, run a container,
-//! and make a private network with a published port. What was made is taken away again.
+//! and make a private network with a published port. What was made is taken away again. A signal
+//! gives the step under way a few seconds, begins no other, and leaves the outcome unkept.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
@@ -10,8 +12,8 @@ use camino::Utf8Path;
 
 use super::{Limits, Platform, probe_image};
 use crate::exit::{Exit, Failure};
-use crate::process::interrupt::Shield;
-use crate::process::{self, Captured, Invocation};
+use crate::process::interrupt::{self, Shield};
+use crate::process::{self, Captured, Invocation, ProcessError};
 use crate::run;
 
 /// How long one container that ends at once may take.
@@ -25,8 +27,17 @@ pub(super) struct Bench {
     /// On all that it makes, so that the next command removes what a killed one left.
     label: String,
     _life: UnixDatagram,
-    /// A trial runs to its end, whatever signal comes: it is short, and its outcome is kept.
+    /// What stays until it is seen to be removed.
+    left: Left,
+    /// An engine that is ended in the middle of a step leaves parts of it behind.
     _shield: Shield,
+}
+
+/// What may be there of a trial, besides the image.
+#[derive(Default)]
+struct Left {
+    container: Cell<bool>,
+    network: Cell<bool>,
 }
 
 impl Bench {
@@ -44,7 +55,8 @@ impl Bench {
             label: format!("--label={}={name}", run::LABEL_RUN),
             name,
             _life: life,
-            _shield: Shield::raise(),
+            left: Left::default(),
+            _shield: Shield::raise_brief(),
         };
         let archive = folder.join("probe.tar");
         let binary = probe_image::executable(platform)?;
@@ -54,6 +66,7 @@ impl Bench {
             .clone()
             .args(["load", "--quiet", "--input"])
             .arg(archive.as_str());
+        bench.check_wanted()?;
         process::capture(&load, PROBE_DEADLINE)
             .map_err(|error| does_not_work("cannot load an image").caused_by(error))?;
         Ok(bench)
@@ -73,7 +86,22 @@ impl Bench {
             ])
             .args(options.iter().copied())
             .arg(probe_image::REFERENCE);
-        Ok(process::output(&run, PROBE_DEADLINE)?)
+        self.check_wanted()?;
+        self.left.container.set(true);
+        let output = process::output(&run, PROBE_DEADLINE)?;
+        // `--rm`: where it has ended, it has gone.
+        self.left.container.set(false);
+        Ok(output)
+    }
+
+    /// Nothing more is tried, and nothing kept of it, when a signal came.
+    pub(super) fn check_wanted(&self) -> Result<()> {
+        match interrupt::noted() {
+            None => Ok(()),
+            Some(signal) => {
+                Err(Failure::new(Exit::of_signal(signal), "was not tried to its end").into())
+            }
+        }
     }
 
     /// A private network with names, and a port on 127.0.0.1. The outer error is the engine's
@@ -83,13 +111,18 @@ impl Bench {
         let create = engine
             .clone()
             .args(["network", "create", &self.label, network]);
+        self.check_wanted()?;
+        self.left.network.set(true);
         if let Err(error) = process::capture(&create, PROBE_DEADLINE) {
+            let is_refused = matches!(error, ProcessError::Failed { .. });
+            self.left.network.set(!is_refused);
             return Ok(Err(error.to_string()));
         }
         let output = self.run(engine, &["--network", network, "--publish=127.0.0.1::8080"]);
         let remove = engine.clone().args(["network", "rm", network]);
-        process::capture(&remove, PROBE_DEADLINE)?;
         let output = output?;
+        process::capture(&remove, PROBE_DEADLINE)?;
+        self.left.network.set(false);
         Ok(if output.code == 0 {
             Ok(())
         } else {
@@ -128,13 +161,22 @@ impl Bench {
 }
 
 impl Drop for Bench {
+    /// What cannot be removed carries a label, and the next command removes it; the image, a hundred
+    /// bytes, the next trial finds and uses.
     fn drop(&mut self) {
-        // A hundred bytes; when it cannot be removed, the next probe finds and uses it.
-        let remove = self
-            .plain
-            .clone()
-            .args(["image", "rm", "--force", probe_image::REFERENCE]);
-        drop(process::output(&remove, PROBE_DEADLINE));
+        let name = self.name.as_str();
+        let removals: [(bool, &[&str]); 3] = [
+            (self.left.container.get(), &["rm", "--force", name]),
+            (self.left.network.get(), &["network", "rm", name]),
+            (true, &["image", "rm", "--force", probe_image::REFERENCE]),
+        ];
+        for (_, removal) in removals.iter().filter(|(is_left, _)| *is_left) {
+            let remove = self.plain.clone().args(removal.iter().copied());
+            // An engine that does not answer one of them would not answer the next.
+            if process::output(&remove, PROBE_DEADLINE).is_err() {
+                return;
+            }
+        }
     }
 }
 

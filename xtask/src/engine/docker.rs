@@ -182,6 +182,7 @@ fn find_out(
         storage: super::storage(docker, "{{.DockerRootDir}}"),
         notes,
     };
+    bench.check_wanted()?;
     let cached = Cached { key, outcome };
     host::write_cached(cache, &cached)?;
     Ok(cached.outcome)

@@ -192,6 +192,7 @@ fn find_out(
         storage,
         notes,
     };
+    trial.bench.check_wanted()?;
     let cached = Cached { key, outcome };
     host::write_cached(cache, &cached)?;
     Ok(cached.outcome)

@@ -21,6 +21,9 @@ static FIRST: AtomicI32 = AtomicI32::new(0);
 /// How many seconds the tool had that are over; 0: it still has time, or was given none.
 static TIME_OVER: AtomicU64 = AtomicU64::new(0);
 static SHIELDS: AtomicUsize = AtomicUsize::new(0);
+/// How many of them are for what is not worth waiting for.
+static BRIEF: AtomicUsize = AtomicUsize::new(0);
+static FIRST_AT: Mutex<Option<Instant>> = Mutex::new(None);
 static HURRIED_SINCE: Mutex<Option<Instant>> = Mutex::new(None);
 /// What a run is doing, for people whose signal ends it.
 static DOING: Mutex<Option<&str>> = Mutex::new(None);
@@ -75,6 +78,7 @@ pub fn time_over() -> Option<u64> {
 }
 
 fn note(signal: i32) {
+    at_first(&FIRST_AT);
     let first = FIRST.compare_exchange(0, signal, Ordering::SeqCst, Ordering::SeqCst);
     if first.is_ok() {
         let doing = *DOING.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,13 +89,18 @@ fn note(signal: i32) {
         );
         return;
     }
-    let mut hurried = HURRIED_SINCE.lock().unwrap_or_else(PoisonError::into_inner);
-    if hurried.is_none() {
-        *hurried = Some(Instant::now());
-        drop(hurried);
+    if at_first(&HURRIED_SINCE) {
         let doing = *DOING.lock().unwrap_or_else(PoisonError::into_inner);
         report::say!("{:>12} {}", "hurrying", told_second(doing));
     }
+}
+
+/// Notes the time, if none is noted yet.
+fn at_first(time: &Mutex<Option<Instant>>) -> bool {
+    let mut time = time.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_first = time.is_none();
+    time.get_or_insert_with(Instant::now);
+    is_first
 }
 
 /// What the first signal does.
@@ -130,15 +139,29 @@ pub fn pending() -> Option<i32> {
     (signal != 0 && SHIELDS.load(Ordering::SeqCst) == 0).then_some(signal)
 }
 
+/// The signal that came, whatever shield is up: nothing new is begun that is not clean-up.
+#[must_use]
+pub fn noted() -> Option<i32> {
+    Some(FIRST.load(Ordering::SeqCst)).filter(|&signal| signal != 0)
+}
+
 /// Whether people want it over with.
 #[must_use]
 pub fn is_hurried() -> bool {
-    hurried_since().is_some()
+    time_of(&HURRIED_SINCE).is_some()
 }
 
-/// Since when people want it over with: the second signal.
+/// Since when every deadline is a short one: the second signal, or the first under a brief shield.
 pub(super) fn hurried_since() -> Option<Instant> {
-    *HURRIED_SINCE.lock().unwrap_or_else(PoisonError::into_inner)
+    let brief = || match BRIEF.load(Ordering::SeqCst) {
+        0 => None,
+        _ => time_of(&FIRST_AT),
+    };
+    time_of(&HURRIED_SINCE).or_else(brief)
+}
+
+fn time_of(time: &Mutex<Option<Instant>>) -> Option<Instant> {
+    *time.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An error with the right exit code if a signal came; for loops that wait for other things than children.
@@ -163,19 +186,34 @@ pub fn check() -> Result<()> {
 /// While it lives, children are not ended by a noted signal: clean-up runs to its end. A
 /// second signal shortens every deadline instead.
 #[derive(Debug)]
-pub struct Shield(());
+pub struct Shield {
+    is_brief: bool,
+}
 
 impl Shield {
     /// Raises it.
     #[must_use]
     pub fn raise() -> Self {
         SHIELDS.fetch_add(1, Ordering::SeqCst);
-        Self(())
+        Self { is_brief: false }
+    }
+
+    /// Raises one under which the first signal shortens every deadline as well: for steps that leave
+    /// less behind when they end by themselves, and that nobody wants to wait for when they hang.
+    #[must_use]
+    pub fn raise_brief() -> Self {
+        // In this order: no child is ended in between.
+        SHIELDS.fetch_add(1, Ordering::SeqCst);
+        BRIEF.fetch_add(1, Ordering::SeqCst);
+        Self { is_brief: true }
     }
 }
 
 impl Drop for Shield {
     fn drop(&mut self) {
+        if self.is_brief {
+            BRIEF.fetch_sub(1, Ordering::SeqCst);
+        }
         SHIELDS.fetch_sub(1, Ordering::SeqCst);
     }
 }

@@ -31,6 +31,9 @@ struct Answer {
     /// Standard input is read to its end, into `<program>.stdin`.
     #[serde(default)]
     reads: bool,
+    /// It never ends by itself.
+    #[serde(default)]
+    hangs: bool,
 }
 
 impl Answer {
@@ -75,5 +78,8 @@ fn main() -> ExitCode {
     }
     print!("{}", answer.stdout);
     eprint!("{}", answer.stderr);
+    while answer.hangs {
+        std::thread::park();
+    }
     ExitCode::from(answer.code)
 }

@@ -2,10 +2,13 @@
 //! what other machines have been seen to say.
 
 use std::fs;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use xtask::poll::{self, Look};
 use xtask::process::{Captured, Invocation, output};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -354,4 +357,104 @@ fn a_plan_can_be_read_and_is_the_same_each_time() {
         of_commands.filter(run).all(|line| line.ends_with(" \\")),
         "{text}"
     );
+}
+
+/// Ctrl-C while a podman hangs in its trial; gives what it was asked after that.
+#[track_caller]
+fn ended_in_a_trial(hangs_in: &[&str], last: &str) -> Vec<String> {
+    let host = Host::with(&[
+        (
+            "podman",
+            podman(json!([{"arguments": hangs_in, "hangs": true}])),
+        ),
+        ("cc", json!([])),
+        ("git", json!([])),
+    ]);
+    let mut doctor = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .arg("doctor")
+        .env("PATH", host.folder.as_str())
+        .env("XDG_CACHE_HOME", host.folder.join("cache").as_str())
+        .env_remove("CONTAINERS_CONF")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let asked = || host.calls("podman").iter().any(|call| call.contains(last));
+    poll::until("trial", DEADLINE, Duration::from_millis(5), || {
+        assert!(doctor.try_wait().unwrap().is_none(), "it ended before");
+        Ok(match asked() {
+            true => Look::Found(()),
+            false => Look::NotYet("not asked".to_owned()),
+        })
+    })
+    .unwrap();
+    let before = host.calls("podman").len();
+    let begun = Instant::now();
+    kill_process(Pid::from_child(&doctor), Signal::INT).unwrap();
+    let code = doctor.wait().unwrap().code();
+    let took = begun.elapsed();
+    assert_eq!(code, Some(130));
+    // A third of what one step may take.
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    assert!(
+        !host
+            .folder
+            .join("cache/phase-zero/engine-podman.json")
+            .exists()
+    );
+    host.calls("podman").split_off(before)
+}
+
+#[test]
+fn a_trial_that_hangs_is_ended_by_a_signal_and_removed() {
+    let image = "image rm --force";
+    let begin_as_told = |calls: &[String], words: &[&str]| {
+        assert_eq!(calls.len(), words.len(), "{calls:?}");
+        let pairs = calls.iter().zip(words);
+        assert!(
+            pairs.clone().all(|(call, word)| call.starts_with(word)),
+            "{calls:?}"
+        );
+    };
+    let calls = ended_in_a_trial(&["run", "--network=none"], "run ");
+    begin_as_told(&calls, &["rm --force phase-zero-probe-", image]);
+    let calls = ended_in_a_trial(&["network", "create"], "network create");
+    begin_as_told(&calls, &["network rm phase-zero-probe-", image]);
+    let calls = ended_in_a_trial(&["--publish=127.0.0.1::8080"], " --publish=");
+    begin_as_told(&calls, &["rm --force", "network rm", image]);
+    let calls = ended_in_a_trial(&["info"], "info ");
+    begin_as_told(&calls, &[image]);
+}
+
+#[test]
+fn an_engine_that_answers_nothing_is_not_asked_on() {
+    let calls = ended_in_a_trial(&[], "--version");
+    assert_eq!(calls, [""; 0]);
+}
+
+#[test]
+fn the_end_of_the_time_of_a_run_is_told_as_that() {
+    let host = Host::with(&[("podman", json!([{"hangs": true}]))]);
+    let path = format!("{}:{}", host.folder, std::env::var("PATH").unwrap());
+    let e2e = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["e2e", "gateway", "--engine", "podman", "--timeout", "1"])
+        .env("PATH", path)
+        .env("XDG_CACHE_HOME", host.folder.join("cache").as_str())
+        .env("CARGO_TARGET_DIR", host.folder.join("target").as_str())
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&e2e.stderr);
+    assert_eq!(e2e.status.code(), Some(9), "{told}");
+    assert!(
+        told.contains("ending the run's time of 1 s is over"),
+        "{told}"
+    );
+    assert!(
+        told.contains("error: the run's time of 1 seconds was over (--timeout)\n"),
+        "{told}"
+    );
+    assert!(!told.contains("SIGTERM"), "{told}");
 }
