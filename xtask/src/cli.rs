@@ -4,6 +4,7 @@ use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::ArgValueCandidates;
 
+use crate::cluster;
 use crate::cmd::completions;
 use crate::engine::Choice;
 use crate::pipeline::build::recipe::Profile;
@@ -71,6 +72,9 @@ pub struct E2e {
     /// Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
     #[arg(long)]
     pub watch: bool,
+    /// What it is deployed to
+    #[arg(long, env = "E2E_CLUSTER", value_enum, default_value_t)]
+    pub cluster: cluster::Choice,
     /// Which container engine runs it
     #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
     pub engine: Choice,

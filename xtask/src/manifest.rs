@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
@@ -72,6 +72,7 @@ pub struct Manifests {
     void: BTreeSet<String>,
     services: Vec<(Place, Service)>,
     digests: BTreeMap<String, Digest>,
+    texts: BTreeMap<String, String>,
 }
 
 /// A Deployment, and the names under which Services make it known.
@@ -93,6 +94,16 @@ impl Workload {
     /// Its name.
     pub(crate) fn name(&self) -> &str {
         &self.deployment.metadata.name
+    }
+
+    /// The ports of its container, by name.
+    pub(crate) fn ports(&self) -> BTreeMap<String, u16> {
+        self.container().named_ports()
+    }
+
+    /// The labels that its pods are selected by.
+    pub(crate) const fn selector(&self) -> &BTreeMap<String, String> {
+        &self.deployment.spec.selector.match_labels
     }
 }
 
@@ -226,6 +237,29 @@ impl Manifests {
         part
     }
 
+    /// Every document of the workloads that are here, as it is written, with the name of its file:
+    /// `gateway` for `deploy/gateway.yaml`.
+    ///
+    /// # Errors
+    /// Never for what was read before.
+    pub(crate) fn documents(&self) -> Result<Vec<(&str, serde_json::Value)>> {
+        let mut documents = Vec::new();
+        for (service, text) in &self.texts {
+            let mut workloads = self.workloads.iter();
+            if !workloads.any(|workload| workload.service == *service) {
+                continue;
+            }
+            for document in serde_norway::Deserializer::from_str(text) {
+                let document = serde_json::Value::deserialize(document)
+                    .with_context(|| format!("cannot read {FOLDER}/{service}.yaml"))?;
+                if !document.is_null() {
+                    documents.push((service.as_str(), document));
+                }
+            }
+        }
+        Ok(documents)
+    }
+
     /// Which reference every container of a service gets, by the service's name; as a roll-out puts
     /// them in.
     ///
@@ -263,6 +297,7 @@ impl Manifests {
     ) -> Result<()> {
         let digest = Digest::of(text.as_bytes());
         self.digests.insert(file.to_string(), digest);
+        self.texts.insert(service.to_owned(), text.to_owned());
         // Two passes in step: the first tells the kind, the second reads that kind strictly.
         let heads = serde_norway::Deserializer::from_str(text);
         let bodies = serde_norway::Deserializer::from_str(text);

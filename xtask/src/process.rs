@@ -22,9 +22,11 @@ use rustix::process::{Pid, Signal};
 use crate::exit::Exit;
 use crate::report::live::{self, Teller};
 
+pub mod follow;
 pub mod interrupt;
 mod lines;
 
+use self::follow::Sent;
 use self::lines::{Lines, Piece, plain};
 
 /// How often a wait looks whether a signal came.
@@ -652,6 +654,7 @@ struct Destination {
     log: Option<Arc<Mutex<File>>>,
     terminal: Option<Terminal>,
     told: Option<Told>,
+    sent: Option<Sent>,
     kept: Kept,
 }
 
@@ -661,6 +664,7 @@ impl Destination {
             log: None,
             terminal: None,
             told: None,
+            sent: None,
             kept: Kept::All,
         }
     }
@@ -679,6 +683,7 @@ impl Destination {
             log: None,
             terminal,
             told,
+            sent: None,
             kept: Kept::Tail,
         }
     }
@@ -725,6 +730,20 @@ enum Cut {
     Io(io::Error),
 }
 
+impl Cut {
+    fn told(self, command: String, deadline: Duration, stderr: &str) -> ProcessError {
+        match self {
+            Self::Deadline => ProcessError::Deadline {
+                command,
+                deadline,
+                stderr: last_lines(stderr),
+            },
+            Self::Interrupted(signal) => ProcessError::Interrupted { signal, command },
+            Self::Io(source) => ProcessError::Io { command, source },
+        }
+    }
+}
+
 fn run(
     invocation: &Invocation,
     input: &Input,
@@ -748,23 +767,14 @@ fn ended(
     let deadline = Duration::from_millis(deadline.min(given).as_millis() as u64);
     let stdout = text_of(&running.stdout);
     let stderr = text_of(&running.stderr);
-    let command = command.to_owned();
-    Err(match waited {
-        Ok(status) => {
-            return Ok(Captured {
-                code: code_of(status),
-                stdout,
-                stderr,
-            });
-        }
-        Err(Cut::Deadline) => ProcessError::Deadline {
-            command,
-            deadline,
-            stderr: last_lines(&stderr),
-        },
-        Err(Cut::Interrupted(signal)) => ProcessError::Interrupted { signal, command },
-        Err(Cut::Io(source)) => ProcessError::Io { command, source },
-    })
+    match waited {
+        Ok(status) => Ok(Captured {
+            code: code_of(status),
+            stdout,
+            stderr,
+        }),
+        Err(cut) => Err(cut.told(command.to_owned(), deadline, &stderr)),
+    }
 }
 
 /// Starts it, unless a signal came.
@@ -892,6 +902,8 @@ fn read_in_background(
         if let Some(Piece::Line(rest)) = lines.end() {
             take_in(&rest, &plain(&rest), &destination, &shared);
         }
+        // Whoever follows the lines sees their end, and not after that of the streams.
+        drop(destination);
         // Nobody listens any more when the wait was given up.
         let _ = ended.send(());
     });
@@ -900,6 +912,9 @@ fn read_in_background(
 
 /// Taken apart only where somebody is told of it: else every byte goes on as it came.
 fn hear(bytes: &[u8], lines: &mut Lines, destination: &mut Destination, kept: &Mutex<Vec<u8>>) {
+    if let Some(sent) = &mut destination.sent {
+        sent.take(bytes);
+    }
     let Some(told) = destination.told else {
         return take_in(bytes, bytes, destination, kept);
     };

@@ -36,6 +36,11 @@ pub const LABEL_TARGET: &str = "phase-zero.target";
 /// command uses.
 pub const LABEL_DIRECTORY: &str = "phase-zero.directory";
 
+/// What kind calls the cluster of a node.
+const LABEL_KIND: &str = "io.x-k8s.kind.cluster";
+/// How the name of a kind cluster's network ends.
+const KIND_NETWORK: &str = "-kind";
+
 /// How the IDs of trials of an engine begin, which are no runs.
 pub(crate) const PROBE: &str = "phase-zero-probe-";
 
@@ -84,6 +89,8 @@ pub enum Resource {
     Network(String),
     /// A volume, by name.
     Volume(String),
+    /// A kind cluster, by name: its nodes are containers that kind makes, on the run's network.
+    Cluster(String),
 }
 
 impl Run {
@@ -247,6 +254,16 @@ impl Run {
             })
             .collect()
     }
+}
+
+/// The node of a run's kind cluster, as kind names it.
+pub(crate) fn kind_node(id: &str) -> String {
+    format!("{id}-control-plane")
+}
+
+/// The network of a run's kind cluster.
+pub(crate) fn kind_network(id: &str) -> String {
+    format!("{id}{KIND_NETWORK}")
 }
 
 /// What [`Run::labels`] gives for a run with these.
@@ -513,16 +530,37 @@ impl Resources {
     /// When the engine does not answer.
     pub fn find(engine: &Engine, label: &str) -> Result<Self> {
         // Each question costs the engine's own start, and that is all that it costs.
-        thread::scope(|scope| {
+        let mut found = thread::scope(|scope| {
             let volumes = scope.spawn(|| volumes(engine, label));
             let networks = scope.spawn(|| networks(engine, label));
             let containers = containers(engine, label);
-            Ok(Self {
+            Ok::<_, anyhow::Error>(Self {
                 volumes: joined(volumes)?,
                 networks: joined(networks)?,
                 containers: containers?,
             })
-        })
+        })?;
+        found.add_nodes(engine)?;
+        Ok(found)
+    }
+
+    /// The nodes of kind clusters: kind gives them labels of its own and none of ours. The network
+    /// that was made for them tells of which clusters there may be any, and it cannot be removed
+    /// as long as one of them is there.
+    fn add_nodes(&mut self, engine: &Engine) -> Result<()> {
+        let ids: Vec<&str> = self
+            .networks
+            .iter()
+            .filter_map(|name| name.strip_suffix(KIND_NETWORK))
+            .collect();
+        for id in ids {
+            let label = format!("{LABEL_KIND}={id}");
+            self.containers.extend(containers(engine, &label)?);
+            // On podman kind makes a volume for each node, without a name, and labels it so.
+            let label = format!("{}=true", kind_node(id));
+            self.volumes.extend(volumes(engine, &label)?);
+        }
+        Ok(())
     }
 
     /// Those of `these` that carry the label; asks for no kind of which none is named.
@@ -572,7 +610,7 @@ fn labelled(engine: &Engine, label: &str, list: &[&str], format: &str) -> Result
     let captured = process::capture(&invocation, LIST_DEADLINE)?;
     let names = captured.stdout.lines().map(str::to_owned);
     Ok(match label.split_once('=') {
-        Some((LABEL_RUN, id)) => names.filter(|name| is_of_run(name, id)).collect(),
+        Some((LABEL_RUN | LABEL_KIND, id)) => names.filter(|name| is_of_run(name, id)).collect(),
         _ => names.collect(),
     })
 }
@@ -645,7 +683,19 @@ fn remove_found(
             reasons.extend(removed.err());
             gone
         });
+        // By its network a kind cluster is known: that goes last, when all else has gone.
+        let (last, now) = mem::take(&mut left.networks)
+            .into_iter()
+            .partition(|network| network.ends_with(KIND_NETWORK));
+        left.networks = now;
         remove(engine, &left, &mut reasons);
+        if reasons.is_empty() {
+            let networks = Resources {
+                networks: last,
+                ..Resources::default()
+            };
+            remove(engine, &networks, &mut reasons);
+        }
         left = find()?;
     }
     if left.is_empty() {

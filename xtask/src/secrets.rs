@@ -103,10 +103,16 @@ impl Secrets {
         Ok(secrets)
     }
 
+    /// The folder that holds a folder for each Secret.
+    #[must_use]
+    pub fn mounts(&self) -> Utf8PathBuf {
+        self.directory.join("mounts")
+    }
+
     /// The folder to be mounted for a Secret, if it exists.
     #[must_use]
     pub fn mount(&self, name: &str) -> Utf8PathBuf {
-        self.directory.join("mounts").join(name)
+        self.mounts().join(name)
     }
 
     /// `tokens/`.

@@ -5,14 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::bundle::Bundle;
 use crate::digest::Digest;
-use crate::engine::{Engine, ImageFacts};
+use crate::engine::{Engine, EngineKind, ImageFacts};
 use crate::exit::{Exit, Failure};
+use crate::host;
+use crate::process;
 use crate::report::{self, live};
 use crate::source::workspace::{SecretValue, Workspace};
 
@@ -183,6 +187,35 @@ pub fn provide(
             pinned.image
         )
     })
+}
+
+/// The image as an archive, for what is not the engine itself: the one that it was made of, else one
+/// that the engine writes, once for each image ID.
+///
+/// # Errors
+/// When the engine does not write it.
+pub(crate) fn archive(engine: &Engine, image: &ThirdPartyImage) -> Result<Utf8PathBuf> {
+    const SAVE_DEADLINE: Duration = Duration::from_secs(300);
+    let name = image.name();
+    let hex = image.image_id().trim_start_matches("sha256:");
+    let folder = host::cache_directory()?.join("third-party");
+    let archive = folder.join(format!("{name}-{}.tar", hex.get(..16).unwrap_or(hex)));
+    let _lock = host::lock(&format!("third-party-{name}"))?;
+    if archive.is_file() {
+        return Ok(archive);
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {folder}"))?;
+    let temporary = tempfile::tempdir_in(&folder).context("cannot make a temporary folder")?;
+    let saved = Utf8PathBuf::try_from(temporary.path().join("image.tar"))?;
+    let save = engine.invocation().arg("save");
+    let save = match engine.kind {
+        EngineKind::Podman => save.args(["--quiet", "--format=docker-archive"]),
+        EngineKind::Docker => save,
+    };
+    let save = save.args(["--output", saved.as_str(), image.reference()]);
+    process::capture(&save, SAVE_DEADLINE)?;
+    fs::rename(&saved, &archive).with_context(|| format!("cannot make {archive}"))?;
+    Ok(archive)
 }
 
 /// From the bundle, if it has this image under the pinned name: then its ID decides, whatever the

@@ -479,7 +479,7 @@ fn make(invocation: &Invocation) -> Result<Captured, ProcessError> {
     process::capture(invocation, MAKE_DEADLINE)
 }
 
-fn make_network(run: &Run, engine: &Engine, network: &str) -> Result<()> {
+pub(super) fn make_network(run: &Run, engine: &Engine, network: &str) -> Result<()> {
     let _activity = live::begin("making", format!("network {network}"));
     run.journal(&Resource::Network(network.to_owned()))?;
     let create = creation(engine, "network", &run.labels(), network);

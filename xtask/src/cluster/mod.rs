@@ -1,24 +1,61 @@
 //! Where a run is deployed. An enum, not a trait: the clusters are few and known.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
+use camino::Utf8Path;
 
 use crate::bundle::Bundle;
-use crate::engine::Engine;
+use crate::engine::{Archive, Engine};
 use crate::manifest::Manifests;
 use crate::run::Run;
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
 use crate::third_party::ThirdPartyImage;
 
+pub mod kind;
+pub(crate) mod kubernetes;
 pub mod local;
+pub(crate) mod readiness;
+
+/// Which cluster is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Choice {
+    /// Containers of the engine, no Kubernetes: the inner loop
+    #[default]
+    Local,
+    /// A kind cluster of the run: Kubernetes in a container
+    Kind,
+}
+
+impl Choice {
+    /// As it stands on a command line.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Kind => "kind",
+        }
+    }
+}
 
 /// A cluster of a run.
 #[derive(Debug)]
 pub enum Cluster {
     /// Containers on podman or docker, no Kubernetes.
     Local(local::Local),
+    /// Kubernetes in a container.
+    Kind(kind::Kind),
+}
+
+/// An image as a cluster lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// `sha256:...` of its config.
+    pub id: String,
+    /// Labels of its config, where the listing tells them.
+    pub labels: BTreeMap<String, String>,
 }
 
 impl Cluster {
@@ -37,6 +74,30 @@ impl Cluster {
         local::Local::start(workspace, target, run, engine, bundle).map(Self::Local)
     }
 
+    /// Makes the kind cluster of a run, with the third-party images in it. Goes beside phases 0 and
+    /// 1 as well; of the manifests it needs to know the ports alone.
+    ///
+    /// # Errors
+    /// When kind makes no cluster, or an image cannot be had.
+    pub fn start_kind(
+        workspace: &Workspace,
+        target: &Target,
+        run: &Run,
+        engine: &Engine,
+        manifests: &Manifests,
+        bundle: Option<&Bundle>,
+    ) -> Result<Self> {
+        let purpose = kind::Purpose {
+            workspace,
+            target,
+            run,
+            engine,
+            manifests,
+            bundle,
+        };
+        kind::Kind::start(purpose).map(Self::Kind)
+    }
+
     /// Starts what runs third-party images alone: it needs nothing of phases 0 and 1 either. Phase
     /// 4 waits for it, and so must [`Self::settle`] before anything is removed.
     ///
@@ -50,6 +111,7 @@ impl Cluster {
     ) -> Result<()> {
         match self {
             Self::Local(local) => local.start_third_party(run, secrets, manifests),
+            Self::Kind(kind) => kind.start_third_party(secrets, manifests),
         }
     }
 
@@ -60,6 +122,7 @@ impl Cluster {
     pub fn settle(&mut self) -> Result<()> {
         match self {
             Self::Local(local) => local.settle(),
+            Self::Kind(kind) => kind.settle(),
         }
     }
 
@@ -68,6 +131,55 @@ impl Cluster {
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Local(_) => "local (not Kubernetes)",
+            Self::Kind(_) => "kind",
+        }
+    }
+
+    /// Who holds its images: what a hint tells people to look at.
+    #[must_use]
+    pub fn holder(&self) -> String {
+        match self {
+            Self::Local(local) => format!("the engine ({})", local.engine().kind.program()),
+            Self::Kind(kind) => format!("node {}", kind.node()),
+        }
+    }
+
+    /// Those of these images that it lists itself.
+    ///
+    /// # Errors
+    /// When it does not answer, or an image that it lists is not complete.
+    pub fn images(&self, references: &[&str]) -> Result<BTreeMap<String, Listed>> {
+        match self {
+            Self::Local(local) => {
+                let found = local.engine().images(references.iter().copied())?;
+                let listed = found.into_iter().map(|(name, facts)| {
+                    let listed = Listed {
+                        id: facts.id,
+                        labels: facts.labels,
+                    };
+                    (name, listed)
+                });
+                Ok(listed.collect())
+            }
+            Self::Kind(kind) => {
+                let found = kind.images(references)?;
+                let listed = found.into_iter().map(|(name, id)| {
+                    let labels = BTreeMap::new();
+                    (name, Listed { id, labels })
+                });
+                Ok(listed.collect())
+            }
+        }
+    }
+
+    /// Puts an archive that we wrote into it. That it says so proves nothing: see [`Self::images`].
+    ///
+    /// # Errors
+    /// With the words of whoever takes it.
+    pub(crate) fn take(&self, archive: &impl Archive) -> Result<()> {
+        match self {
+            Self::Local(local) => local.engine().load(archive),
+            Self::Kind(kind) => kind.import(archive.path()),
         }
     }
 
@@ -76,6 +188,7 @@ impl Cluster {
     pub fn replaced(&self) -> Option<String> {
         match self {
             Self::Local(local) => local.replaced(),
+            Self::Kind(_) => None,
         }
     }
 
@@ -84,6 +197,7 @@ impl Cluster {
     pub fn third_party(&self) -> &[ThirdPartyImage] {
         match self {
             Self::Local(local) => local.third_party(),
+            Self::Kind(kind) => kind.third_party(),
         }
     }
 
@@ -94,6 +208,19 @@ impl Cluster {
     pub fn describe(&self) -> Result<Vec<String>> {
         match self {
             Self::Local(local) => local.describe(),
+            Self::Kind(kind) => kind.describe(),
+        }
+    }
+
+    /// Writes what every container inside has said to this folder, a file for each; what the engine
+    /// itself keeps is not looked at.
+    ///
+    /// # Errors
+    /// When a log cannot be had.
+    pub fn save_logs(&self, folder: &Utf8Path) -> Result<()> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Kind(kind) => kind.save_logs(folder),
         }
     }
 }

@@ -9,6 +9,7 @@ use camino::Utf8Path;
 use super::{audit, e2e, print_data, setup, test};
 use crate::bundle::{self, Bundle};
 use crate::cli;
+use crate::cluster;
 use crate::engine::{Choice, Engine, EngineKind, dockerd};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::build::recipe::Profile;
@@ -139,6 +140,7 @@ fn end_to_end(
         all: true,
         keep: cli::Keep::Never,
         watch: false,
+        cluster: cluster::Choice::Local,
         engine,
         bundle: bundle.map(Utf8Path::to_owned),
         plan: false,

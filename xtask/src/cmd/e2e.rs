@@ -49,13 +49,7 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
         }
     }
     if options.plan {
-        if options.report.is_some() {
-            let message =
-                "--plan does not go with --report: a plan runs nothing that could be reported";
-            return Err(Failure::new(Exit::Usage, message)
-                .hint("leave one of them out; a plan is printed: `--plan > plan.txt`")
-                .into());
-        }
+        check_plan(options)?;
         return plan::print(workspace, &targets, options);
     }
     if let Some(folder) = &options.report {
@@ -75,6 +69,28 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     if let Some(target) = watched {
         return watch::run(workspace, target, options);
     }
+    let outcomes = each(workspace, &targets, options)?;
+    drop(deadline);
+    let rows = rows(&outcomes);
+    if let Some(job) = Job::here() {
+        job.summarise("e2e", &rows)?;
+    }
+    if outcomes.len() > 1 {
+        super::print_data(&table::layout(&rows))?;
+        for outcome in outcomes.iter().filter(|outcome| !outcome.failed.is_empty()) {
+            crate::report::say_part!("{:>12} {}\n{}", "red", outcome.target, outcome.failed);
+        }
+    }
+    let signalled = |outcome: &Outcome| outcome.error.as_ref().is_some_and(report::is_signal);
+    if !outcomes.iter().any(signalled) {
+        // It came during a clean-up, which it did not end.
+        interrupt::check()?;
+    }
+    conclude(outcomes)
+}
+
+/// One target after the other, until a signal comes.
+fn each(workspace: &Workspace, targets: &[&Target], options: &cli::E2e) -> Result<Vec<Outcome>> {
     let pause = Pause::new(options.pause_before)?;
     let mut outcomes = Vec::new();
     for (index, target) in targets.iter().enumerate() {
@@ -93,23 +109,19 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
         }
         outcomes.push(outcome);
     }
-    drop(deadline);
-    let rows = rows(&outcomes);
-    if let Some(job) = Job::here() {
-        job.summarise("e2e", &rows)?;
+    Ok(outcomes)
+}
+
+/// What a plan does not show.
+fn check_plan(options: &cli::E2e) -> Result<()> {
+    if options.report.is_some() {
+        let message =
+            "--plan does not go with --report: a plan runs nothing that could be reported";
+        return Err(Failure::new(Exit::Usage, message)
+            .hint("leave one of them out; a plan is printed: `--plan > plan.txt`")
+            .into());
     }
-    if outcomes.len() > 1 {
-        super::print_data(&table::layout(&rows))?;
-        for outcome in outcomes.iter().filter(|outcome| !outcome.failed.is_empty()) {
-            crate::report::say_part!("{:>12} {}\n{}", "red", outcome.target, outcome.failed);
-        }
-    }
-    let signalled = |outcome: &Outcome| outcome.error.as_ref().is_some_and(report::is_signal);
-    if !outcomes.iter().any(signalled) {
-        // It came during a clean-up, which it did not end.
-        interrupt::check()?;
-    }
-    conclude(outcomes)
+    Ok(())
 }
 
 /// Where docker is asked for and no server runs: one for the time of this command. And what a

@@ -178,6 +178,18 @@ pub(crate) struct Container {
     pub(crate) security_context: SecurityContext,
 }
 
+impl Container {
+    /// Its ports; one without a name goes by its number.
+    pub(crate) fn named_ports(&self) -> BTreeMap<String, u16> {
+        let ports = self.ports.iter().map(|port| {
+            let number = port.container_port;
+            let name = port.name.clone();
+            (name.unwrap_or_else(|| number.to_string()), number)
+        });
+        ports.collect()
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Variable {

@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -12,15 +11,16 @@ use serde::{Deserialize, Serialize};
 
 use super::deploy::Deployment;
 use crate::cluster::Cluster;
-use crate::cluster::local::{Local, Planned};
 use crate::digest::Digest;
-use crate::engine::ContainerFacts;
 use crate::exit::{Exit, Failure};
-use crate::manifest::{Named as _, Seen};
+use crate::manifest::Seen;
 use crate::poll::{self, Look};
-use crate::report::{self, live};
+use crate::report;
 use crate::run::Run;
-use crate::threads::joined;
+use crate::source::workspace::PackageName;
+
+mod kubernetes;
+mod local;
 
 /// The name of the port where a service of ours tells its version.
 const PROBES: &str = "probes";
@@ -41,8 +41,11 @@ pub struct Attested {
 pub struct Evidence {
     /// The service.
     pub service: String,
-    /// The container.
+    /// The container; on Kubernetes the Deployment, and of an init container its name as well.
     pub container: String,
+    /// On Kubernetes: the pod that stood for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
     /// Its reference, as the engine tells it.
     pub reference: String,
     /// The ID of the image that it runs, `sha256:...`.
@@ -95,9 +98,8 @@ impl Attested {
     /// # Errors
     /// [`crate::exit::Exit::Attest`], with what differs.
     pub fn look_again(&self, run: &Run, cluster: &Cluster, seen: &mut Vec<Evidence>) -> Result<()> {
-        let Cluster::Local(local) = cluster;
         let faults = faults(run)?;
-        let (evidence, mut differences) = look(&self.deployment, local)?;
+        let (evidence, mut differences) = look(&self.deployment, cluster)?;
         for before in &self.evidence {
             let after = evidence
                 .iter()
@@ -124,8 +126,7 @@ pub fn attest(
     cluster: &Cluster,
     seen: &mut Vec<Evidence>,
 ) -> Result<Attested> {
-    let Cluster::Local(local) = cluster;
-    let (evidence, mut differences) = look(&deployment, local)?;
+    let (evidence, mut differences) = look(&deployment, cluster)?;
     for one in evidence.iter().filter(|one| one.restart_count > 0) {
         differences.push(format!(
             "{} was restarted {} times before anything was tested",
@@ -151,40 +152,24 @@ fn failure(what: &str, differences: &[String]) -> anyhow::Error {
 }
 
 /// Looks at every container: what was seen, and what differs from what was built.
-fn look(deployment: &Deployment, local: &Local) -> Result<(Vec<Evidence>, Vec<String>)> {
-    let containers_count = local.containers().len() + local.inits().len();
-    let _activity = live::begin("attesting", format!("{containers_count} containers"));
-    let facts = local.facts()?;
-    let mut differences = Vec::new();
-    for (package, _) in deployment.images().iter() {
-        let runs = |container: &Planned<Seen>| container.image().package() == Some(package);
-        if !local.containers().iter().any(runs) {
-            differences.push(format!("no container runs the image of {package}"));
-        }
+fn look(deployment: &Deployment, cluster: &Cluster) -> Result<(Vec<Evidence>, Vec<String>)> {
+    match cluster {
+        Cluster::Local(local) => local::look(deployment, local),
+        Cluster::Kind(kind) => kubernetes::look(deployment, kind),
     }
-    let seen: Vec<Result<Finding>> = thread::scope(|scope| {
-        let looking: Vec<_> = local
-            .containers()
-            .iter()
-            .map(|container| (container, Role::Stays))
-            .chain(local.inits().iter().map(|init| (init, Role::Init)))
-            .map(|(container, role)| {
-                let facts = facts.get(&container.name);
-                scope.spawn(move || look_at(deployment, container, role, facts))
-            })
-            .collect();
-        looking.into_iter().map(joined).collect()
-    });
-    differences.extend(local.strangers()?.into_iter().map(|name| {
-        format!("{name} is on the network of the run, and the run has not put it there")
-    }));
-    let mut evidence = Vec::new();
-    for seen in seen {
-        let seen = seen?;
-        evidence.extend(seen.evidence);
-        differences.extend(seen.differences);
-    }
-    Ok((evidence, differences))
+}
+
+/// Where no container runs an image that was built.
+fn unused<'a>(
+    deployment: &Deployment,
+    runs: impl Iterator<Item = &'a Seen> + Clone,
+) -> Vec<String> {
+    let built = deployment.images().iter();
+    let missing =
+        built.filter(|(package, _)| !runs.clone().any(|seen| seen.package() == Some(package)));
+    missing
+        .map(|(package, _)| format!("no container runs the image of {package}"))
+        .collect()
 }
 
 /// What was seen of a container, if it is there, and what is wrong with it.
@@ -194,82 +179,57 @@ struct Finding {
     differences: Vec<String>,
 }
 
-/// What a container is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
-    /// It runs as long as the deployment.
-    Stays,
-    /// It ran to its end before that.
-    Init,
+/// All that was found, together.
+fn gathered(
+    found: Vec<Result<Finding>>,
+    mut differences: Vec<String>,
+) -> Result<(Vec<Evidence>, Vec<String>)> {
+    let mut evidence = Vec::new();
+    for one in found {
+        let one = one?;
+        evidence.extend(one.evidence);
+        differences.extend(one.differences);
+    }
+    Ok((evidence, differences))
 }
 
-fn look_at(
+/// Asks a process of ours for its version: the answer, or nothing, and what is wrong with it. `ask`
+/// puts the question once, and gives the last thing that stood in the way.
+fn ask_version(
     deployment: &Deployment,
-    container: &Planned<Seen>,
-    role: Role,
-    facts: Option<&ContainerFacts>,
-) -> Result<Finding> {
-    let name = &container.name;
-    let mut seen = Finding::default();
-    let Some(facts) = facts else {
-        seen.differences.push(format!("{name} is gone"));
-        return Ok(seen);
-    };
-    let image = container.image();
-    if facts.image_id != image.image_id() {
-        seen.differences.push(format!(
-            "{name} runs image {}, built was {} ({})",
-            facts.image_id,
-            image.image_id(),
-            image.reference()
-        ));
-    }
-    if facts.reference != image.reference() {
-        seen.differences.push(format!(
-            "{name} was started from {}, not from {}",
-            facts.reference,
-            image.reference()
-        ));
-    }
-    let mut version = None;
-    if role == Role::Init {
-        if facts.status != "exited" || facts.exit_code != 0 {
-            seen.differences.push(format!(
-                "{name} should have ended with 0: {}",
-                facts.state()
-            ));
-        }
-    } else if facts.status != "running" {
-        seen.differences
-            .push(format!("{name} is {}", facts.state()));
-    } else if let Some(package) = image.package() {
-        let built = deployment
-            .images()
-            .get(package)
-            .with_context(|| format!("{package} has no image in this run"))?
-            .built();
-        match ask_version(container, facts)? {
-            Ok(answer) => {
-                let source = built.source();
-                seen.differences
-                    .extend(lies(name, &answer, package.as_str(), source));
-                version = Some(answer);
-            }
-            Err(last) => seen
-                .differences
-                .push(format!("{name} does not tell its version: {last}")),
-        }
-    }
-    seen.evidence = Some(Evidence {
-        service: container.service.clone(),
-        container: name.clone(),
-        reference: facts.reference.clone(),
-        image_id: facts.image_id.clone(),
-        version,
-        started_at: facts.started_at.clone(),
-        restart_count: facts.restart_count,
+    name: &str,
+    package: &PackageName,
+    mut ask: impl FnMut() -> Result<String, String>,
+) -> Result<(Option<serde_json::Value>, Vec<String>)> {
+    let built = deployment
+        .images()
+        .get(package)
+        .with_context(|| format!("{package} has no image in this run"))?
+        .built();
+    let asked = poll::until("version", ANSWER_DEADLINE, ANSWER_INTERVAL, || {
+        Ok(match ask() {
+            Ok(text) => Look::Found(
+                serde_json::from_str(&text)
+                    .map_err(|error| format!("/version answers no JSON: {error}")),
+            ),
+            Err(last) => Look::NotYet(last),
+        })
     });
-    Ok(seen)
+    let answer = match asked {
+        Ok(answer) => answer,
+        Err(error) if report::is_signal(&error) => return Err(error),
+        Err(late) => Err(late.to_string()),
+    };
+    Ok(match answer {
+        Ok(answer) => {
+            let lies = lies(name, &answer, package.as_str(), built.source());
+            (Some(answer), lies)
+        }
+        Err(last) => (
+            None,
+            vec![format!("{name} does not tell its version: {last}")],
+        ),
+    })
 }
 
 /// Where the answer of a process is not what was built.
@@ -286,40 +246,6 @@ fn lies(name: &str, answer: &serde_json::Value, package: &str, source: Digest) -
                 .then(|| format!("the process in {name} tells {field} {told}, built was {built}"))
         })
         .collect()
-}
-
-/// What `/version` answers, or the last thing that stood in the way.
-fn ask_version(
-    container: &Planned<Seen>,
-    facts: &ContainerFacts,
-) -> Result<Result<serde_json::Value, String>> {
-    let published = container
-        .ports
-        .get(PROBES)
-        .map(|inside| facts.ports.get(inside));
-    let Some(Some(published)) = published else {
-        return Ok(Err(format!("no port named `{PROBES}` is published")));
-    };
-    let url = format!("http://127.0.0.1:{published}/version");
-    let asked = poll::until("version", ANSWER_DEADLINE, ANSWER_INTERVAL, || {
-        let last = match minreq::get(&url).with_timeout(2).send() {
-            Ok(response) if response.status_code == 200 => {
-                let text = response.as_str().unwrap_or_default();
-                let answer = serde_json::from_str(text);
-                return Ok(Look::Found(
-                    answer.map_err(|error| format!("/version answers no JSON: {error}")),
-                ));
-            }
-            Ok(response) => format!("/version answers {}", response.status_code),
-            Err(error) => format!("/version does not answer: {error}"),
-        };
-        Ok(Look::NotYet(last))
-    });
-    match asked {
-        Ok(answer) => Ok(answer),
-        Err(error) if report::is_signal(&error) => Err(error),
-        Err(late) => Ok(Err(late.to_string())),
-    }
 }
 
 /// What the tests announced before they did it, by container.
@@ -379,6 +305,7 @@ mod tests {
         Evidence {
             service: "a".to_owned(),
             container: "a-0".to_owned(),
+            pod: None,
             reference: String::new(),
             image_id: String::new(),
             version: None,

@@ -6,6 +6,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cluster::Cluster;
 use crate::engine::Engine;
 use crate::run::{LABEL_RUN, Resources, Run};
 
@@ -14,7 +15,7 @@ use crate::run::{LABEL_RUN, Resources, Run};
 ///
 /// # Errors
 /// When a log cannot be had: names the containers. The others are written all the same.
-pub fn collect_logs(run: &Run, engine: &Engine) -> Result<()> {
+pub fn collect_logs(run: &Run, engine: &Engine, cluster: Option<&Cluster>) -> Result<()> {
     let found = Resources::find(engine, &format!("{LABEL_RUN}={}", run.id()))?;
     let directory = run.directory().join("logs");
     fs::create_dir_all(&directory).with_context(|| format!("cannot make {directory}"))?;
@@ -36,6 +37,9 @@ pub fn collect_logs(run: &Run, engine: &Engine) -> Result<()> {
             })
             .collect()
     });
+    if let Some(cluster) = cluster {
+        cluster.save_logs(&directory)?;
+    }
     if failures.is_empty() {
         return Ok(());
     }

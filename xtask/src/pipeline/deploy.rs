@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::Result;
-use camino::Utf8PathBuf;
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 
 use super::Images;
 use super::load::Loaded;
 use crate::cluster::Cluster;
+use crate::cluster::kind::Deployed;
 use crate::cluster::local::{Local, Planned, write_config};
 use crate::digest::Digest;
 use crate::host;
@@ -41,6 +42,8 @@ struct RunFile<'a> {
     id: &'a str,
     target: &'a str,
     cluster: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kubernetes: Option<Kubernetes<'a>>,
     kept: bool,
     run_directory: Utf8PathBuf,
     tests_source_digest: Digest,
@@ -54,6 +57,16 @@ struct RunFile<'a> {
     passwords_directory: Utf8PathBuf,
 }
 
+/// How what runs in a kind cluster is reached.
+#[derive(Serialize)]
+struct Kubernetes<'a> {
+    kubectl: &'a Utf8Path,
+    kubeconfig: &'a Utf8Path,
+    namespace: &'a str,
+    /// A container of the engine, that publishes the node's ports.
+    node: &'a str,
+}
+
 #[derive(Serialize)]
 struct EngineFile<'a> {
     program: &'a str,
@@ -62,8 +75,12 @@ struct EngineFile<'a> {
 
 #[derive(Serialize)]
 struct Service<'a> {
+    /// On Kubernetes the names of Deployments: pods come and go.
     containers: Vec<&'a str>,
     ports: &'a BTreeMap<String, u16>,
+    /// On Kubernetes: the ports of the node that lead there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_ports: Option<&'a BTreeMap<String, u16>>,
     source_digest: Option<Digest>,
     reference: Option<String>,
     image_id: &'a str,
@@ -88,20 +105,24 @@ pub fn deploy(
     cluster: &mut Cluster,
     deadline: Duration,
 ) -> Result<Deployment> {
-    let Cluster::Local(local) = cluster;
-    let third_party = local.third_party();
-    let void: Vec<&str> = manifests.void().collect();
-    if !void.is_empty() {
-        let list = void.join(", ");
-        report::note(&format!("void without Kubernetes: {list}"));
-    }
-    let references = References::of(&images, third_party);
-    let pods = local.plan(run, secrets, manifests, &references)?;
-    write_config(run, manifests)?;
-    local.roll_out(run, pods, |service| {
+    let references = References::of(&images, cluster.third_party());
+    let deadline_of = |service: &str| {
         ready_deadline(workspace, service).map_or(deadline, |own| own.min(deadline))
-    })?;
-    write_run_file(workspace, run, secrets, manifests, &images, local)?;
+    };
+    match cluster {
+        Cluster::Local(local) => {
+            let void: Vec<&str> = manifests.void().collect();
+            if !void.is_empty() {
+                let list = void.join(", ");
+                report::note(&format!("void without Kubernetes: {list}"));
+            }
+            let pods = local.plan(run, secrets, manifests, &references)?;
+            write_config(run, manifests)?;
+            local.roll_out(run, pods, deadline_of)?;
+        }
+        Cluster::Kind(kind) => kind.roll_out(manifests, &references, deadline_of)?,
+    }
+    write_run_file(workspace, run, secrets, manifests, &images, cluster)?;
     Ok(Deployment { images })
 }
 
@@ -116,21 +137,39 @@ fn write_run_file(
     made: &Secrets,
     manifests: &Manifests,
     images: &Images<Loaded>,
-    local: &Local,
+    cluster: &Cluster,
 ) -> Result<()> {
     let mut services: BTreeMap<&str, Service<'_>> = BTreeMap::new();
-    for container in local.containers() {
-        let known = services
-            .entry(container.service.as_str())
-            .or_insert_with(|| service(run, images, container));
-        known.containers.push(&container.name);
-    }
-    let engine = local.engine();
+    let (name, engine, kubernetes) = match cluster {
+        Cluster::Local(local) => {
+            for container in local.containers() {
+                let known = services
+                    .entry(container.service.as_str())
+                    .or_insert_with(|| service(run, images, container));
+                known.containers.push(&container.name);
+            }
+            ("local", local.engine(), None)
+        }
+        Cluster::Kind(kind) => {
+            for deployed in kind.deployed() {
+                services.insert(&deployed.service, service_of_kind(images, deployed)?);
+            }
+            let kubectl = kind.kubectl();
+            let kubernetes = Kubernetes {
+                kubectl: &kubectl.program,
+                kubeconfig: &kubectl.kubeconfig,
+                namespace: &kubectl.namespace,
+                node: kind.node(),
+            };
+            ("kind", kind.engine(), Some(kubernetes))
+        }
+    };
     let tests = images.frozen().snapshot().package(&workspace.tests);
     let file = RunFile {
         id: run.id(),
         target: run.target().as_str(),
-        cluster: "local",
+        cluster: name,
+        kubernetes,
         kept: false,
         run_directory: run.directory().to_owned(),
         tests_source_digest: tests.source(),
@@ -158,6 +197,7 @@ fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned<Seen>)
     Service {
         containers: Vec::new(),
         ports: &container.ports,
+        node_ports: None,
         source_digest: image.map(|image| image.built().source()),
         reference: image.map(|image| image.built().reference().to_string()),
         image_id: container.image().image_id(),
@@ -165,4 +205,19 @@ fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned<Seen>)
             .map(|name| (name.as_str(), Local::config_directory(run, name)))
             .collect(),
     }
+}
+
+fn service_of_kind<'a>(images: &Images<Loaded>, deployed: &'a Deployed) -> Result<Service<'a>> {
+    let mut containers = deployed.containers.values();
+    let seen = containers.next().context("a pod without a container")?;
+    let image = seen.package().and_then(|package| images.get(package));
+    Ok(Service {
+        containers: vec![&deployed.wanted.deployment],
+        ports: &deployed.ports,
+        node_ports: Some(&deployed.node_ports),
+        source_digest: image.map(|image| image.built().source()),
+        reference: image.map(|image| image.built().reference().to_string()),
+        image_id: seen.image_id(),
+        config_maps: BTreeMap::new(),
+    })
 }

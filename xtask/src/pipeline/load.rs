@@ -9,8 +9,8 @@ use anyhow::Result;
 use super::build::Built;
 use super::tag::ImageRef;
 use super::{Images, Stage};
-use crate::cluster::Cluster;
-use crate::engine::{ARCHIVE_ANEW, Engine, ImageFacts};
+use crate::cluster::{Cluster, Listed};
+use crate::engine::ARCHIVE_ANEW;
 use crate::exit::{Exit, Failure};
 use crate::report::live;
 use crate::threads::all;
@@ -55,17 +55,16 @@ impl Stage for Loaded {
 /// When the listing afterwards does not show the name with the ID that was built, or showed the
 /// name with another image before.
 pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> {
-    let Cluster::Local(local) = cluster;
-    let engine = local.engine();
-    let listing = || -> Result<BTreeMap<String, ImageFacts>> {
+    let listing = || -> Result<BTreeMap<String, Listed>> {
         let references: Vec<String> = images.iter().map(|(_, built)| name(built)).collect();
-        engine.images(references.iter().map(String::as_str))
+        let references: Vec<&str> = references.iter().map(String::as_str).collect();
+        cluster.images(&references)
     };
     let before = listing()?;
     let mut missing = Vec::new();
     for (_, built) in images.iter() {
         match before.get(&name(built)) {
-            Some(facts) => check(built, facts, engine)?,
+            Some(listed) => check(built, listed, cluster)?,
             None => missing.push(built),
         }
     }
@@ -73,7 +72,7 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
     thread::scope(|scope| {
         let load = |built: &&Built| {
             let _activity = live::begin("loading", name(built));
-            engine.load(*built)
+            cluster.take(*built)
         };
         let loading = missing.iter();
         let loading = loading.map(|built| scope.spawn(move || load(built)));
@@ -86,20 +85,21 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
     };
     images.advance(|built| {
         let name = name(&built);
-        let facts = after.get(&name).ok_or_else(|| {
+        let listed = after.get(&name).ok_or_else(|| {
             Failure::new(
                 Exit::Internal,
                 format!(
-                    "{} was loaded, and the engine does not list {name}",
-                    built.archive()
+                    "{} was loaded, and {} does not list {name}",
+                    built.archive(),
+                    cluster.holder()
                 ),
             )
             .hint(ARCHIVE_ANEW)
         })?;
-        check(&built, facts, engine)?;
+        check(&built, listed, cluster)?;
         Ok(Loaded {
             already_there: before.contains_key(&name),
-            listed_id: facts.id.clone(),
+            listed_id: listed.id.clone(),
             built,
         })
     })
@@ -110,13 +110,13 @@ fn name(built: &Built) -> String {
 }
 
 /// Equal names with unequal images are fatal: one of them is not what its name says.
-fn check(built: &Built, facts: &ImageFacts, engine: &Engine) -> Result<()> {
+fn check(built: &Built, listed: &Listed, cluster: &Cluster) -> Result<()> {
     let wanted = built.image_id().oci();
-    if facts.id == wanted {
+    if listed.id == wanted {
         return Ok(());
     }
     let reference = built.reference();
-    let labels: Vec<String> = facts
+    let labels: Vec<String> = listed
         .labels
         .iter()
         .map(|(label, value)| format!("\n    {label}={value}"))
@@ -124,16 +124,20 @@ fn check(built: &Built, facts: &ImageFacts, engine: &Engine) -> Result<()> {
     Err(Failure::new(
         Exit::Attest,
         format!(
-            "the engine has another image under the name {reference}\n  built: {wanted}, source {}, recipe {}\n  there: {}, labels{}",
+            "{} has another image under the name {reference}\n  built: {wanted}, source {}, recipe {}\n  there: {}, labels{}",
+            cluster.holder(),
             built.source(),
             built.recipe(),
-            facts.id,
+            listed.id,
             if labels.is_empty() { " none".to_owned() } else { labels.concat() },
         ),
     )
     .hint(format!(
-        "somebody gave another image this name, or the build is not reproducible: look at it, then remove it with `{} image rm {reference}`",
-        engine.kind.program()
+        "somebody gave another image this name, or the build is not reproducible: look at it, then remove {}",
+        match cluster {
+            Cluster::Local(local) => format!("it with `{} image rm {reference}`", local.engine().kind.program()),
+            Cluster::Kind(_) => "the cluster with `cargo xtask clean`".to_owned(),
+        }
     ))
     .into())
 }

@@ -78,8 +78,10 @@ fn main() -> ExitCode {
     }
     print!("{}", answer.stdout);
     eprint!("{}", answer.stderr);
-    while answer.hangs {
-        std::thread::park();
+    if answer.hangs {
+        loop {
+            std::thread::park();
+        }
     }
     ExitCode::from(answer.code)
 }

@@ -79,6 +79,7 @@ Options:
       --all                   Test every target
       --keep <WHEN>           Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
       --watch                 Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
+      --cluster <CLUSTER>     What it is deployed to [env: E2E_CLUSTER=] [default: local] [possible values: local, kind]
       --engine <ENGINE>       Which container engine runs it [env: E2E_ENGINE=] [default: auto] [possible values: auto, podman, docker]
       --bundle <DIR>          A folder with tools and images for machines without a network [env: E2E_BUNDLE=]
       --plan                  Print phases, references and commands; run nothing
@@ -195,8 +196,8 @@ fn check_hint(arguments: &[&str], variables: &[(&str, &str)], hint: Option<&str>
         .unwrap();
     assert_eq!(output.status.code(), Some(2), "{arguments:?}");
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    let hints = told.lines().filter_map(|line| line.strip_prefix("hint: "));
-    assert_eq!(hints.last(), hint, "{arguments:?}: {told}");
+    let mut hints = told.lines().filter_map(|line| line.strip_prefix("hint: "));
+    assert_eq!(hints.next_back(), hint, "{arguments:?}: {told}");
     assert!(told.starts_with("error: "), "{told}");
 }
 

@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use crate::cluster::readiness::Readiness;
 use crate::digest::Digest;
 use crate::engine::{Engine, EngineKind};
 use crate::exit::{Exit, Failure};
-use crate::manifest::document::{Container, Medium, Port, Probe, Volume};
-use crate::manifest::{Manifests, Named, References, Workload, number};
+use crate::manifest::document::{Container, Medium, Volume};
+use crate::manifest::{Manifests, Named, References, Workload};
 use crate::run;
 use crate::secrets::Secrets;
 use hashing::encoding::Encoder;
@@ -103,27 +104,6 @@ impl<Image: Named> Planned<Image> {
         arguments.extend(self.command.iter().cloned());
         arguments
     }
-}
-
-/// When a container counts as ready.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Readiness {
-    /// It runs.
-    Running,
-    /// It answers this path with 200 to 399.
-    Http {
-        /// Inside.
-        port: u16,
-        /// With its `/`.
-        path: String,
-        /// For one answer.
-        timeout_seconds: u64,
-    },
-    /// It takes a connection and keeps it.
-    Tcp {
-        /// Inside.
-        port: u16,
-    },
 }
 
 /// Every pod of the run.
@@ -288,9 +268,9 @@ impl<Image: Named> Planner<'_, Image> {
             options: arguments,
             command: command.chain(&container.args).cloned().collect(),
             plan: String::new(),
-            ports: named_ports(container),
+            ports: container.named_ports(),
             config_maps,
-            readiness: readiness(container),
+            readiness: Readiness::of(container),
         })
     }
 
@@ -464,38 +444,6 @@ fn bind(folder: &Utf8Path, path: &str) -> Result<String> {
         anyhow::bail!("{folder} cannot be mounted: no engine takes `:` or `,` in a path");
     }
     Ok(format!("--volume={folder}:{path}:ro,z"))
-}
-
-/// A port without a name goes by its number.
-fn named_ports(container: &Container) -> BTreeMap<String, u16> {
-    let ports = container.ports.iter().map(|port| {
-        let number = port.container_port;
-        (
-            port.name.clone().unwrap_or_else(|| number.to_string()),
-            number,
-        )
-    });
-    ports.collect()
-}
-
-fn readiness(container: &Container) -> Readiness {
-    let port = |port: &Port| number(container, port);
-    let asked = |probe: &Probe| {
-        let timeout_seconds = probe.timeout_seconds.unwrap_or(1).max(1).into();
-        match (&probe.http_get, &probe.tcp_socket) {
-            (Some(http), _) => Some(Readiness::Http {
-                port: port(&http.port)?,
-                path: http.path.clone(),
-                timeout_seconds,
-            }),
-            (None, Some(tcp)) => Some(Readiness::Tcp {
-                port: port(&tcp.port)?,
-            }),
-            (None, None) => None,
-        }
-    };
-    let probe = container.readiness_probe.as_ref();
-    probe.and_then(asked).unwrap_or(Readiness::Running)
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! Readiness, asked by us over published ports. A process that ends, ends the wait at once; a
 //! deadline that passes tells the last answer.
 
-use std::io::{ErrorKind, Read as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::plan::Readiness;
+use crate::cluster::readiness::{Answer, Readiness};
 use crate::engine::ContainerFacts;
 use crate::exit::{Exit, Failure};
 use crate::poll::{self, Look};
@@ -25,18 +23,6 @@ pub(super) const FIX_ENDED: &str =
 const INTERVAL: Duration = Duration::from_millis(20);
 /// Whoever waits wants to know what for.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
-/// A connection to our own machine.
-const CONNECT_DEADLINE: Duration = Duration::from_millis(500);
-/// How long a connection must last to count: a proxy in between takes every connection, and lets
-/// go of it at once when nobody listens behind it.
-const KEPT_OPEN: Duration = Duration::from_millis(20);
-
-/// What asking gave.
-enum Answer {
-    Ready,
-    NotYet(String),
-}
-
 /// Why the wait ended without readiness.
 #[derive(Debug)]
 pub(super) enum Unready {
@@ -69,7 +55,7 @@ pub(super) fn wait(
         if given_up.load(Ordering::Relaxed) {
             return Ok(Look::Found(Err(Unready::GivenUp)));
         }
-        Ok(match ask(readiness, facts) {
+        Ok(match readiness.ask(&facts.ports) {
             Answer::Ready => Look::Found(Ok(())),
             Answer::NotYet(status) => {
                 if told.elapsed() > TELL_INTERVAL && !live::is_on() {
@@ -90,68 +76,6 @@ pub(super) fn wait(
 /// The process of a local container is one of the host's.
 fn has_ended(pid: i32) -> bool {
     pid <= 0 || !Path::new(&format!("/proc/{pid}")).exists()
-}
-
-fn ask(readiness: &Readiness, facts: &ContainerFacts) -> Answer {
-    let (Readiness::Http { port, .. } | Readiness::Tcp { port }) = readiness else {
-        return Answer::Ready;
-    };
-    let Some(&published) = facts.ports.get(port) else {
-        return Answer::NotYet(format!("port {port} is not published"));
-    };
-    match readiness {
-        Readiness::Http {
-            path,
-            timeout_seconds,
-            ..
-        } => http(published, path, *timeout_seconds),
-        Readiness::Tcp { .. } | Readiness::Running => tcp(published),
-    }
-}
-
-fn http(published: u16, path: &str, timeout_seconds: u64) -> Answer {
-    let url = format!("http://127.0.0.1:{published}{path}");
-    match minreq::get(&url).with_timeout(timeout_seconds).send() {
-        Ok(response) if (200..400).contains(&response.status_code) => Answer::Ready,
-        Ok(response) => {
-            let body = match response.as_str() {
-                Ok("") => String::new(),
-                Ok(text) => format!(": {}", first_characters(text)),
-                Err(_) => ": a body that is not text".to_owned(),
-            };
-            let (code, reason) = (response.status_code, &response.reason_phrase);
-            Answer::NotYet(format!("{path} answers {code} {reason}{body}"))
-        }
-        Err(error) => Answer::NotYet(format!("{path} does not answer: {error}")),
-    }
-}
-
-fn first_characters(text: &str) -> String {
-    let line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    match line.char_indices().nth(300) {
-        Some((end, _)) => format!("{}...", &line[..end]),
-        None => line,
-    }
-}
-
-fn tcp(published: u16) -> Answer {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, published));
-    let attempt = || -> std::io::Result<usize> {
-        let mut stream = TcpStream::connect_timeout(&address, CONNECT_DEADLINE)?;
-        stream.set_read_timeout(Some(KEPT_OPEN))?;
-        stream.read(&mut [0])
-    };
-    match attempt() {
-        Ok(0) => Answer::NotYet("the connection is closed at once".to_owned()),
-        Ok(_) => Answer::Ready,
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            Answer::Ready
-        }
-        Err(error) => Answer::NotYet(format!("no connection: {error}")),
-    }
 }
 
 /// What went wrong, for people. Names the container, so that its log is the one that is shown.

@@ -165,7 +165,9 @@ fn start_by_hand(
     let made = begun.elapsed();
     let loaded = load(built, &cluster)?;
     let begun = Instant::now();
-    let Cluster::Local(local) = &cluster;
+    let Cluster::Local(local) = &cluster else {
+        anyhow::bail!("containers are started by hand on the local cluster alone");
+    };
     local.start_by_hand(run, &secrets, &manifests, &loaded, STEP_DEADLINE)?;
     Ok(made + begun.elapsed())
 }

@@ -133,7 +133,7 @@ impl Session<'_> {
 
     fn collect_logs(&self) -> Result<()> {
         match &self.engine {
-            Some(engine) => clean::collect_logs(&self.run, engine),
+            Some(engine) => clean::collect_logs(&self.run, engine, self.cluster.as_ref()),
             None => Ok(()),
         }
     }

@@ -13,7 +13,7 @@ use super::pause::Pause;
 use super::watch::standing::{Cycle, Standing};
 use crate::bundle::Bundle;
 use crate::cli::{self, Phase};
-use crate::cluster::Cluster;
+use crate::cluster::{Choice, Cluster};
 use crate::cmd::room;
 use crate::engine::{Engine, Platform};
 use crate::exit::{Exit, Failure};
@@ -413,8 +413,10 @@ impl<'a> Session<'a> {
         );
         let red = match report.failed().next() {
             Some(first) => red.hint(format!(
-                "`cargo xtask e2e {} -- {}` runs it alone; `--keep on-failure` leaves the deployment there",
-                self.target.name, first.name
+                "`cargo xtask e2e {}{} -- {}` runs it alone; `--keep on-failure` leaves the deployment there",
+                self.target.name,
+                self.cluster_flag(),
+                first.name
             )),
             None => red,
         };
@@ -424,6 +426,14 @@ impl<'a> Session<'a> {
             Err(error) => red.caused_by(error),
         }
         .into())
+    }
+
+    /// What of the command line leads to the same cluster again.
+    fn cluster_flag(&self) -> String {
+        match self.options.cluster {
+            Choice::Local => String::new(),
+            other => format!(" --cluster {}", other.word()),
+        }
     }
 
     pub(super) fn stop_before(&self, phase: Phase) -> Result<()> {
@@ -542,7 +552,10 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
             let _activity = live::begin("removing", "what dead runs left");
             run::sweep(workspace, &engine)
         });
-        let made = Cluster::start_local(workspace, target, run, &engine, bundle);
+        let made = match options.cluster {
+            Choice::Local => Cluster::start_local(workspace, target, run, &engine, bundle),
+            Choice::Kind => Cluster::start_kind(workspace, target, run, &engine, manifests, bundle),
+        };
         // Not beside the first containers: the name server of podman's networks ends with the last
         // container, and one that was told of a new container while it ended serves nobody.
         for id in joined(sweeping)? {

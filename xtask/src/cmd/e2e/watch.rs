@@ -16,6 +16,7 @@ use camino::Utf8PathBuf;
 use super::pause::Pause;
 use super::session::{Session, Taken, freeze, read_manifests};
 use crate::cli;
+use crate::cluster::Choice;
 use crate::exit::{Exit, Failure};
 use crate::manifest;
 use crate::pipeline::Frozen;
@@ -54,6 +55,12 @@ pub(super) fn only_target<'a>(
     let [target] = targets else {
         return refuse("several targets", "it stays at one until Ctrl-C");
     };
+    if options.cluster != Choice::Local {
+        return refuse(
+            "--cluster",
+            "what an edit did not change stays on the local cluster alone",
+        );
+    }
     if options.plan {
         return refuse("--plan", "a plan runs nothing");
     }

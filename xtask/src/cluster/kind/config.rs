@@ -1,0 +1,38 @@
+//! What kind is told of a cluster: its one node, and the ports of it that are published. Pure.
+
+use serde_json::{Value, json};
+
+/// The first port of a node that a Service of type NodePort may have.
+pub(crate) const NODE_PORT_FIRST: u16 = 30_000;
+
+/// A cluster of one node that publishes so many ports on 127.0.0.1, from [`NODE_PORT_FIRST`] on. The
+/// engine picks the ports of the host itself, so nothing is chosen that another takes in between.
+pub(super) fn config(ports_count: u16) -> Value {
+    let mappings: Vec<Value> = (NODE_PORT_FIRST..NODE_PORT_FIRST + ports_count)
+        .map(|port| json!({"containerPort": port, "hostPort": -1, "listenAddress": "127.0.0.1", "protocol": "TCP"}))
+        .collect();
+    json!({
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "networking": {"apiServerAddress": "127.0.0.1", "apiServerPort": -1},
+        "nodes": [{"role": "control-plane", "extraPortMappings": mappings}],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::config;
+
+    #[test]
+    fn every_port_is_picked_by_the_engine_and_on_this_machine_alone() {
+        let config = config(3);
+        let mappings = config["nodes"][0]["extraPortMappings"].as_array().unwrap();
+        assert_eq!(mappings.len(), 3);
+        assert_eq!(mappings[2]["containerPort"], 30_002);
+        for mapping in mappings {
+            assert_eq!(mapping["hostPort"], -1);
+            assert_eq!(mapping["listenAddress"], "127.0.0.1");
+        }
+        assert_eq!(config["networking"]["apiServerAddress"], "127.0.0.1");
+    }
+}

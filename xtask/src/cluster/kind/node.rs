@@ -1,0 +1,169 @@
+//! A node of kind: a container of the engine with a container runtime inside. Images are streamed
+//! into it, and its own listing tells what it has.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use camino::Utf8Path;
+use serde::Deserialize;
+
+use crate::engine::Engine;
+use crate::exit::{Exit, Failure};
+use crate::process::{self, Input, Invocation};
+
+/// An answer that changes nothing.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+/// An image of a few hundred megabytes on a busy host.
+const IMPORT_DEADLINE: Duration = Duration::from_secs(300);
+/// Where Kubernetes keeps its images.
+const NAMESPACE: &str = "--namespace=k8s.io";
+
+/// A node.
+#[derive(Clone, Debug)]
+pub(super) struct Node<'a> {
+    pub(super) engine: &'a Engine,
+    /// The container.
+    pub(super) name: &'a str,
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    images: Vec<Listed>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    id: String,
+    #[serde(default)]
+    repo_tags: Vec<String>,
+}
+
+impl Node<'_> {
+    fn exec(&self, interactive: bool) -> Invocation {
+        let exec = self.engine.invocation().arg("exec");
+        let exec = match interactive {
+            true => exec.arg("--interactive"),
+            false => exec,
+        };
+        exec.arg(self.name)
+    }
+
+    /// Streams an archive into it. That the command succeeds proves nothing: see [`Self::images`].
+    ///
+    /// # Errors
+    /// With the words of the node's runtime.
+    pub(super) fn import(&self, archive: &Utf8Path) -> Result<()> {
+        let import = self
+            .exec(true)
+            .args(["ctr", NAMESPACE, "images", "import", "-"]);
+        let input = Input::File(archive.to_owned());
+        process::capture_with_input(&import, &input, IMPORT_DEADLINE).map_err(|error| {
+            Failure::new(
+                error.exit(),
+                format!("node {} does not take {archive}", self.name),
+            )
+            .hint("look at the node's disk: an image needs its size twice there")
+            .caused_by(error)
+        })?;
+        Ok(())
+    }
+
+    /// Every image that it lists by a full name, with its ID, `sha256:...` of its config. An image
+    /// that is listed and not complete is an error: no pod could run it.
+    ///
+    /// # Errors
+    /// With the words of the node's runtime; [`Exit::Internal`] for an image that is not complete.
+    pub(super) fn images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
+        let list = self.exec(false).args(["crictl", "images", "--output=json"]);
+        let text = process::capture(&list, ANSWER_DEADLINE)?.stdout;
+        let listed = listed(&text, references)
+            .with_context(|| format!("cannot read the answer of: {list}"))?;
+        if listed.is_empty() {
+            return Ok(listed);
+        }
+        let names = listed.keys().map(|name| format!("name=={name}"));
+        let check = self
+            .exec(false)
+            .args(["ctr", NAMESPACE, "images", "check"])
+            .args(names);
+        let text = process::capture(&check, ANSWER_DEADLINE)?.stdout;
+        for name in listed.keys() {
+            let status = status(&text, name);
+            if status.as_deref() != Some("complete") {
+                let status = status.unwrap_or_else(|| "not there".to_owned());
+                let message = format!(
+                    "node {} lists {name}, and its content is {status}",
+                    self.name
+                );
+                return Err(Failure::new(Exit::Internal, message)
+                    .hint("an import was cut off: run again")
+                    .into());
+            }
+        }
+        Ok(listed)
+    }
+
+    /// A file of it, as a program of ours.
+    ///
+    /// # Errors
+    /// When the engine does not give it.
+    pub(super) fn copy(&self, path: &str, to: &Utf8Path) -> Result<()> {
+        let from = format!("{}:{path}", self.name);
+        let copy = self.engine.invocation().args(["cp", &from, to.as_str()]);
+        process::capture(&copy, ANSWER_DEADLINE)?;
+        Ok(())
+    }
+}
+
+/// Those of `references` that are listed, with their IDs.
+fn listed(text: &str, references: &[&str]) -> Result<BTreeMap<String, String>> {
+    let listing: Listing = serde_json::from_str(text)?;
+    let mut found = BTreeMap::new();
+    for image in listing.images {
+        for tag in image.repo_tags {
+            if references.contains(&tag.as_str()) {
+                found.insert(tag, image.id.clone());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The word after type and digest in the line of this name.
+fn status(text: &str, name: &str) -> Option<String> {
+    let mut lines = text.lines().map(str::split_whitespace);
+    let mut line = lines.find_map(|mut words| (words.next() == Some(name)).then_some(words))?;
+    line.nth(2).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{listed, status};
+
+    #[test]
+    fn an_image_is_known_by_its_full_name() {
+        let text = r#"{"images": [
+            {"id": "sha256:1", "repoTags": ["localhost/a:x"], "repoDigests": []},
+            {"id": "sha256:2", "repoTags": ["localhost/b:x", "localhost/c:y"]},
+            {"id": "sha256:3", "repoTags": []}]}"#;
+        let found = listed(text, &["localhost/a:x", "localhost/c:y", "localhost/b"]).unwrap();
+        assert_eq!(found.len(), 2);
+        assert_eq!(found["localhost/a:x"], "sha256:1");
+        assert_eq!(found["localhost/c:y"], "sha256:2");
+    }
+
+    #[test]
+    fn what_is_not_complete_is_told() {
+        let text = "REF TYPE DIGEST STATUS SIZE UNPACKED\n\
+            localhost/a:x application/vnd.oci sha256:1 complete (2/2) 9.4 MiB/9.4 MiB true\n\
+            localhost/a:xy application/vnd.oci sha256:1 incomplete (1/2) 1/9 MiB false\n";
+        assert_eq!(status(text, "localhost/a:x").as_deref(), Some("complete"));
+        assert_eq!(
+            status(text, "localhost/a:xy").as_deref(),
+            Some("incomplete")
+        );
+        assert_eq!(status(text, "localhost/a"), None);
+    }
+}

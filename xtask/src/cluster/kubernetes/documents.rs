@@ -1,0 +1,281 @@
+//! What is applied: the documents of `deploy/*.yaml` as they are written, with the references of
+//! phase 0 put in, and what a run adds of its own: its namespace, its Secrets, and a NodePort for
+//! each port, so that tests come in. Pure functions; no document names an image that was not seen.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use camino::Utf8Path;
+use serde_json::{Value, json};
+
+use crate::manifest::{Manifests, Named, References, Workload};
+
+/// The label that tells whose something in a cluster is; the name of the run is its value.
+pub(crate) const LABEL_RUN: &str = "phase-zero.run";
+
+/// Where documents go.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    /// The run.
+    pub(crate) run: &'a str,
+    /// Its namespace.
+    pub(crate) namespace: &'a str,
+}
+
+/// The ports of a node, by Deployment and by the name of the port inside.
+pub(crate) type NodePorts = BTreeMap<String, BTreeMap<String, u16>>;
+
+/// A port of a node for every port of every workload, from `first` on, in the order of the manifests.
+pub(crate) fn node_ports(manifests: &Manifests, first: u16) -> NodePorts {
+    let mut free = first..;
+    let of_workload = |workload: &Workload| {
+        let names = workload.ports();
+        let ports = names.into_keys().zip(free.by_ref());
+        (workload.name().to_owned(), ports.collect())
+    };
+    manifests.workloads.iter().map(of_workload).collect()
+}
+
+/// The namespace of a run. What its pods may ask for is what production may be asked for: the
+/// strictest of the Pod Security Standards.
+pub(crate) fn namespace(place: Place<'_>) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": place.namespace,
+            "labels": {
+                LABEL_RUN: place.run,
+                "pod-security.kubernetes.io/enforce": "restricted",
+                "pod-security.kubernetes.io/warn": "restricted",
+            },
+        },
+    })
+}
+
+/// A Secret for each folder of `mounts`, with its files as keys.
+///
+/// # Errors
+/// When a file cannot be read, or is no text.
+pub(crate) fn secrets(place: Place<'_>, mounts: &Utf8Path) -> Result<Vec<Value>> {
+    let mut secrets = Vec::new();
+    for folder in listed(mounts)? {
+        let mut data = BTreeMap::new();
+        for file in listed(&mounts.join(&folder))? {
+            let path = mounts.join(&folder).join(&file);
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+            data.insert(file, text);
+        }
+        secrets.push(json!({
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": metadata(place, &folder),
+            "type": "Opaque",
+            "stringData": data,
+        }));
+    }
+    Ok(secrets)
+}
+
+fn listed(folder: &Utf8Path) -> Result<Vec<String>> {
+    let entries = folder
+        .read_dir_utf8()
+        .with_context(|| format!("cannot list {folder}"))?;
+    let names = entries.map(|entry| Ok(entry?.file_name().to_owned()));
+    names
+        .collect::<std::io::Result<Vec<_>>>()
+        .with_context(|| format!("cannot list {folder}"))
+}
+
+fn metadata(place: Place<'_>, name: &str) -> Value {
+    json!({"name": name, "namespace": place.namespace, "labels": {LABEL_RUN: place.run}})
+}
+
+/// Every document of these manifests, with references in the place of logical names.
+///
+/// # Errors
+/// [`crate::exit::Exit::Manifest`] for an image that does not belong to the run.
+pub(crate) fn of_manifests(
+    place: Place<'_>,
+    manifests: &Manifests,
+    references: &References<impl Named>,
+) -> Result<Vec<Value>> {
+    let mut documents = Vec::new();
+    for (service, mut document) in manifests.documents()? {
+        document["metadata"]["namespace"] = place.namespace.into();
+        document["metadata"]["labels"][LABEL_RUN] = place.run.into();
+        if document["kind"] == "Deployment" {
+            let name = document["metadata"]["name"].as_str().unwrap_or_default();
+            let mut workloads = manifests.workloads.iter();
+            let workload = workloads
+                .find(|workload| workload.service == service && workload.name() == name)
+                .with_context(|| format!("deploy/{service}.yaml has no Deployment {name}"))?;
+            let template = &mut document["spec"]["template"];
+            template["metadata"]["labels"][LABEL_RUN] = place.run.into();
+            put_in(&mut template["spec"], workload, references)?;
+        }
+        documents.push(document);
+    }
+    Ok(documents)
+}
+
+/// Both kinds of containers: what an init container runs is proved as well.
+fn put_in(pod: &mut Value, workload: &Workload, references: &References<impl Named>) -> Result<()> {
+    for list in ["initContainers", "containers"] {
+        let containers = pod.get_mut(list).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
+            let logical = container["image"].as_str().unwrap_or_default();
+            let reference = references.get(workload, logical)?.reference().to_owned();
+            container["image"] = reference.into();
+            // It is there, or nowhere: a node that asked a registry would run what that holds.
+            container["imagePullPolicy"] = "Never".into();
+        }
+    }
+    Ok(())
+}
+
+/// A Service of type NodePort for each workload of these manifests: the way in for tests. A pod
+/// that is not ready is reached as well, since what it answers then is what some of them ask.
+pub(crate) fn ways_in(place: Place<'_>, manifests: &Manifests, ports: &NodePorts) -> Vec<Value> {
+    let of_workload = |workload: &Workload| -> Option<Value> {
+        let inside = workload.ports();
+        let of_node = ports.get(workload.name())?;
+        let listed: Vec<Value> = inside
+            .iter()
+            .filter_map(|(name, port)| {
+                let node_port = of_node.get(name)?;
+                Some(json!({
+                    "name": format!("p{port}"), "port": port, "targetPort": port, "nodePort": node_port,
+                }))
+            })
+            .collect();
+        if listed.is_empty() {
+            return None;
+        }
+        let name = format!("{}-e2e", workload.name());
+        Some(json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": metadata(place, &name),
+            "spec": {
+                "type": "NodePort",
+                "selector": workload.selector(),
+                "publishNotReadyAddresses": true,
+                "ports": listed,
+            },
+        }))
+    };
+    manifests.workloads.iter().filter_map(of_workload).collect()
+}
+
+/// One document that holds all of these.
+pub(crate) fn list(documents: Vec<Value>) -> String {
+    json!({"apiVersion": "v1", "kind": "List", "items": documents}).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use camino::Utf8Path;
+    use serde_json::{Value, json};
+
+    use super::{Place, list, namespace, node_ports, of_manifests, secrets, ways_in};
+    use crate::manifest::{ImageNames, Manifests, References};
+
+    const SAMPLE: &str = r"apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec: {selector: {app: db}, ports: [{port: 5432}]}
+---
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: db}
+spec: {minAvailable: 1, selector: {matchLabels: {app: db}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: db}
+spec:
+  selector: {matchLabels: {app: db}}
+  template:
+    metadata: {labels: {app: db}}
+    spec:
+      initContainers: [{name: first, image: db}]
+      containers:
+        - name: db
+          image: db
+          ports: [{name: sql, containerPort: 5432}, {containerPort: 9}]
+";
+
+    const PLACE: Place<'_> = Place {
+        run: "r-1",
+        namespace: "ns",
+    };
+
+    fn manifests() -> Manifests {
+        let images = ImageNames {
+            own: ["db".to_owned()].into(),
+            ..ImageNames::default()
+        };
+        Manifests::parse("db", SAMPLE, &images).unwrap()
+    }
+
+    #[test]
+    fn every_document_goes_there_with_references_put_in() {
+        let references = References::planned_third_party(&["db".to_owned()]);
+        let documents = of_manifests(PLACE, &manifests(), &references).unwrap();
+        let kinds: Vec<&str> = documents
+            .iter()
+            .map(|document| document["kind"].as_str().unwrap())
+            .collect();
+        assert_eq!(kinds, ["Service", "PodDisruptionBudget", "Deployment"]);
+        for document in &documents {
+            assert_eq!(document["metadata"]["namespace"], "ns");
+            assert_eq!(document["metadata"]["labels"]["phase-zero.run"], "r-1");
+        }
+        let pod = &documents[2]["spec"]["template"]["spec"];
+        for container in [&pod["initContainers"][0], &pod["containers"][0]] {
+            assert_eq!(container["image"], "<db>");
+            assert_eq!(container["imagePullPolicy"], "Never");
+        }
+        // What is selected by is what was written.
+        let selector = &documents[2]["spec"]["selector"]["matchLabels"];
+        assert_eq!(*selector, json!({"app": "db"}));
+        let none = References::planned_third_party(&["other".to_owned()]);
+        let refused = of_manifests(PLACE, &manifests(), &none).unwrap_err();
+        assert!(refused.to_string().contains("`db` does not belong"));
+    }
+
+    #[test]
+    fn each_port_gets_one_of_the_node() {
+        let ports = node_ports(&manifests(), 30_000);
+        assert_eq!(ports["db"]["9"], 30_000);
+        assert_eq!(ports["db"]["sql"], 30_001);
+        let ways = ways_in(PLACE, &manifests(), &ports);
+        assert_eq!(ways.len(), 1);
+        assert_eq!(ways[0]["spec"]["selector"], json!({"app": "db"}));
+        assert_eq!(ways[0]["spec"]["ports"][1]["nodePort"], 30_001);
+        assert_eq!(ways[0]["spec"]["ports"][1]["targetPort"], 5432);
+    }
+
+    #[test]
+    fn a_folder_of_files_is_a_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let mounts = Utf8Path::from_path(folder.path()).unwrap();
+        fs::create_dir(mounts.join("db")).unwrap();
+        fs::write(mounts.join("db/password"), "p \"q\"").unwrap();
+        let text = list(secrets(PLACE, mounts).unwrap());
+        let read: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read["items"][0]["stringData"]["password"], "p \"q\"");
+        assert_eq!(read["items"][0]["metadata"]["namespace"], "ns");
+    }
+
+    #[test]
+    fn the_namespace_demands_what_production_demands() {
+        let labels = &namespace(PLACE)["metadata"]["labels"];
+        assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
+    }
+}

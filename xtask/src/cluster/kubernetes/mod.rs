@@ -1,0 +1,184 @@
+//! What is the same on every Kubernetes: kubectl with a kubeconfig of the run, the documents, the
+//! roll-out that is watched, and pods as the API server tells them. It knows no kind and no registry.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use camino::{Utf8Path, Utf8PathBuf};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::exit::{Exit, Failure};
+use crate::process::follow::{Follow, Followed};
+use crate::process::{self, Input, Invocation};
+
+pub(crate) mod documents;
+pub(crate) mod pod;
+pub(crate) mod roll_out;
+
+use pod::Pod;
+
+/// An answer of an API server on a busy host.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+
+/// kubectl as a run uses it: with its own kubeconfig, whatever the user's says.
+#[derive(Clone, Debug)]
+pub(crate) struct Kubectl {
+    /// The program, of the cluster's own version where that is to be had.
+    pub(crate) program: Utf8PathBuf,
+    /// In the folder of the run.
+    pub(crate) kubeconfig: Utf8PathBuf,
+    /// The namespace of the run.
+    pub(crate) namespace: String,
+}
+
+#[derive(Deserialize)]
+struct Items<T> {
+    items: Vec<T>,
+}
+
+impl Kubectl {
+    /// The command line up to what is asked. It keeps its caches away from those of the user.
+    pub(crate) fn invocation(&self) -> Invocation {
+        let cache = self.kubeconfig.with_extension("cache");
+        Invocation::new(self.program.as_str())
+            .env_remove("KUBECONFIG")
+            .arg(format!("--kubeconfig={}", self.kubeconfig))
+            .arg(format!("--cache-dir={cache}"))
+    }
+
+    /// Applies a document or a list of them, on the server's side. It comes by standard input:
+    /// Secrets stand on no command line.
+    ///
+    /// # Errors
+    /// With the server's own words.
+    pub(crate) fn apply(&self, documents: String) -> Result<()> {
+        let apply = self.invocation().args([
+            "apply",
+            "--server-side",
+            "--field-manager=phase-zero",
+            "--filename=-",
+        ]);
+        let input = Input::Bytes(documents.into_bytes());
+        let said = process::capture_with_input(&apply, &input, ANSWER_DEADLINE)?.stderr;
+        // Such a Deployment is taken, and not one pod of it is ever made.
+        let mut violations = said
+            .lines()
+            .filter(|line| line.contains("would violate PodSecurity"));
+        match violations.next() {
+            Some(violation) => Err(Failure::new(
+                Exit::Manifest,
+                format!("a manifest is not fit for production: {violation}"),
+            )
+            .hint("https://kubernetes.io/docs/concepts/security/pod-security-standards/ says what `restricted` demands")
+            .into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks for a path of the API: `/api/v1/...`.
+    ///
+    /// # Errors
+    /// With the server's own words.
+    pub(crate) fn raw(&self, path: &str) -> Result<String> {
+        let get = self.invocation().args(["get", "--raw", path]);
+        Ok(process::capture(&get, ANSWER_DEADLINE)?.stdout)
+    }
+
+    fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>> {
+        let text = self.raw(path)?;
+        let items: Items<T> = serde_json::from_str(&text)
+            .with_context(|| format!("cannot read what the API server answers for {path}"))?;
+        Ok(items.items)
+    }
+
+    /// Every pod of the namespace.
+    ///
+    /// # Errors
+    /// With the server's own words.
+    pub(crate) fn pods(&self) -> Result<Vec<Pod>> {
+        self.list(&format!("/api/v1/namespaces/{}/pods", self.namespace))
+    }
+
+    /// The last events of the namespace that are about something of this name, as sentences.
+    ///
+    /// # Errors
+    /// With the server's own words.
+    pub(crate) fn events(&self, name: &str) -> Result<Vec<String>> {
+        let path = format!("/api/v1/namespaces/{}/events", self.namespace);
+        let events: Vec<Value> = self.list(&path)?;
+        let about = events
+            .iter()
+            .filter(|event| event["involvedObject"]["name"] == name);
+        let told = about.map(|event| {
+            let text = |field: &str| event[field].as_str().unwrap_or_default();
+            format!("{} {}: {}", text("type"), text("reason"), text("message"))
+        });
+        Ok(told.collect())
+    }
+
+    /// Writes what a container has said, and its predecessor in the same pod before it. One that has
+    /// said nothing yet gets an empty file.
+    ///
+    /// # Errors
+    /// When the file cannot be written, or no answer comes.
+    pub(crate) fn save_log(&self, pod: &str, container: &str, path: &Utf8Path) -> Result<()> {
+        for which in ["--previous=true", "--previous=false"] {
+            let namespace = format!("--namespace={}", self.namespace);
+            let container = format!("--container={container}");
+            let logs = self
+                .invocation()
+                .args(["logs", pod, &container, &namespace, which]);
+            let captured = process::output(&logs, ANSWER_DEADLINE)?;
+            let mut file = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path)
+                .with_context(|| format!("cannot open {path}"))?;
+            // There is seldom one before, and one that was never started has no log.
+            if captured.code == 0 {
+                file.write_all(captured.stdout.as_bytes())
+                    .with_context(|| format!("cannot write {path}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What happens to pods from now on, beginning with those that are there.
+    ///
+    /// # Errors
+    /// When kubectl cannot be started.
+    pub(crate) fn watch_pods(&self, deadline: Duration) -> Result<Follow> {
+        let path = format!(
+            "/api/v1/namespaces/{}/pods?watch=true&timeoutSeconds={}",
+            self.namespace,
+            deadline.as_secs().max(1)
+        );
+        let watch = self.invocation().args(["get", "--raw", &path]);
+        Ok(Follow::start(&watch, Followed::Stdout, None, deadline)?)
+    }
+
+    /// Waits until a roll-out has ended well; kubectl watches it.
+    ///
+    /// # Errors
+    /// When it has not in time.
+    pub(crate) fn wait_for_roll_out(
+        &self,
+        namespace: &str,
+        deployment: &str,
+        deadline: Duration,
+    ) -> Result<()> {
+        let wait = self.invocation().args([
+            "rollout".to_owned(),
+            "status".to_owned(),
+            format!("deployment/{deployment}"),
+            format!("--namespace={namespace}"),
+            format!("--timeout={}s", deadline.as_secs()),
+        ]);
+        process::capture(&wait, deadline + ANSWER_DEADLINE)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! A roll-out that is watched: every pod that is ready counts, the first that will never be ends
+//! the wait. Nothing is asked again and again; the API server tells what changes.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+
+use super::Kubectl;
+use super::pod::Pod;
+use crate::exit::{Exit, Failure};
+use crate::process::ProcessError;
+use crate::report::live::Activity;
+
+/// A Deployment whose pods must be ready.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Its name.
+    pub(crate) deployment: String,
+    /// How its pods are found.
+    pub(crate) selector: BTreeMap<String, String>,
+    /// How many.
+    pub(crate) replicas: usize,
+}
+
+/// A line of a watch.
+#[derive(Deserialize)]
+struct Event {
+    #[serde(rename = "type")]
+    kind: String,
+    object: serde_json::Value,
+}
+
+/// What is known of the pods of a namespace.
+#[derive(Debug, Default)]
+struct Seen(BTreeMap<String, Pod>);
+
+/// How a roll-out stands.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    Ready,
+    /// What is waited for.
+    NotYet(String),
+    /// The pod, and why.
+    Failed(String, String),
+}
+
+impl Seen {
+    fn take(&mut self, line: &str) -> Result<()> {
+        let event: Event = serde_json::from_str(line).context("cannot read a line of a watch")?;
+        if event.kind == "ERROR" {
+            anyhow::bail!(
+                "the API server ended the watch: {}",
+                event.object["message"]
+            );
+        }
+        if !["ADDED", "MODIFIED", "DELETED"].contains(&event.kind.as_str()) {
+            return Ok(());
+        }
+        let pod: Pod = serde_json::from_value(event.object).context("cannot read a pod")?;
+        match event.kind.as_str() {
+            "DELETED" => self.0.remove(pod.name()),
+            _ => self.0.insert(pod.name().to_owned(), pod),
+        };
+        Ok(())
+    }
+
+    fn judge(&self, wanted: &[Wanted]) -> Verdict {
+        let pods = self.0.values().filter(|pod| !pod.is_going());
+        for pod in pods.clone() {
+            if let Some(failure) = pod.failure() {
+                return Verdict::Failed(pod.name().to_owned(), failure);
+            }
+        }
+        for one in wanted {
+            let of_it = pods.clone().filter(|pod| pod.matches(&one.selector));
+            let ready = of_it.clone().filter(|pod| pod.is_ready()).count();
+            if ready < one.replicas {
+                let states: Vec<String> = of_it.map(Pod::state).collect();
+                return Verdict::NotYet(match states.is_empty() {
+                    true => format!("{}: no pod yet", one.deployment),
+                    false => states.join(", "),
+                });
+            }
+        }
+        Verdict::Ready
+    }
+}
+
+/// Waits until every pod of `wanted` is ready.
+///
+/// # Errors
+/// [`Exit::Deploy`] with the reason, when one never will be or the time is over; a signal.
+pub(crate) fn wait(
+    kubectl: &Kubectl,
+    wanted: &[Wanted],
+    deadline: Duration,
+    activity: &Activity,
+) -> Result<()> {
+    let mut seen = Seen::default();
+    let watch = kubectl.watch_pods(deadline)?;
+    let mut last = "no pod yet".to_owned();
+    loop {
+        match watch.next_line() {
+            Ok(Some(line)) => seen.take(&line)?,
+            // A server ends its watches when it likes.
+            Ok(None) => {
+                watch.finish()?;
+                return Err(late(deadline, &last));
+            }
+            Err(ProcessError::Deadline { .. }) => return Err(late(deadline, &last)),
+            Err(error) => return Err(error.into()),
+        }
+        match seen.judge(wanted) {
+            Verdict::Ready => return Ok(()),
+            Verdict::NotYet(status) => {
+                activity.say(status.as_str());
+                last = status;
+            }
+            Verdict::Failed(pod, reason) => return Err(failed(kubectl, &pod, &reason)),
+        }
+    }
+}
+
+fn late(deadline: Duration, last: &str) -> anyhow::Error {
+    let seconds = deadline.as_secs();
+    Failure::new(Exit::Deploy, format!("not ready within {seconds} s: {last}"))
+        .hint("its log says what it waits for; `ready-deadline-seconds` in [package.metadata.e2e] gives it more time")
+        .into()
+}
+
+/// With the last of what the cluster itself noted of it.
+fn failed(kubectl: &Kubectl, pod: &str, reason: &str) -> anyhow::Error {
+    const EVENTS_MAX: usize = 3;
+    let mut message = reason.to_owned();
+    // The reason is known; that a server does not answer any more is another matter.
+    let events = kubectl.events(pod).unwrap_or_default();
+    for event in events.iter().rev().take(EVENTS_MAX).rev() {
+        message.push_str(&format!("\n  event: {event}"));
+    }
+    Failure::new(Exit::Deploy, message).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::json;
+
+    use super::{Seen, Verdict, Wanted};
+
+    fn wanted(replicas: usize) -> Vec<Wanted> {
+        vec![Wanted {
+            deployment: "gateway".to_owned(),
+            selector: BTreeMap::from([("app".to_owned(), "gateway".to_owned())]),
+            replicas,
+        }]
+    }
+
+    fn event(kind: &str, name: &str, app: &str, ready: bool) -> String {
+        let ready = if ready { "True" } else { "False" };
+        json!({"type": kind, "object": {
+            "metadata": {"name": name, "labels": {"app": app}},
+            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": ready}]},
+        }})
+        .to_string()
+    }
+
+    #[test]
+    fn ready_is_who_is_ready_now() {
+        let mut seen = Seen::default();
+        assert_eq!(
+            seen.judge(&wanted(1)),
+            Verdict::NotYet("gateway: no pod yet".to_owned())
+        );
+        seen.take(&event("ADDED", "a", "gateway", false)).unwrap();
+        seen.take(&event("ADDED", "o", "other", true)).unwrap();
+        assert_eq!(
+            seen.judge(&wanted(1)),
+            Verdict::NotYet("a: running, not ready".to_owned())
+        );
+        seen.take(&event("MODIFIED", "a", "gateway", true)).unwrap();
+        assert_eq!(seen.judge(&wanted(1)), Verdict::Ready);
+        assert!(matches!(seen.judge(&wanted(2)), Verdict::NotYet(_)));
+        seen.take(&event("DELETED", "a", "gateway", true)).unwrap();
+        assert!(matches!(seen.judge(&wanted(1)), Verdict::NotYet(_)));
+        seen.take(r#"{"type":"ERROR","object":{"message":"too old"}}"#)
+            .unwrap_err();
+    }
+
+    #[test]
+    fn the_first_that_will_never_be_ends_it() {
+        let mut seen = Seen::default();
+        let line = json!({"type": "ADDED", "object": {
+            "metadata": {"name": "a", "labels": {"app": "other"}},
+            "status": {"containerStatuses": [{"name": "c", "state": {"waiting": {"reason": "ErrImageNeverPull"}}}]},
+        }});
+        seen.take(&line.to_string()).unwrap();
+        assert!(
+            matches!(seen.judge(&wanted(1)), Verdict::Failed(pod, reason)
+            if pod == "a" && reason.contains("ErrImageNeverPull"))
+        );
+    }
+}

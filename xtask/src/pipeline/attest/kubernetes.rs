@@ -1,0 +1,202 @@
+//! The proof on Kubernetes: the node tells, through the API server, which image each container of
+//! each pod runs, init containers included; each process answers through the API server's own proxy,
+//! pod by pod, so that no Service can answer in the place of another.
+
+use std::thread;
+
+use anyhow::Result;
+
+use super::{Evidence, Finding, PROBES, ask_version, gathered, unused};
+use crate::cluster::kind::{Deployed, Kind};
+use crate::cluster::kubernetes::pod::{ContainerStatus, Pod, SpecContainer};
+use crate::manifest::{Named as _, Seen};
+use crate::pipeline::deploy::Deployment;
+use crate::report::live;
+use crate::threads::joined;
+
+/// Looks at every pod of the run: what was seen, and what differs from what was built.
+pub(super) fn look(deployment: &Deployment, kind: &Kind) -> Result<(Vec<Evidence>, Vec<String>)> {
+    let pods = kind.kubectl().pods()?;
+    let _activity = live::begin("attesting", format!("{} pods", pods.len()));
+    let deployed = kind.deployed();
+    let images = deployed
+        .iter()
+        .flat_map(|one| one.containers.values().chain(one.inits.values()));
+    let mut differences = unused(deployment, images);
+    // One that was told to go serves nobody any more.
+    let pods: Vec<&Pod> = pods.iter().filter(|pod| !pod.is_going()).collect();
+    let strangers = pods
+        .iter()
+        .filter(|pod| !deployed.iter().any(|one| pod.matches(&one.wanted.selector)));
+    differences.extend(strangers.map(|pod| {
+        format!(
+            "pod {} is in the namespace of the run, and the run has not put it there",
+            pod.name()
+        )
+    }));
+    let found = thread::scope(|scope| {
+        let mut looking = Vec::new();
+        for one in deployed {
+            let wanted = &one.wanted;
+            let of_it = pods.iter().filter(|pod| pod.matches(&wanted.selector));
+            let of_it: Vec<&Pod> = of_it.copied().collect();
+            if of_it.len() != wanted.replicas {
+                differences.push(format!(
+                    "{} has {} pods, not {}",
+                    wanted.deployment,
+                    of_it.len(),
+                    wanted.replicas
+                ));
+            }
+            for pod in of_it {
+                looking.push(scope.spawn(move || look_at(deployment, kind, one, pod)));
+            }
+        }
+        let looked: Vec<Result<Vec<Finding>>> = looking.into_iter().map(joined).collect();
+        looked
+    });
+    let found: Result<Vec<Vec<Finding>>> = found.into_iter().collect();
+    gathered(found?.into_iter().flatten().map(Ok).collect(), differences)
+}
+
+fn look_at(
+    deployment: &Deployment,
+    kind: &Kind,
+    deployed: &Deployed,
+    pod: &Pod,
+) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let (spec, status) = (&pod.spec, &pod.status);
+    let inits = sides(&spec.init_containers, &status.init_container_statuses);
+    for (asked, told) in inits {
+        let image = deployed.inits.get(&asked.name);
+        let mut finding = compare(deployed, pod, asked, told, image);
+        let ended = told.and_then(|told| told.state.terminated.as_ref());
+        if ended.is_none_or(|ended| ended.exit_code != 0) {
+            finding.differences.push(format!(
+                "init container {} of pod {} should have ended with 0",
+                asked.name,
+                pod.name()
+            ));
+        }
+        findings.push(finding);
+    }
+    let mains = sides(&spec.containers, &status.container_statuses);
+    for (asked, told) in mains {
+        let image = deployed.containers.get(&asked.name);
+        let mut finding = compare(deployed, pod, asked, told, image);
+        if told.is_none_or(|told| told.state.running.is_none()) {
+            finding
+                .differences
+                .push(format!("{} does not run", pod.state()));
+        } else if let Some(package) = image.and_then(Seen::package) {
+            let ask = || ask(kind, deployed, pod);
+            let (answer, differences) = ask_version(deployment, pod.name(), package, ask)?;
+            finding.differences.extend(differences);
+            if let Some(evidence) = &mut finding.evidence {
+                evidence.version = answer;
+            }
+        }
+        findings.push(finding);
+    }
+    Ok(findings)
+}
+
+/// What was asked for, beside what the node tells of it.
+fn sides<'a>(
+    asked: &'a [SpecContainer],
+    told: &'a [ContainerStatus],
+) -> impl Iterator<Item = (&'a SpecContainer, Option<&'a ContainerStatus>)> {
+    asked
+        .iter()
+        .map(|asked| (asked, told.iter().find(|told| told.name == asked.name)))
+}
+
+/// The image of a container, against what was built.
+fn compare(
+    deployed: &Deployed,
+    pod: &Pod,
+    asked: &SpecContainer,
+    told: Option<&ContainerStatus>,
+    image: Option<&Seen>,
+) -> Finding {
+    let mut finding = Finding::default();
+    let name = format!("{} of pod {}", asked.name, pod.name());
+    let Some(image) = image else {
+        finding.differences.push(format!(
+            "container {name} runs {}, and no manifest of the run has it",
+            asked.image
+        ));
+        return finding;
+    };
+    if asked.image != image.reference() {
+        finding.differences.push(format!(
+            "container {name} was started from {}, not from {}",
+            asked.image,
+            image.reference()
+        ));
+    }
+    let Some(told) = told else {
+        finding
+            .differences
+            .push(format!("the node tells nothing of container {name}"));
+        return finding;
+    };
+    // An image that was put on the node has the digest of its config for an ID.
+    if told.image_id != image.image_id() {
+        finding.differences.push(format!(
+            "container {name} runs image {}, built was {} ({})",
+            told.image_id,
+            image.image_id(),
+            image.reference()
+        ));
+    }
+    let is_init = deployed.inits.contains_key(&asked.name);
+    let running = told.state.running.as_ref();
+    finding.evidence = Some(Evidence {
+        service: deployed.service.clone(),
+        container: match is_init {
+            true => format!("{}-init-{}", deployed.wanted.deployment, asked.name),
+            false => deployed.wanted.deployment.clone(),
+        },
+        pod: Some(pod.name().to_owned()),
+        reference: asked.image.clone(),
+        image_id: told.image_id.clone(),
+        version: None,
+        started_at: running.map_or_else(String::new, |running| running.started_at.clone()),
+        restart_count: told.restart_count,
+    });
+    finding
+}
+
+/// Asks `/version` once.
+fn ask(kind: &Kind, deployed: &Deployed, pod: &Pod) -> Result<String, String> {
+    let Some(port) = deployed.ports.get(PROBES) else {
+        return Err(format!("no port is named `{PROBES}`"));
+    };
+    let kubectl = kind.kubectl();
+    let (namespace, name) = (&kubectl.namespace, pod.name());
+    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy/version");
+    kubectl.raw(&path).map_err(|error| format!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::sides;
+    use crate::cluster::kubernetes::pod::Pod;
+
+    #[test]
+    fn each_container_is_seen_beside_what_the_node_tells_of_it() {
+        let pod: Pod = serde_json::from_value(json!({
+            "spec": {"containers": [{"name": "a", "image": "x"}, {"name": "b", "image": "y"}]},
+            "status": {"containerStatuses": [{"name": "b", "imageID": "sha256:1"}]},
+        }))
+        .unwrap();
+        let seen: Vec<_> = sides(&pod.spec.containers, &pod.status.container_statuses).collect();
+        assert_eq!(seen[0].0.name, "a");
+        assert!(seen[0].1.is_none());
+        assert_eq!(seen[1].1.unwrap().image_id, "sha256:1");
+    }
+}
