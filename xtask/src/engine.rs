@@ -4,17 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::time::Duration;
 
 use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::exit::{Exit, Failure};
-use crate::process::{self, Invocation, interrupt};
+use crate::process::{Invocation, interrupt};
 use crate::report;
 
-mod ask;
+pub(crate) mod ask;
 mod bench;
 mod docker;
 pub mod dockerd;
@@ -268,15 +267,14 @@ impl Engine {
 
 /// Where an engine keeps everything, by its own word; nothing where it is on another machine.
 fn storage(engine: &Invocation, format: &str) -> Option<Utf8PathBuf> {
-    const DEADLINE: Duration = Duration::from_secs(20);
     let elsewhere = ["CONTAINER_HOST", "DOCKER_HOST"]
         .iter()
         .any(|name| std::env::var(name).is_ok_and(|address| !address.starts_with("unix:")));
     if elsewhere {
         return None;
     }
-    let ask = engine.clone().args(["info", "--format", format]);
-    let told = process::output(&ask, DEADLINE).ok()?;
+    let question = engine.clone().args(["info", "--format", format]);
+    let told = ask::output(&question).ok()?;
     let folder = Utf8PathBuf::from(told.stdout.trim());
     (told.code == 0 && folder.is_absolute() && folder.is_dir()).then_some(folder)
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::digest::Digest;
-use crate::engine::{Engine, EngineKind, left};
+use crate::engine::{Engine, EngineKind, ask, left};
 use crate::exit::{Exit, Failure};
 use crate::poll;
 use crate::process::{self, Invocation, interrupt};
@@ -44,8 +44,6 @@ const KIND_NETWORK: &str = "-kind";
 /// How the IDs of trials of an engine begin, which are no runs.
 pub(crate) const PROBE: &str = "phase-zero-probe-";
 
-/// How long the engine may take to list what it has.
-const LIST_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the engine may take to remove what a run made, in one attempt.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(90);
 const REMOVE_ATTEMPTS: u32 = 10;
@@ -607,7 +605,7 @@ fn labelled(engine: &Engine, label: &str, list: &[&str], format: &str) -> Result
         "--format",
         format,
     ]);
-    let captured = process::capture(&invocation, LIST_DEADLINE)?;
+    let captured = ask::capture(&invocation)?;
     let names = captured.stdout.lines().map(str::to_owned);
     Ok(match label.split_once('=') {
         Some((LABEL_RUN | LABEL_KIND, id)) => names.filter(|name| is_of_run(name, id)).collect(),
@@ -767,7 +765,7 @@ fn owners(engine: &Engine, label: &str) -> Result<BTreeMap<String, Owner>> {
             .args([kind, "inspect"])
             .args(names.iter().map(String::as_str));
         // One that has gone meanwhile makes this fail, and the rest is told all the same.
-        let output = process::output(&invocation, LIST_DEADLINE)?;
+        let output = ask::output(&invocation)?;
         let inspected: Vec<serde_json::Value> =
             serde_json::from_str(&output.stdout).with_context(|| {
                 format!("cannot read the answer of: {invocation}\n{}", output.stderr)

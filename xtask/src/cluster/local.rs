@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, anyhow};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::bundle::Bundle;
-use crate::engine::{ContainerFacts, Engine, EngineKind};
+use crate::engine::{ContainerFacts, Engine, EngineKind, ask};
 use crate::exit::{Exit, Failure};
 use crate::host::room::FIX_PORTS;
 use crate::manifest::{Manifests, Named, References, Seen};
@@ -149,7 +149,7 @@ impl Local {
     /// Containers on the run's network that are none of its own: they could answer in the place of
     /// one that was proved.
     pub(crate) fn strangers(&self) -> Result<Vec<String>> {
-        let ask = self.engine.invocation().args([
+        let question = self.engine.invocation().args([
             "ps",
             "--all",
             "--filter",
@@ -157,7 +157,7 @@ impl Local {
             "--format",
             "{{.Names}}",
         ]);
-        let listed = process::capture(&ask, MAKE_DEADLINE)?.stdout;
+        let listed = ask::capture(&question)?.stdout;
         let own = |name: &&str| {
             let mut known = self.inits.iter().chain(&self.containers);
             known.any(|one| one.name == **name)
@@ -660,7 +660,7 @@ fn mount_point(engine: &Engine, volume: &str) -> Result<Utf8PathBuf> {
         engine
             .invocation()
             .args(["volume", "inspect", "--format", "{{.Mountpoint}}", volume]);
-    let found = process::capture(&inspect, MAKE_DEADLINE)?;
+    let found = ask::capture(&inspect)?;
     Ok(Utf8PathBuf::from(found.stdout.trim()))
 }
 

@@ -12,7 +12,7 @@ use camino::Utf8PathBuf;
 use super::e2e;
 use crate::cache;
 use crate::cli;
-use crate::engine::Engine;
+use crate::engine::{Engine, ask};
 use crate::process;
 use crate::report;
 use crate::run::{self, State};
@@ -127,7 +127,7 @@ fn remove_images(engine: &Engine, archives: &BTreeSet<String>) -> Result<()> {
         .args(["images", "--filter"])
         .arg(format!("label={}", crate::run::LABEL_TARGET))
         .args(["--format", "{{.Repository}}:{{.Tag}}"]);
-    let listed = process::capture(&listing, IMAGES_DEADLINE)?.stdout;
+    let listed = ask::capture(&listing)?.stdout;
     let loaded = |reference: &&str| archives.contains(&archive_name(reference));
     let mut count = 0;
     for reference in listed.lines().filter(loaded) {

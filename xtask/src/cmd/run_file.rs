@@ -3,15 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 
-use crate::process::{self, Invocation};
-
-const ASK_DEADLINE: Duration = Duration::from_secs(20);
+use crate::engine::ask;
+use crate::process::Invocation;
 
 /// What a deployed run says of itself.
 #[derive(Debug, Deserialize)]
@@ -63,7 +61,7 @@ impl RunFile {
             .engine()
             .args(["port", container])
             .arg(format!("{port}/tcp"));
-        let output = process::output(&invocation, ASK_DEADLINE)?;
+        let output = ask::output(&invocation)?;
         let first = output.stdout.lines().next().map(str::to_owned);
         Ok(first.filter(|_| output.code == 0))
     }

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -14,15 +13,13 @@ use serde::Serialize;
 use super::print_data;
 use super::run_file::RunFile;
 use crate::cli;
-use crate::engine::Engine;
-use crate::process;
+use crate::engine::{Engine, ask};
 use crate::report::{self, table};
 use crate::run::{self, LABEL_CHECKOUT, Record, State};
 use crate::source::workspace::Workspace;
 
 /// How many ended runs people see; `--json` has all.
 const ENDED_MAX: usize = 10;
-const LIST_DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Serialize)]
 struct Status {
@@ -201,7 +198,7 @@ fn containers(workspace: &Workspace, state_directory: &Utf8Path) -> Result<Vec<C
             .invocation()
             .args(["ps", "--all", "--filter", &label])
             .args(["--format", "{{.Names}}\t{{.Status}}"]);
-        let listed = process::capture(&invocation, LIST_DEADLINE)?.stdout;
+        let listed = ask::capture(&invocation)?.stdout;
         containers.extend(listed.lines().filter_map(|line| {
             let (name, state) = line.split_once('\t')?;
             Some(Container {

@@ -1,5 +1,7 @@
 //! What the engine is asked, and how its answers are read. As many names as possible in one call:
-//! each call costs 50 to 100 ms.
+//! each call costs 50 to 100 ms. What changes nothing is asked here, and once more where no answer
+//! comes: beside the removal of a large run a `podman ps` was seen to wait for ever for a lock that
+//! the next one had at once.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,14 +13,19 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{Archive, Engine, EngineKind};
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::host::room::{self, Need};
-use crate::process::{self, Echo, Invocation};
+use crate::process::{self, Captured, Echo, Invocation, ProcessError, interrupt};
 
-/// An answer that changes nothing.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// One attempt at an answer.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(15);
+/// A log as a whole.
+const LOG_DEADLINE: Duration = Duration::from_secs(30);
 /// An archive of a few hundred megabytes on a slow disk.
 const LOAD_DEADLINE: Duration = Duration::from_secs(300);
+/// The fix where an engine is silent.
+const SILENT: &str =
+    "try the command by hand; an engine that is at work for somebody else answers later: run again";
 /// The fix where an archive is not what was written.
 pub(crate) const ARCHIVE_ANEW: &str = "run again: each run writes its archives anew";
 
@@ -141,6 +148,45 @@ struct InspectedPort {
     host_port: String,
 }
 
+/// Asks an engine something that changes nothing; an answer with another code than 0 is an error.
+///
+/// # Errors
+/// See [`ProcessError`]; [`Exit::Host`] when no answer came, asked twice.
+pub(crate) fn capture(question: &Invocation) -> Result<Captured> {
+    twice(ANSWER_DEADLINE, |deadline| {
+        process::capture(question, deadline)
+    })
+}
+
+/// The same, whatever the code.
+///
+/// # Errors
+/// As [`capture`]; never [`ProcessError::Failed`].
+pub(crate) fn output(question: &Invocation) -> Result<Captured> {
+    twice(ANSWER_DEADLINE, |deadline| {
+        process::output(question, deadline)
+    })
+}
+
+fn twice(
+    deadline: Duration,
+    ask: impl Fn(Duration) -> Result<Captured, ProcessError>,
+) -> Result<Captured> {
+    // Whoever is in a hurry has shortened the first attempt, and wants no second.
+    match ask(deadline) {
+        Err(ProcessError::Deadline { .. }) if !interrupt::is_short_of_time() => {}
+        answer => return Ok(answer?),
+    }
+    let late = match ask(deadline) {
+        Err(late @ ProcessError::Deadline { .. }) => late,
+        answer => return Ok(answer?),
+    };
+    let message =
+        format!("the engine gave no answer within {deadline:?}, and none when it was asked again");
+    let failure = Failure::new(Exit::Host, message).hint(SILENT);
+    Err(failure.caused_by(late).into())
+}
+
 impl Engine {
     /// Looks up images by their full names, with a tag or a digest; what the engine does not have is not in the answer.
     ///
@@ -253,7 +299,7 @@ impl Engine {
     /// When the engine does not give it.
     pub fn save_log(&self, container: &str, path: &Utf8Path) -> Result<()> {
         let logs = self.invocation().args(["logs", container]);
-        match process::stream(&logs, Some(path), Echo::Silent, ANSWER_DEADLINE)? {
+        match process::stream(&logs, Some(path), Echo::Silent, LOG_DEADLINE)? {
             0 => Ok(()),
             code => bail!("{logs} ended with {code}"),
         }
@@ -266,7 +312,7 @@ impl Engine {
     pub fn last_lines(&self, container: &str, lines: u32) -> Result<String> {
         let tail = lines.to_string();
         let logs = self.invocation().args(["logs", "--tail", &tail, container]);
-        let captured = process::output(&logs, ANSWER_DEADLINE)?;
+        let captured = output(&logs)?;
         Ok(format!("{}{}", captured.stdout, captured.stderr))
     }
 
@@ -276,7 +322,7 @@ impl Engine {
             .invocation()
             .args([kind, "inspect"])
             .args(names.iter().copied());
-        let output = process::output(&inspect, ANSWER_DEADLINE)?;
+        let output = output(&inspect)?;
         serde_json::from_str(&output.stdout)
             .with_context(|| format!("cannot read the answer of: {inspect}\n{}", output.stderr))
     }
@@ -322,5 +368,66 @@ fn container_facts(inspected: InspectedContainer) -> ContainerFacts {
         started_at: inspected.state.started_at,
         ports: ports.collect(),
         labels,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::time::Duration;
+
+    use super::{Captured, Invocation, ProcessError, process, twice};
+    use crate::exit::{Exit, Failure};
+    use crate::report;
+
+    const SHORT: Duration = Duration::from_millis(300);
+    const AMPLE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_question_without_an_answer_is_asked_again() {
+        let attempts = Cell::new(0);
+        let told = twice(SHORT, |deadline| {
+            attempts.set(attempts.get() + 1);
+            match attempts.get() {
+                1 => process::capture(&Invocation::new("sleep").arg("600"), deadline),
+                _ => process::capture(&Invocation::new("echo").arg("there"), AMPLE),
+            }
+        });
+        assert_eq!(told.unwrap().stdout, "there\n");
+        assert_eq!(attempts.get(), 2);
+    }
+
+    #[test]
+    fn it_is_asked_twice_and_not_more() {
+        let question = Invocation::new("sleep").arg("600");
+        let attempts = Cell::new(0);
+        let error = twice(SHORT, |deadline| {
+            attempts.set(attempts.get() + 1);
+            process::output(&question, deadline)
+        });
+        let error = error.unwrap_err();
+        assert_eq!(attempts.get(), 2);
+        assert_eq!(Failure::find(&error).unwrap().exit(), Exit::Host);
+        let text = report::error_text(&error);
+        let begins = "error: the engine gave no answer within 300ms, and none when it was asked again\n  because: command did not end within 300ms and was killed: sleep 600\nhint: ";
+        assert!(text.starts_with(begins), "{text}");
+    }
+
+    #[test]
+    fn an_answer_is_an_answer() {
+        let attempts = Cell::new(0);
+        let refused = twice(SHORT, |_| -> Result<Captured, ProcessError> {
+            attempts.set(attempts.get() + 1);
+            Err(ProcessError::Failed {
+                command: "podman ps".to_owned(),
+                code: 125,
+                stderr: "no".to_owned(),
+            })
+        });
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "command ended with 125: podman ps\n  no"
+        );
+        assert_eq!(attempts.get(), 1);
     }
 }

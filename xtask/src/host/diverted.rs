@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use crate::engine::{Engine, EngineKind};
+use crate::engine::{Engine, EngineKind, ask};
 use crate::process;
 
 /// The chain in which netavark, the network program of podman, publishes ports.
@@ -31,10 +31,10 @@ pub fn rules(engine: &Engine) -> Result<BTreeMap<u16, String>> {
     let Ok(rules) = process::capture(&list, ANSWER_DEADLINE) else {
         return Ok(BTreeMap::new());
     };
-    let ask = engine
+    let question = engine
         .invocation()
         .args(["ps", "--all", "--quiet", "--no-trunc"]);
-    let known = process::capture(&ask, ANSWER_DEADLINE)?.stdout;
+    let known = ask::capture(&question)?.stdout;
     Ok(stale(&rules.stdout, &known.lines().collect()))
 }
 

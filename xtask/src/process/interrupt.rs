@@ -151,6 +151,12 @@ pub fn is_hurried() -> bool {
     time_of(&HURRIED_SINCE).is_some()
 }
 
+/// Whether every deadline is a short one.
+#[must_use]
+pub fn is_short_of_time() -> bool {
+    hurried_since().is_some()
+}
+
 /// Since when every deadline is a short one: the second signal, or the first under a brief shield.
 pub(super) fn hurried_since() -> Option<Instant> {
     let brief = || match BRIEF.load(Ordering::SeqCst) {
