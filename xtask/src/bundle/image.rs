@@ -2,9 +2,10 @@
 //! reference that means another image there is refused, and never given a second meaning.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use anyhow::{Error, Result};
+use anyhow::{Context as _, Error, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Serialize;
 
@@ -13,7 +14,10 @@ use super::description::{self, ImageEntry, Packing};
 use crate::digest::Digest;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
-use crate::host;
+use crate::host::{
+    self,
+    room::{self, Need},
+};
 use crate::process::{self, Invocation};
 use crate::report::{self, live};
 
@@ -130,11 +134,10 @@ pub(super) fn provide(
         return Ok(described(Provided::AlreadyThere));
     }
     let length_bytes = check_archive(&archive, entry)?;
-    engine.demand_room(match entry.packing {
-        Packing::Readable { gzip: false } => length_bytes,
-        Packing::Readable { gzip: true } | Packing::Zstd { .. } => length_bytes * UNPACKED_RATIO,
-    })?;
-    let told = load(&archive, entry, engine)?;
+    let scratch = Scratch::make(name)?;
+    demand_room(entry, engine, length_bytes, &scratch)?;
+    let told = load(&archive, entry, engine, &scratch)?;
+    drop(scratch);
     check_loaded(&archive, entry, engine, &told)?;
     let what = format!(
         "{} from {}",
@@ -189,10 +192,79 @@ fn check_archive(archive: &Utf8Path, entry: &ImageEntry) -> Result<u64> {
     Ok(metadata.len())
 }
 
+/// Where podman puts the archive while it loads it, and what it takes from that: it leaves both
+/// behind when it is ended. What a command that was killed has left goes with the next one, since
+/// the caller holds the lock of this image.
+struct Scratch(Utf8PathBuf);
+
+impl Scratch {
+    fn make(name: &str) -> Result<Self> {
+        let folder = host::cache_directory()?.join(format!("bundle-loading-{name}"));
+        let scratch = Self(folder);
+        scratch.remove()?;
+        let Self(folder) = &scratch;
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {folder}"))?;
+        Ok(scratch)
+    }
+
+    fn remove(&self) -> Result<()> {
+        let Self(folder) = self;
+        match fs::remove_dir_all(folder) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {folder}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = self.remove() {
+            report::note(&format!("{error:#}"));
+        }
+    }
+}
+
+/// The image, and beside it the archive and its layers, twice, while they are loaded.
+fn demand_room(
+    entry: &ImageEntry,
+    engine: &Engine,
+    length_bytes: u64,
+    Scratch(folder): &Scratch,
+) -> Result<()> {
+    let unpacked_bytes = match entry.packing {
+        Packing::Readable { gzip: false } => length_bytes,
+        Packing::Readable { gzip: true } | Packing::Zstd { .. } => length_bytes * UNPACKED_RATIO,
+    };
+    let beside = Need {
+        what: "an archive while it is loaded",
+        path: folder.clone(),
+        // podman 4.3 had 2.0 GB there for an image of 713 MB.
+        bytes: 3 * unpacked_bytes,
+        files: 100,
+        fix: "free room there, or name a folder for caches on a larger disk: XDG_CACHE_HOME=<folder>",
+    };
+    let needs: Vec<Need> = engine
+        .need_of_image(unpacked_bytes)
+        .into_iter()
+        .chain([beside])
+        .collect();
+    room::demand(&room::judge_disks(&needs, room::space))
+}
+
 /// Gives what the engine says of it.
-fn load(archive: &Utf8Path, entry: &ImageEntry, engine: &Engine) -> Result<String> {
+fn load(
+    archive: &Utf8Path,
+    entry: &ImageEntry,
+    engine: &Engine,
+    Scratch(folder): &Scratch,
+) -> Result<String> {
     let _activity = live::begin("loading", entry.reference.as_str());
-    let load = engine.invocation().args(["load", "--quiet"]);
+    let load = engine
+        .invocation()
+        .env("TMPDIR", folder.as_str())
+        .args(["load", "--quiet"]);
     let loaded = match entry.packing {
         Packing::Readable { .. } => {
             let load = load.args(["--input", archive.as_str()]);

@@ -246,7 +246,8 @@ impl Engine {
         let path = archive.path();
         if let Ok(metadata) = fs::metadata(path) {
             // Of one that is not there the engine says so.
-            self.demand_room(metadata.len())?;
+            let need = self.need_of_image(metadata.len());
+            room::demand(&room::judge_disks(need.as_slice(), room::space))?;
         }
         process::capture(&self.load_invocation(path), LOAD_DEADLINE).map_err(|error| {
             Failure::new(error.exit(), format!("the engine does not load {path}"))
@@ -256,23 +257,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Refuses what is larger than the room for images.
-    ///
-    /// # Errors
-    /// [`crate::exit::Exit::Host`], with sizes and fix.
-    pub(crate) fn demand_room(&self, length_bytes: u64) -> Result<()> {
-        let Some(storage) = &self.storage else {
-            return Ok(());
-        };
-        let need = Need {
+    /// What an archive of this length, unpacked, needs where the engine keeps images; nothing where
+    /// that cannot be looked at.
+    pub(crate) fn need_of_image(&self, length_bytes: u64) -> Option<Need> {
+        let storage = self.storage.as_ref()?;
+        Some(Need {
             what: "an unpacked image",
             path: storage.clone(),
             // Of an archive of 357 MB there were 374 MB in the engine: small files take whole blocks.
             bytes: length_bytes + length_bytes / 10,
             files: 100,
             fix: "free room there: `cargo xtask clean --images` removes the images that were built here",
-        };
-        room::demand(&room::judge_disks(&[need], room::space))
+        })
     }
 
     /// How an archive is loaded. `podman load` unpacks the whole archive into a folder first, to see

@@ -168,6 +168,8 @@ fn an_image_is_loaded_once() {
     let archive = desk.tree.path("bundle/postgres.tar");
     let load = format!("load --quiet --input {archive}");
     assert_eq!(desk.calls("load"), [load]);
+    let left = desk.tree.path("cache/phase-zero/bundle-loading-postgres");
+    assert!(!left.exists());
 
     // Its archive is not asked for any more.
     fs::remove_file(archive).unwrap();
