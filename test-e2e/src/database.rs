@@ -45,8 +45,9 @@ impl Database {
             .containers
             .first()
             .ok_or("postgres has no container")?;
-        let port = service.ports.get("postgres").copied().unwrap_or(5432);
-        let address = run.engine.address(container, port)?;
+        let cluster = run.cluster();
+        let published = cluster.published(service, container, "postgres", 5432)?;
+        let address = published.address()?;
         let (user, password) = match login {
             Login::Owner => ("datastorage_owner", "datastorage-owner"),
             Login::Service => ("datastorage", "datastorage"),

@@ -1,21 +1,18 @@
-//! The container engine, by its command line. Ports and states are asked at each use: an engine
-//! may publish another port after a restart.
+//! Containers of an engine, podman or docker, by its command line.
 
 use std::net::SocketAddr;
 use std::process::{Command, Output};
+use std::time::Duration;
 
+use crate::child;
+use crate::cluster::{Action, State};
+use crate::poll::{Look, try_eventually};
 use crate::run::EngineCommand;
 
-/// What a container says of itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// Its process is there and runs.
-    Running,
-    /// Its process is there and frozen.
-    Paused,
-    /// Its process has ended or is about to.
-    Stopped,
-}
+/// How long one call may take, that to stop a container and to wait for it among them.
+const CALL_WITHIN: Duration = Duration::from_secs(60);
+/// How long the engine may take to do what it is told.
+const ACTED_WITHIN: Duration = Duration::from_secs(15);
 
 impl EngineCommand {
     /// Runs the engine with these arguments and gives its standard output.
@@ -28,17 +25,9 @@ impl EngineCommand {
     }
 
     fn output(&self, arguments: &[&str]) -> Result<Output, String> {
-        let line = || format!("{} {}", self.program.display(), arguments.join(" "));
-        let output = Command::new(&self.program)
-            .args(arguments)
-            .envs(&self.environment)
-            .output()
-            .map_err(|error| format!("{}: {error}", line()))?;
-        if output.status.success() {
-            return Ok(output);
-        }
-        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        Err(format!("{}: {}: {said}", line(), output.status))
+        let mut command = Command::new(&self.program);
+        command.args(arguments).envs(&self.environment);
+        child::output(&mut command, CALL_WITHIN)
     }
 
     /// Where a port of a container is published.
@@ -52,16 +41,45 @@ impl EngineCommand {
         first.parse().map_err(error)
     }
 
-    /// What has come of a container.
+    /// What has come of these containers, in their order.
     ///
     /// # Errors
-    /// When there is no such container.
-    pub fn state(&self, container: &str) -> Result<State, String> {
-        let text = self.run(&["inspect", "--format", "{{.State.Status}}", container])?;
-        Ok(match text.trim() {
-            "running" => State::Running,
-            "paused" => State::Paused,
-            _ => State::Stopped,
+    /// When one of them is not there.
+    pub fn states(&self, containers: &[&str]) -> Result<Vec<State>, String> {
+        let inspect = ["container", "inspect", "--format", "{{.State.Status}}"];
+        let text = self.run(&[&inspect, containers].concat())?;
+        let states: Vec<State> = text.lines().map(state).collect();
+        if states.len() == containers.len() {
+            return Ok(states);
+        }
+        Err(format!("of {containers:?} the states are told as {text}"))
+    }
+
+    /// Does it, and waits until the container is as it should then be.
+    ///
+    /// # Errors
+    /// What the engine said, and what was last seen, when that does not come in time.
+    pub fn act(&self, container: &str, action: Action) -> Result<(), String> {
+        let seconds;
+        let mut command = vec![action.name()];
+        if let Action::Stop { drain_seconds } = action {
+            seconds = drain_seconds.to_string();
+            command.extend(["-t", &seconds]);
+        }
+        command.push(container);
+        let mut said = self.run(&command);
+        // The engine sees the effect of a signal in its own time, and holds the ports of a process
+        // that has just ended for a moment more.
+        try_eventually(ACTED_WITHIN, || {
+            match self.states(&[container]).as_deref() {
+                Ok([state]) if *state == action.effect() => Look::Seen(()),
+                state => {
+                    if action.effect() == State::Running && said.is_err() {
+                        said = self.run(&command);
+                    }
+                    Look::NotYet(format!("{state:?} after {said:?}"))
+                }
+            }
         })
     }
 
@@ -133,20 +151,22 @@ impl EngineCommand {
     }
 }
 
+fn state(status: &str) -> State {
+    match status.trim() {
+        "running" => State::Running,
+        "paused" => State::Paused,
+        _ => State::Stopped,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_command_that_fails_is_shown() {
-        let engine = EngineCommand {
-            program: "/bin/cat".into(),
-            environment: [].into(),
-        };
-        let error = engine.run(&["/absent"]).expect_err("no such file");
-        assert!(
-            error.starts_with("/bin/cat /absent: exit status: 1: "),
-            "{error}"
-        );
+    fn a_status_that_is_neither_is_an_end() {
+        let told = ["running", "paused ", "exited", "stopping", "created"].map(state);
+        let (running, paused, stopped) = (State::Running, State::Paused, State::Stopped);
+        assert_eq!(told, [running, paused, stopped, stopped, stopped]);
     }
 }

@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::run::{EngineCommand, Run};
+use crate::cluster::Published;
+use crate::run::Run;
 
 /// The deadline of one call; longer than any that a service sets itself.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,9 +38,9 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// One port of one service, and the token to use there.
 #[derive(Debug)]
 pub struct Api {
-    engine: EngineCommand,
-    container: String,
-    port: u16,
+    published: Published,
+    // For messages: container and port.
+    name: String,
     token: Option<String>,
     // Asked of the engine at first, and anew after each fault and each connection that failed.
     address: Mutex<Option<Known>>,
@@ -111,16 +112,27 @@ impl Api {
         let Some(container) = service.containers.first() else {
             panic!("{service_name} has no container");
         };
-        Self::of_container(&run.engine, container, *number)
+        Self::of_container(run, service_name, container, port, *number)
     }
 
-    /// A port of one container.
+    /// A named port of one of a service's containers; `usual` is its number where the service does
+    /// not name it.
+    ///
+    /// # Panics
+    /// When the run has no such service or does not publish the port.
     #[must_use]
-    pub fn of_container(engine: &EngineCommand, container: &str, port: u16) -> Self {
+    #[track_caller]
+    pub fn of_container(run: &Run, service: &str, container: &str, port: &str, usual: u16) -> Self {
+        let published = run
+            .cluster()
+            .published(run.service(service), container, port, usual);
+        let published = match published {
+            Ok(published) => published,
+            Err(error) => panic!("{error}"),
+        };
         Self {
-            engine: engine.clone(),
-            container: container.to_owned(),
-            port,
+            published,
+            name: format!("{container}:{port}"),
             token: None,
             address: Mutex::new(None),
         }
@@ -214,7 +226,7 @@ impl Api {
         path: &str,
         finish: impl FnOnce(RequestBuilder) -> RequestBuilder,
     ) -> Result<Answer, NoAnswer> {
-        let call = format!("{method} {}:{}{path}", self.container, self.port);
+        let call = format!("{method} {}{path}", self.name);
         let address = self.address(&call)?;
         let mut request = SHARED.1.request(method, format!("http://{address}{path}"));
         if let Some(token) = &self.token {
@@ -246,7 +258,7 @@ impl Api {
         if let Some(known) = known.filter(|known| known.faults == faults) {
             return Ok(known.address);
         }
-        let asked = self.engine.address(&self.container, self.port);
+        let asked = self.published.address();
         let address = asked.map_err(|error| NoAnswer(format!("{call}: {error}")))?;
         Ok(known.insert(Known { address, faults }).address)
     }

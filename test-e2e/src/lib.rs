@@ -3,6 +3,8 @@
 //! their wire types and names.
 
 pub mod audit;
+pub mod child;
+pub mod cluster;
 pub mod config_map;
 pub mod crowd;
 pub mod database;

@@ -29,10 +29,10 @@ impl Metrics {
     #[track_caller]
     pub fn scrape(run: &Run, service: &str) -> Self {
         let deployed = run.service(service);
-        let port = deployed.ports.get("metrics").copied().unwrap_or(9090);
         let mut samples = Vec::new();
         for container in &deployed.containers {
-            let answer = Api::of_container(&run.engine, container, port).get("/metrics");
+            let answer =
+                Api::of_container(run, service, container, "metrics", 9090).get("/metrics");
             samples.extend(answer.expect(200).body.lines().filter_map(parse));
         }
         Self(samples)

@@ -12,6 +12,8 @@ use std::time::SystemTime;
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::cluster::Cluster;
+
 /// `run.json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Run {
@@ -165,7 +167,7 @@ impl Run {
             .iter()
             .map(|(_, container, _)| *container)
             .collect();
-        let run = self.engine.image_ids(&containers)?;
+        let run = self.cluster().image_ids(&containers)?;
         for ((name, container, proved), runs) in deployed.into_iter().zip(run) {
             if runs != proved {
                 let what = format!("{container} runs {runs}, and {proved} was proved");
@@ -196,6 +198,12 @@ impl Run {
             "{changed} since run {id} was deployed: {what}. \
              `cargo xtask e2e {target} --keep always` deploys what is there now"
         )
+    }
+
+    /// Where it is deployed.
+    #[must_use]
+    pub fn cluster(&self) -> Cluster {
+        Cluster::Local(self.engine.clone())
     }
 
     /// One of the deployed services.

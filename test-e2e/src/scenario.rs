@@ -113,12 +113,13 @@ impl Scenario {
     /// All lines that a service has written.
     ///
     /// # Panics
-    /// When the engine does not know its containers.
+    /// When the cluster does not know its containers.
     #[must_use]
     #[track_caller]
     pub fn logs(&self, service: &str) -> String {
         let containers = self.run.service(service).containers.iter();
-        let text = containers.map(|name| self.run.engine.logs(name));
+        let cluster = self.run.cluster();
+        let text = containers.map(|name| cluster.logs(name));
         match text.collect::<Result<Vec<_>, _>>() {
             Ok(logs) => logs.join("\n"),
             Err(error) => panic!("{error}"),
@@ -129,7 +130,7 @@ impl Scenario {
     /// `value`.
     ///
     /// # Panics
-    /// When the engine does not know its containers.
+    /// When the cluster does not know its containers.
     #[must_use]
     #[track_caller]
     pub fn log_lines(&self, service: &str, field: &str, value: &str) -> Vec<Value> {
