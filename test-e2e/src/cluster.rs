@@ -2,8 +2,11 @@
 //! one replica of a service is a container here, whatever the cluster calls it. Ports and states
 //! are asked at each use: an engine may publish another port after a restart.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
+use crate::kubernetes::Namespace;
 use crate::run::{EngineCommand, Service};
 
 /// What a container says of itself.
@@ -64,6 +67,10 @@ impl Action {
 pub struct Started {
     /// When, in the cluster's own words.
     pub at: String,
+    /// Its pod, on Kubernetes.
+    pub pod: Option<String>,
+    /// How many processes its container has had before, each ended by the cluster or by a fault.
+    pub restart_count: u64,
 }
 
 /// A port of a container, at the container of the engine that publishes it.
@@ -72,7 +79,19 @@ pub struct Published {
     engine: EngineCommand,
     container: String,
     port: u16,
+    lasts: Lasts,
 }
+
+/// For how long a port is published at the same address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lasts {
+    UntilRestart,
+    /// What publishes it, the node, is never restarted.
+    Always,
+}
+
+/// The addresses that last, by container and port.
+static LASTING: Mutex<BTreeMap<(String, u16), SocketAddr>> = Mutex::new(BTreeMap::new());
 
 impl Published {
     /// Where it is published now.
@@ -80,7 +99,17 @@ impl Published {
     /// # Errors
     /// When it is not, or the container is down.
     pub fn address(&self) -> Result<SocketAddr, String> {
-        self.engine.address(&self.container, self.port)
+        if self.lasts == Lasts::UntilRestart {
+            return self.engine.address(&self.container, self.port);
+        }
+        let mut lasting = LASTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (self.container.clone(), self.port);
+        if let Some(address) = lasting.get(&key) {
+            return Ok(*address);
+        }
+        let address = self.engine.address(&self.container, self.port)?;
+        lasting.insert(key, address);
+        Ok(address)
     }
 }
 
@@ -89,6 +118,8 @@ impl Published {
 pub enum Cluster {
     /// Containers of the engine.
     Local(EngineCommand),
+    /// Deployments of one replica each.
+    Kubernetes(Namespace),
 }
 
 impl Cluster {
@@ -109,7 +140,19 @@ impl Cluster {
                 engine: engine.clone(),
                 container: container.to_owned(),
                 port: service.ports.get(port).copied().unwrap_or(usual),
+                lasts: Lasts::UntilRestart,
             }),
+            Self::Kubernetes(namespace) => {
+                let (engine, node) = namespace.node();
+                let number = service.node_ports.get(port);
+                let missing = || format!("{container} has no node port for {port}");
+                Ok(Published {
+                    engine: engine.clone(),
+                    container: node.to_owned(),
+                    port: *number.ok_or_else(missing)?,
+                    lasts: Lasts::Always,
+                })
+            }
         }
     }
 
@@ -123,6 +166,7 @@ impl Cluster {
         }
         match self {
             Self::Local(engine) => engine.states(containers),
+            Self::Kubernetes(namespace) => namespace.states(containers),
         }
     }
 
@@ -133,6 +177,7 @@ impl Cluster {
     pub fn image_ids(&self, containers: &[&str]) -> Result<Vec<String>, String> {
         match self {
             Self::Local(engine) => engine.image_ids(containers),
+            Self::Kubernetes(namespace) => namespace.image_ids(containers),
         }
     }
 
@@ -143,6 +188,7 @@ impl Cluster {
     pub fn restarts(&self, container: &str) -> Result<u64, String> {
         match self {
             Self::Local(engine) => engine.restarts(container),
+            Self::Kubernetes(namespace) => namespace.restarts(container),
         }
     }
 
@@ -152,7 +198,12 @@ impl Cluster {
     /// When there is none.
     pub fn started(&self, container: &str) -> Result<Started, String> {
         match self {
-            Self::Local(engine) => engine.started_at(container).map(|at| Started { at }),
+            Self::Local(engine) => Ok(Started {
+                at: engine.started_at(container)?,
+                pod: None,
+                restart_count: engine.restarts(container)?,
+            }),
+            Self::Kubernetes(namespace) => namespace.started(container),
         }
     }
 
@@ -163,6 +214,7 @@ impl Cluster {
     pub fn exit_code(&self, container: &str) -> Result<i32, String> {
         match self {
             Self::Local(engine) => engine.exit_code(container),
+            Self::Kubernetes(namespace) => namespace.exit_code(container),
         }
     }
 
@@ -173,6 +225,7 @@ impl Cluster {
     pub fn logs(&self, container: &str) -> Result<String, String> {
         match self {
             Self::Local(engine) => engine.logs(container),
+            Self::Kubernetes(namespace) => namespace.logs(container),
         }
     }
 
@@ -183,7 +236,79 @@ impl Cluster {
     pub fn act(&self, container: &str, action: Action) -> Result<(), String> {
         let acted = match self {
             Self::Local(engine) => engine.act(container, action),
+            Self::Kubernetes(namespace) => namespace.act(container, action),
         };
         acted.map_err(|error| format!("{container} cannot be told to {}: {error}", action.name()))
+    }
+
+    /// So many replicas in the place of one, all of them ready.
+    ///
+    /// # Errors
+    /// When the cluster cannot, and when they are not ready in time.
+    pub fn scale(&self, container: &str, replicas: u32) -> Result<(), String> {
+        let scaled = match self {
+            Self::Local(_) => Err(
+                "the engine has nothing that spreads calls over replicas: run with `--cluster kind`"
+                    .to_owned(),
+            ),
+            Self::Kubernetes(namespace) => namespace.scale(container, replicas),
+        };
+        scaled.map_err(|error| format!("{container} cannot have {replicas} replicas: {error}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kubernetes::Access;
+
+    fn engine(program: &str) -> EngineCommand {
+        EngineCommand {
+            program: program.into(),
+            environment: BTreeMap::new(),
+        }
+    }
+
+    fn service() -> Service {
+        let text =
+            r#"{"containers": ["a"], "ports": {"http": 8080}, "node_ports": {"http": 30001}}"#;
+        serde_json::from_str(text).expect("a service")
+    }
+
+    #[test]
+    fn a_port_is_published_by_its_container_or_by_the_node() {
+        let local = Cluster::Local(engine("podman"));
+        let told = |published: Published| (published.container, published.port, published.lasts);
+        let published =
+            |cluster: &Cluster, port: &str| cluster.published(&service(), "a", port, 9).map(told);
+        let by = |name: &str, port, lasts| Ok((name.to_owned(), port, lasts));
+        assert_eq!(
+            published(&local, "http"),
+            by("a", 8080, Lasts::UntilRestart)
+        );
+        assert_eq!(published(&local, "other"), by("a", 9, Lasts::UntilRestart));
+        let access = Access {
+            kubectl: "kubectl".into(),
+            kubeconfig: "k".into(),
+            namespace: "n".to_owned(),
+            node: "node".to_owned(),
+        };
+        let namespace = Namespace::new(&access, &engine("podman"), "r".as_ref());
+        let kubernetes = Cluster::Kubernetes(namespace);
+        assert_eq!(
+            published(&kubernetes, "http"),
+            by("node", 30001, Lasts::Always)
+        );
+        let missing = Err("a has no node port for other".to_owned());
+        assert_eq!(published(&kubernetes, "other"), missing);
+    }
+
+    #[test]
+    fn replicas_want_kubernetes() {
+        let error = Cluster::Local(engine("podman"))
+            .scale("a", 2)
+            .expect_err("refused");
+        assert!(error.contains("a cannot have 2 replicas"), "{error}");
+        assert!(error.contains("--cluster kind"), "{error}");
     }
 }

@@ -1,19 +1,35 @@
-//! Files of a ConfigMap, changed while the service runs, as the kubelet does it: a new file takes
-//! the place of the old in one step.
+//! Files of a ConfigMap, changed while the service runs: by the kubelet, or as it does it, where a
+//! new file takes the place of the old in one step.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::cluster::Cluster;
+use crate::kubernetes::Namespace;
 use crate::run::Run;
 
 /// One file of one service's ConfigMap.
 #[derive(Debug)]
 pub struct ConfigFile {
-    path: PathBuf,
+    place: Place,
     lock: PathBuf,
+}
+
+/// Where its content stands.
+#[derive(Debug)]
+enum Place {
+    /// In a file of the host, which the container sees.
+    Host(PathBuf),
+    /// In the cluster.
+    Kubernetes {
+        namespace: Namespace,
+        /// Of the service and of its ConfigMap.
+        name: String,
+        key: String,
+    },
 }
 
 /// What a file held before; put back when this is dropped.
@@ -32,11 +48,19 @@ impl ConfigFile {
     #[must_use]
     #[track_caller]
     pub fn of(run: &Run, service: &str, key: &str) -> Self {
-        let Some(directory) = run.service(service).config_maps.get(service) else {
-            panic!("{service} has no ConfigMap of its name");
+        let place = match run.cluster() {
+            Cluster::Local(_) => match run.service(service).config_maps.get(service) {
+                Some(directory) => Place::Host(directory.join(key)),
+                None => panic!("{service} has no ConfigMap of its name"),
+            },
+            Cluster::Kubernetes(namespace) => Place::Kubernetes {
+                namespace,
+                name: service.to_owned(),
+                key: key.to_owned(),
+            },
         };
         Self {
-            path: directory.join(key),
+            place,
             lock: run
                 .run_directory
                 .join(format!("config-{service}-{key}.lock")),
@@ -87,20 +111,36 @@ impl ConfigFile {
     #[must_use]
     #[track_caller]
     pub fn read(&self) -> String {
-        match fs::read_to_string(&self.path) {
+        let read = match &self.place {
+            Place::Host(path) => {
+                fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))
+            }
+            Place::Kubernetes {
+                namespace,
+                name,
+                key,
+            } => namespace.config(name, key),
+        };
+        match read {
             Ok(text) => text,
-            Err(error) => panic!("{}: {error}", self.path.display()),
+            Err(error) => panic!("{error}"),
         }
     }
 
     #[track_caller]
     fn write(&self, content: &str) {
-        let new = self.path.with_extension("new");
-        let written = fs::write(&new, content)
-            .and_then(|()| fs::set_permissions(&new, Permissions::from_mode(0o644)))
-            .and_then(|()| fs::rename(&new, &self.path));
+        let written = match &self.place {
+            Place::Host(path) => {
+                write_file(path, content).map_err(|error| format!("{}: {error}", path.display()))
+            }
+            Place::Kubernetes {
+                namespace,
+                name,
+                key,
+            } => namespace.set_config(name, key, content),
+        };
         if let Err(error) = written {
-            panic!("{}: {error}", self.path.display());
+            panic!("{error}");
         }
     }
 
@@ -113,6 +153,13 @@ impl ConfigFile {
             Err(error) => panic!("{}: {error}", self.lock.display()),
         }
     }
+}
+
+fn write_file(path: &Path, content: &str) -> std::io::Result<()> {
+    let new = path.with_extension("new");
+    fs::write(&new, content)?;
+    fs::set_permissions(&new, Permissions::from_mode(0o644))?;
+    fs::rename(&new, path)
 }
 
 impl Drop for Replaced<'_> {
@@ -131,11 +178,12 @@ mod tests {
     #[test]
     fn what_many_add_at_once_is_all_there() {
         let folder = tempfile::tempdir().expect("a directory");
+        let path = folder.path().join("inventory.json");
         let file = ConfigFile {
-            path: folder.path().join("inventory.json"),
+            place: Place::Host(path.clone()),
             lock: folder.path().join("lock"),
         };
-        fs::write(&file.path, r#"{"workloads":[]}"#).expect("written");
+        fs::write(&path, r#"{"workloads":[]}"#).expect("written");
         crate::crowd::together(8, |index| {
             file.add_to_inventory("workloads", &[json!({"name": index})]);
         });

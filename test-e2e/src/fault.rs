@@ -1,4 +1,4 @@
-//! Faults: a service or the database is stopped, frozen or killed, and brought back. Each is
+//! Faults: a service or the database is stopped, frozen, killed or scaled, and brought back. Each is
 //! written to `faults.jsonl` before it is made, so that the run expects it; any other restart
 //! fails the run.
 
@@ -33,7 +33,13 @@ const DRAIN_SECONDS_POSTGRES: u32 = 2;
 pub struct Fault<'run> {
     run: &'run Run,
     service: String,
-    remedy: Option<Action>,
+    remedy: Option<Remedy>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Remedy {
+    Act(Action),
+    OneReplica,
 }
 
 /// Ends the service's processes as a rollout would: SIGTERM, and time to drain.
@@ -44,24 +50,33 @@ pub fn stop<'run>(run: &'run Run, service: &str) -> Fault<'run> {
         _ => DRAIN_SECONDS,
     };
     act(run, service, Action::Stop { drain_seconds });
-    fault(run, service, Action::Start)
+    fault(run, service, Remedy::Act(Action::Start))
 }
 
 /// Ends the service's processes at once, as a crash would.
 #[track_caller]
 pub fn kill<'run>(run: &'run Run, service: &str) -> Fault<'run> {
     act(run, service, Action::Kill);
-    fault(run, service, Action::Start)
+    fault(run, service, Remedy::Act(Action::Start))
 }
 
 /// Freezes the service's processes: connections stay open, and nothing answers.
 #[track_caller]
 pub fn pause<'run>(run: &'run Run, service: &str) -> Fault<'run> {
     act(run, service, Action::Pause);
-    fault(run, service, Action::Unpause)
+    fault(run, service, Remedy::Act(Action::Unpause))
 }
 
-fn fault<'run>(run: &'run Run, service: &str, remedy: Action) -> Fault<'run> {
+/// Gives the service so many replicas, all of them ready, in the place of one. Kubernetes alone can.
+#[track_caller]
+pub fn scale<'run>(run: &'run Run, service: &str, replicas: u32) -> Fault<'run> {
+    if let Err(error) = try_scale(run, service, replicas) {
+        panic!("{error}");
+    }
+    fault(run, service, Remedy::OneReplica)
+}
+
+fn fault<'run>(run: &'run Run, service: &str, remedy: Remedy) -> Fault<'run> {
     Fault {
         run,
         service: service.to_owned(),
@@ -86,7 +101,10 @@ impl Fault<'_> {
         let Some(remedy) = self.remedy.take() else {
             return Ok(());
         };
-        try_act(self.run, &self.service, remedy)?;
+        match remedy {
+            Remedy::Act(action) => try_act(self.run, &self.service, action)?,
+            Remedy::OneReplica => try_scale(self.run, &self.service, 1)?,
+        }
         wait_until_ready(self.run, &self.service, READY_WITHIN)?;
         wait_until_all_reach(self.run, READY_WITHIN)
     }
@@ -111,23 +129,46 @@ fn act(run: &Run, service: &str, action: Action) {
 
 fn try_act(run: &Run, service: &str, action: Action) -> Result<(), String> {
     let cluster = run.cluster();
-    let journal = run.run_directory.join("faults.jsonl");
     for container in &run.service(service).containers {
-        let restarts = cluster.restarts(container)?;
-        append(
-            &journal,
-            &json!({"at": now(), "service": service, "container": container, "action": action.name(), "restarts": restarts}),
-        );
+        announce(run, service, container, action.name())?;
         cluster.act(container, action)?;
         forget_addresses();
         if action == Action::Start {
-            let started = cluster.started(container)?;
-            append(
-                &journal,
-                &json!({"at": now(), "service": service, "container": container, "action": "started", "restarts": 0, "started_at": started.at}),
-            );
+            tell_started(run, service, container)?;
         }
     }
+    Ok(())
+}
+
+fn try_scale(run: &Run, service: &str, replicas: u32) -> Result<(), String> {
+    let cluster = run.cluster();
+    for container in &run.service(service).containers {
+        announce(run, service, container, "scale")?;
+        cluster.scale(container, replicas)?;
+        if replicas == 1 {
+            tell_started(run, service, container)?;
+        }
+    }
+    Ok(())
+}
+
+/// What is about to happen to a container.
+fn announce(run: &Run, service: &str, container: &str, action: &str) -> Result<(), String> {
+    let restarts = run.cluster().restarts(container)?;
+    append(
+        &run.run_directory.join("faults.jsonl"),
+        &json!({"at": now(), "service": service, "container": container, "action": action, "restarts": restarts}),
+    );
+    Ok(())
+}
+
+/// Which process runs now.
+fn tell_started(run: &Run, service: &str, container: &str) -> Result<(), String> {
+    let started = run.cluster().started(container)?;
+    append(
+        &run.run_directory.join("faults.jsonl"),
+        &json!({"at": now(), "service": service, "container": container, "action": "started", "restarts": 0, "started_at": started.at, "pod": started.pod, "restart_count": started.restart_count}),
+    );
     Ok(())
 }
 

@@ -11,6 +11,7 @@ pub mod database;
 pub mod engine;
 pub mod fault;
 pub mod http;
+pub mod kubernetes;
 pub mod metrics;
 pub mod poll;
 pub mod requests;

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::cluster::Cluster;
+use crate::kubernetes::{Access, Namespace};
 
 /// `run.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -37,6 +38,9 @@ pub struct Run {
     pub manifests: BTreeMap<String, String>,
     /// How containers are reached.
     pub engine: EngineCommand,
+    /// How Kubernetes is, where the run is deployed there.
+    #[serde(default)]
+    pub kubernetes: Option<Access>,
     /// By name, third-party ones among them.
     pub services: BTreeMap<String, Service>,
     /// Files named `<subject>@<service>`.
@@ -58,10 +62,13 @@ pub struct EngineCommand {
 /// One deployed service.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Service {
-    /// One for each replica.
+    /// One for each replica; on Kubernetes the Deployment.
     pub containers: Vec<String>,
     /// Names and numbers inside the container.
     pub ports: BTreeMap<String, u16>,
+    /// The same names and the numbers on the node, on Kubernetes.
+    #[serde(default)]
+    pub node_ports: BTreeMap<String, u16>,
     /// What `/version` must answer; absent for third-party images.
     pub source_digest: Option<String>,
     /// The image reference, made from sources and recipe; absent for third-party images.
@@ -70,7 +77,7 @@ pub struct Service {
     /// The image that its containers run, as `sha256:...`.
     #[serde(default)]
     pub image_id: String,
-    /// Directories that hold the files of each ConfigMap.
+    /// Directories that hold the files of each ConfigMap; none on Kubernetes.
     #[serde(default)]
     pub config_maps: BTreeMap<String, PathBuf>,
 }
@@ -203,7 +210,12 @@ impl Run {
     /// Where it is deployed.
     #[must_use]
     pub fn cluster(&self) -> Cluster {
-        Cluster::Local(self.engine.clone())
+        match &self.kubernetes {
+            None => Cluster::Local(self.engine.clone()),
+            Some(access) => {
+                Cluster::Kubernetes(Namespace::new(access, &self.engine, &self.run_directory))
+            }
+        }
     }
 
     /// One of the deployed services.
@@ -407,6 +419,7 @@ mod tests {
         let service = |digest: Option<&str>| Service {
             containers: Vec::new(),
             ports: BTreeMap::new(),
+            node_ports: BTreeMap::new(),
             source_digest: digest.map(str::to_owned),
             reference: digest.map(|_| "datastorage:gateway-11".to_owned()),
             image_id: "sha256:11".to_owned(),

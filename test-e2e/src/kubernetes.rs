@@ -1,0 +1,534 @@
+//! Containers that are Deployments of one replica in a namespace of Kubernetes, by kubectl and, for
+//! what Kubernetes itself has no word for, by the container runtime of the node.
+//!
+//! A process is stopped by taking its pod away. Where the pod keeps something (an emptyDir), it must
+//! stay, as a stopped container does: its image is set to one that does not exist, and the kubelet
+//! ends the process and cannot start another until the image is set back.
+
+pub mod killing;
+pub mod pods;
+pub mod remains;
+pub mod scale;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::child::{self, Recorder, Stream};
+use crate::cluster::{Action, Started, State};
+use crate::kubernetes::killing::Killings;
+use crate::kubernetes::pods::{Change, Deployment, End, Ending, Event, Listing, Pod, Process};
+use crate::kubernetes::remains::{EXITS, Exit, Log, log_name, read_exits, saved_logs};
+use crate::kubernetes::scale::Scaling;
+use crate::poll::{Look, try_eventually};
+use crate::run::EngineCommand;
+use crate::scenario::append;
+
+/// How long one question may take.
+const ASKED_WITHIN: Duration = Duration::from_secs(30);
+/// How long a process may take to end, the time to drain that its manifest gives it included.
+const ENDED_WITHIN: Duration = Duration::from_secs(60);
+/// How long a pod may take to run. The kubelet makes one wait that was ended several times.
+const RUNS_WITHIN: Duration = Duration::from_secs(90);
+/// How long the kubelet may take to show an edit, were it to look only at its usual times.
+const MOUNTED_WITHIN: Duration = Duration::from_secs(100);
+/// How long to wait for the first line of a container that may never have written one.
+const FIRST_LINE_WITHIN: Duration = Duration::from_secs(2);
+/// An image that no node has.
+const NO_IMAGE: &str = "localhost/stopped:by-a-test";
+
+/// How Kubernetes is reached, as it stands in `run.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Access {
+    /// The program.
+    pub kubectl: PathBuf,
+    /// Names the API server, and opens it.
+    pub kubeconfig: PathBuf,
+    /// Where the run is deployed.
+    pub namespace: String,
+    /// The node, a container of the engine.
+    pub node: String,
+}
+
+/// The namespace of a run.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    access: Access,
+    engine: EngineCommand,
+    run_directory: PathBuf,
+}
+
+/// How a process is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum How {
+    Orderly,
+    Killed,
+}
+
+impl Namespace {
+    /// The namespace that `access` opens, on a node that `engine` runs; what has gone leaves its
+    /// logs and exit codes in `run_directory`.
+    #[must_use]
+    pub fn new(access: &Access, engine: &EngineCommand, run_directory: &Path) -> Self {
+        Self {
+            access: access.clone(),
+            engine: engine.clone(),
+            run_directory: run_directory.to_owned(),
+        }
+    }
+
+    /// The node's container, and the engine that runs it.
+    #[must_use]
+    pub fn node(&self) -> (&EngineCommand, &str) {
+        (&self.engine, &self.access.node)
+    }
+
+    fn kubectl(&self, arguments: &[&str], within: Duration) -> Command {
+        let mut command = Command::new(&self.access.kubectl);
+        command
+            .env_remove("KUBECONFIG")
+            .arg("--kubeconfig")
+            .arg(&self.access.kubeconfig)
+            .args(["--namespace", &self.access.namespace])
+            // Should this process be killed, the child ends by itself.
+            .arg(format!("--request-timeout={}s", within.as_secs()))
+            .args(arguments);
+        command
+    }
+
+    fn ask(&self, arguments: &[&str]) -> Result<String, String> {
+        let output = child::output(&mut self.kubectl(arguments, ASKED_WITHIN), ASKED_WITHIN)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn on_node(&self, arguments: &[&str]) -> Result<String, String> {
+        let exec = ["exec", &self.access.node];
+        self.engine.run(&[&exec, arguments].concat())
+    }
+
+    fn runtime(&self, arguments: &[&str]) -> Result<String, String> {
+        self.on_node(&[&["ctr", "-n", "k8s.io"], arguments].concat())
+    }
+
+    fn listing(&self) -> Result<Listing, String> {
+        Listing::parse(&self.ask(&["get", "deployments,pods", "--output", "json"])?)
+    }
+
+    fn process(&self, container: &str) -> Result<Process, String> {
+        let listing = self.listing()?;
+        let pod = listing.current(listing.deployment(container)?);
+        let process = pod.and_then(Pod::process);
+        process.ok_or_else(|| format!("{container} does not run: {}", told(pod)))
+    }
+
+    /// What has come of these containers, in their order.
+    ///
+    /// # Errors
+    /// When there is no such Deployment.
+    pub fn states(&self, containers: &[&str]) -> Result<Vec<State>, String> {
+        let listing = self.listing()?;
+        let frozen = frozen(&self.runtime(&["task", "ls"])?);
+        let state = |container: &&str| {
+            let pod = listing.current(listing.deployment(container)?);
+            Ok(pod.map_or(State::Stopped, |pod| pod.state(&frozen)))
+        };
+        containers.iter().map(state).collect()
+    }
+
+    /// The images that these containers run, in their order, each as `sha256:...`.
+    ///
+    /// # Errors
+    /// When one of them is not there.
+    pub fn image_ids(&self, containers: &[&str]) -> Result<Vec<String>, String> {
+        let listing = self.listing()?;
+        let image = |container: &&str| {
+            let pod = listing.current(listing.deployment(container)?);
+            let id = pod.and_then(Pod::image_id);
+            id.ok_or_else(|| format!("{container} runs no image: {}", told(pod)))
+        };
+        containers.iter().map(image).collect()
+    }
+
+    /// How often the kubelet has started a container again, without being told to.
+    ///
+    /// # Errors
+    /// When there is no such Deployment.
+    pub fn restarts(&self, container: &str) -> Result<u64, String> {
+        let listing = self.listing()?;
+        let Some(pod) = listing.current(listing.deployment(container)?) else {
+            return Ok(0);
+        };
+        let ours = self.exits()?.iter().filter(|exit| exit.stays(pod)).count();
+        let ours = u64::try_from(ours).unwrap_or(u64::MAX);
+        Ok(pod.restart_count().saturating_sub(ours))
+    }
+
+    /// The process of a container that runs.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn started(&self, container: &str) -> Result<Started, String> {
+        let listing = self.listing()?;
+        let pod = listing.current(listing.deployment(container)?);
+        match pod.and_then(|pod| Some((pod, pod.process()?))) {
+            Some((pod, process)) => Ok(Started {
+                at: process.started_at,
+                pod: Some(process.pod),
+                restart_count: pod.restart_count(),
+            }),
+            None => Err(format!("{container} does not run: {}", told(pod))),
+        }
+    }
+
+    /// With what code the process of a container ended last, of those that were ended here.
+    ///
+    /// # Errors
+    /// When none was, or nobody told the code.
+    pub fn exit_code(&self, container: &str) -> Result<i32, String> {
+        let exits = self.exits()?;
+        let last = exits.iter().rfind(|exit| exit.container == container);
+        let last = last.ok_or_else(|| format!("no process of {container} was ended"))?;
+        let unknown = || format!("nobody told how {} of {container} ended", last.pod);
+        last.exit_code.ok_or_else(unknown)
+    }
+
+    fn exits(&self) -> Result<Vec<Exit>, String> {
+        let path = self.run_directory.join(EXITS);
+        match fs::read_to_string(&path) {
+            Ok(text) => read_exits(&text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        }
+    }
+
+    fn note_exit(&self, container: &str, pod: &str, code: Option<i32>, pod_stays: bool) {
+        append(
+            &self.run_directory.join(EXITS),
+            &json!({"container": container, "pod": pod, "exit_code": code, "pod_stays": pod_stays}),
+        );
+    }
+
+    /// Everything a container wrote so far, that of its ended processes included.
+    ///
+    /// # Errors
+    /// When there is no such Deployment, or its pods do not tell.
+    pub fn logs(&self, container: &str) -> Result<String, String> {
+        let listing = self.listing()?;
+        let deployment = listing.deployment(container)?;
+        let mut text = String::new();
+        for path in saved_logs(&self.log_folder(), container)? {
+            let error = |error| format!("{}: {error}", path.display());
+            text.push_str(&fs::read_to_string(&path).map_err(error)?);
+        }
+        for pod in listing.living(deployment) {
+            if let Some(process) = pod.process() {
+                text.push_str(&self.ask(&log_of(&process))?);
+            }
+        }
+        Ok(text)
+    }
+
+    fn log_folder(&self) -> PathBuf {
+        self.run_directory.join("logs")
+    }
+
+    /// Does it, and waits until the container is as it should then be.
+    ///
+    /// # Errors
+    /// What kubectl or the runtime said, and what was last seen, when that does not come in time.
+    pub fn act(&self, container: &str, action: Action) -> Result<(), String> {
+        match action {
+            Action::Stop { .. } => self.end(container, How::Orderly),
+            Action::Kill => self.end(container, How::Killed),
+            Action::Start => self.start(container),
+            Action::Pause => self.freeze(&self.process(container)?),
+            Action::Unpause => self.thaw(&self.process(container)?),
+        }
+    }
+
+    fn freeze(&self, process: &Process) -> Result<(), String> {
+        self.runtime(&["task", "pause", &process.id]).map(drop)
+    }
+
+    fn thaw(&self, process: &Process) -> Result<(), String> {
+        self.runtime(&["task", "resume", &process.id]).map(drop)
+    }
+
+    fn watch(&self, resource: &[&str], within: Duration) -> Result<Stream<Event>, String> {
+        let watch = ["--watch", "--output-watch-events", "--output", "json"];
+        let arguments = [&["get"], resource, &watch].concat();
+        Stream::start(&mut self.kubectl(&arguments, within), within)
+    }
+
+    fn watch_pods(&self, of: &Deployment, within: Duration) -> Result<Stream<Event>, String> {
+        self.watch(&["pods", "--selector", &of.selector()], within)
+    }
+
+    /// Ends the process of a container. It stays down, and what it wrote and its exit code are
+    /// saved before they go with the pod.
+    fn end(&self, container: &str, how: How) -> Result<(), String> {
+        let listing = self.listing()?;
+        let deployment = listing.deployment(container)?;
+        let pod = listing.current(deployment);
+        let process = pod.and_then(Pod::process);
+        let process = process.ok_or_else(|| format!("it does not run: {}", told(pod)))?;
+        let pod_stays = deployment.keeps_data();
+        let pods = self.watch_pods(deployment, ENDED_WITHIN)?;
+        let log = match how {
+            How::Orderly => {
+                let log = self.follow(container, &process)?;
+                self.take_away(container, &process, pod_stays)?;
+                log
+            }
+            How::Killed => self.kill(container, &process, pod_stays)?,
+        };
+        let mut ending = Ending::of(process.clone(), pod_stays);
+        let code = pods.until(|event| match ending.see(&event.change()) {
+            End::Ended(code) => Look::Seen(code),
+            End::NotYet(last) => Look::NotYet(last),
+        })?;
+        self.note_exit(container, &process.pod, code, pod_stays);
+        log.end()
+    }
+
+    /// Lets the kubelet end the process, and not start another.
+    fn take_away(&self, container: &str, process: &Process, pod_stays: bool) -> Result<(), String> {
+        if pod_stays {
+            return self.set_image(process.pod.as_str(), NO_IMAGE);
+        }
+        self.set_replicas(container, 0)
+    }
+
+    fn set_image(&self, pod: &str, image: &str) -> Result<(), String> {
+        let patch = json!([{"op": "replace", "path": "/spec/containers/0/image", "value": image}]);
+        let patch = patch.to_string();
+        self.ask(&["patch", "pod", pod, "--type", "json", "--patch", &patch])
+            .map(drop)
+    }
+
+    fn set_replicas(&self, container: &str, replicas: u32) -> Result<(), String> {
+        let deployment = format!("deployment/{container}");
+        let replicas = format!("--replicas={replicas}");
+        self.ask(&["scale", &deployment, &replicas]).map(drop)
+    }
+
+    /// The process must not see the SIGTERM that comes with every end in Kubernetes, and the
+    /// kubelet must not start another in its place. So it is frozen, the kubelet sets out to end
+    /// it, and it wakes up to a SIGKILL, which the kernel takes before any other signal.
+    fn kill(&self, container: &str, process: &Process, pod_stays: bool) -> Result<Log, String> {
+        let selector = killing::selector(process);
+        let words = ["events", "--field-selector", &selector];
+        let before = self.ask(&[&["get"], &words[..], &["--output", "json"]].concat())?;
+        let killings = Killings::before(process, &before)?;
+        let watch = self.watch(&words, ENDED_WITHIN)?;
+        self.freeze(process)?;
+        let ended = self.follow(container, process).and_then(|log| {
+            self.take_away(container, process, pod_stays)?;
+            watch.until(|event| killings.look(&event.object))?;
+            Ok(log)
+        });
+        let killed = self.runtime(&["task", "kill", "--signal", "SIGKILL", &process.id]);
+        // Fails where the runtime itself wakes up what it kills.
+        let thawed = self.thaw(process);
+        let log = ended?;
+        killed.map_err(|error| format!("{error}, and {thawed:?}"))?;
+        Ok(log)
+    }
+
+    /// Writes down what a process has said and goes on to say, to its end.
+    fn follow(&self, container: &str, process: &Process) -> Result<Log, String> {
+        let folder = self.log_folder();
+        let path = folder.join(log_name(container, &process.id));
+        let part = path.with_extension("part");
+        let error = |error| format!("{}: {error}", part.display());
+        fs::create_dir_all(&folder).map_err(error)?;
+        let file = File::create(&part).map_err(error)?;
+        let follow = [&log_of(process)[..], &["--follow"]].concat();
+        let recorder = Recorder::start(&mut self.kubectl(&follow, ENDED_WITHIN), file)?;
+        // One that has told a line is connected; a container may have had nothing to say.
+        let _ = try_eventually(FIRST_LINE_WITHIN, || match fs::metadata(&part) {
+            Ok(data) if data.len() > 0 => Look::Seen(()),
+            _ => Look::NotYet(String::new()),
+        });
+        Ok(Log::new(recorder, part, path))
+    }
+
+    /// Brings back what [`Self::end`] has ended.
+    fn start(&self, container: &str) -> Result<(), String> {
+        let listing = self.listing()?;
+        let deployment = listing.deployment(container)?;
+        let pods = self.watch_pods(deployment, RUNS_WITHIN)?;
+        match listing.current(deployment) {
+            Some(pod) if pod.image() != deployment.image() => {
+                self.set_image(pod.name(), deployment.image())?;
+            }
+            _ => self.set_replicas(container, 1)?,
+        }
+        pods.until(|event| match event.change() {
+            Change::Is(pod) if pod.stays() && pod.process().is_some() => Look::Seen(()),
+            Change::Is(pod) | Change::Gone(pod) => Look::NotYet(pod.told()),
+            Change::Other(said) => Look::NotYet(said),
+        })
+    }
+
+    /// So many replicas, all of them ready, and the others gone.
+    ///
+    /// # Errors
+    /// When its pods keep something, and when that does not come in time.
+    pub fn scale(&self, container: &str, replicas: u32) -> Result<(), String> {
+        let listing = self.listing()?;
+        let deployment = listing.deployment(container)?;
+        if deployment.keeps_data() {
+            return Err(format!(
+                "{container} keeps data in its pod: another would have none, and without it they are lost"
+            ));
+        }
+        let there = listing.living(deployment);
+        let wanted = usize::try_from(replicas).unwrap_or(usize::MAX);
+        let mut leaving = Vec::new();
+        if wanted < there.len() {
+            // Which of them go is for Kubernetes to say.
+            for process in there.iter().filter_map(|pod| pod.process()) {
+                leaving.push((self.follow(container, &process)?, process));
+            }
+        }
+        let watch = self.watch_pods(deployment, RUNS_WITHIN)?;
+        self.set_replicas(container, replicas)?;
+        let mut scaling = Scaling::to(wanted, &there);
+        let mut endings: Vec<Ending> = leaving
+            .iter()
+            .map(|(_, process)| Ending::of(process.clone(), false))
+            .collect();
+        let stay = watch.until(|event| {
+            let change = event.change();
+            for ending in &mut endings {
+                if let End::Ended(code) = ending.see(&change) {
+                    self.note_exit(container, ending.pod(), code, false);
+                }
+            }
+            scaling.see(&change)
+        })?;
+        for (log, process) in leaving {
+            if stay.contains(&process.pod) {
+                log.discard()?;
+            } else {
+                log.end()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a key of a ConfigMap holds.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn config(&self, config_map: &str, key: &str) -> Result<String, String> {
+        let text = self.ask(&["get", "configmap", config_map, "--output", "json"])?;
+        let told: Value = serde_json::from_str(&text)
+            .map_err(|error| format!("ConfigMap {config_map}: {error}"))?;
+        let content = told["data"][key].as_str().map(str::to_owned);
+        content.ok_or_else(|| format!("ConfigMap {config_map} has no {key}"))
+    }
+
+    /// Changes a key of the ConfigMap that is named as its container, and waits until the file in
+    /// the pod holds it, if there is one that runs.
+    ///
+    /// # Errors
+    /// What kubectl said, and what was last seen, when the file does not change in time.
+    pub fn set_config(&self, container: &str, key: &str, content: &str) -> Result<(), String> {
+        let patch = self
+            .run_directory
+            .join(format!("config-{container}-{key}.json"));
+        let text = json!({"data": {key: content}}).to_string();
+        fs::write(&patch, text).map_err(|error| format!("{}: {error}", patch.display()))?;
+        let file = format!("--patch-file={}", patch.display());
+        self.ask(&["patch", "configmap", container, "--type", "merge", &file])?;
+        let listing = self.listing()?;
+        let pod = listing.current(listing.deployment(container)?);
+        let Some(pod) = pod.filter(|pod| pod.process().is_some()) else {
+            return Ok(());
+        };
+        let Some(path) = pod.mounted(container, key) else {
+            return Ok(());
+        };
+        // The kubelet looks at a pod at once when that has changed, else within a minute or so.
+        let edit = format!("test-e2e/config-edit={}", crate::unique());
+        self.ask(&["annotate", "pod", pod.name(), &edit, "--overwrite"])?;
+        try_eventually(MOUNTED_WITHIN, || match self.on_node(&["cat", &path]) {
+            Ok(text) if text == content => Look::Seen(()),
+            Ok(text) => Look::NotYet(format!("{} bytes of another content", text.len())),
+            Err(error) => Look::NotYet(error),
+        })
+        .map_err(|last| format!("{path} on the node does not show the edit: {last}"))
+    }
+}
+
+fn told(pod: Option<&Pod>) -> String {
+    pod.map_or_else(|| "it has no pod".to_owned(), Pod::told)
+}
+
+fn log_of(process: &Process) -> [&str; 4] {
+    ["logs", &process.pod, "--container", &process.container]
+}
+
+/// The containers that `ctr task ls` says are frozen.
+fn frozen(tasks: &str) -> Vec<String> {
+    let lines = tasks.lines().map(str::split_whitespace);
+    let tasks = lines.filter_map(|mut words| Some((words.next()?, words.nth(1)?)));
+    let paused = tasks.filter(|(_, status)| *status == "PAUSED");
+    paused.map(|(id, _)| id.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn namespace(program: &str) -> Namespace {
+        let access = Access {
+            kubectl: program.into(),
+            kubeconfig: "/run/kubeconfig".into(),
+            namespace: "n".to_owned(),
+            node: "n-control-plane".to_owned(),
+        };
+        let engine = EngineCommand {
+            program: program.into(),
+            environment: [].into(),
+        };
+        Namespace::new(&access, &engine, Path::new("/run"))
+    }
+
+    #[test]
+    fn kubectl_is_told_whom_to_ask_and_nobody_else_is() {
+        let command = namespace("kubectl").kubectl(&["get", "pods"], ASKED_WITHIN);
+        let words: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        let expected = "--kubeconfig /run/kubeconfig --namespace n --request-timeout=30s get pods";
+        assert_eq!(words.join(" "), expected);
+        let removed: Vec<_> = command.get_envs().collect();
+        assert_eq!(removed, [("KUBECONFIG".as_ref(), None)]);
+    }
+
+    #[test]
+    fn the_runtime_is_asked_on_the_node() {
+        let told = namespace("echo").runtime(&["task", "ls"]);
+        assert_eq!(
+            told,
+            Ok("exec n-control-plane ctr -n k8s.io task ls\n".to_owned())
+        );
+    }
+
+    #[test]
+    fn frozen_tasks_are_found() {
+        let tasks = "TASK    PID    STATUS    \n\
+                     abc     492    RUNNING\n\
+                     def     810    PAUSED\n\
+                     ghi     0      STOPPED\n";
+        assert_eq!(frozen(tasks), ["def"]);
+    }
+}
