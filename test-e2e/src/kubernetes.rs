@@ -11,6 +11,7 @@ pub mod remains;
 pub mod scale;
 
 use std::fs::{self, File};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -300,7 +301,20 @@ impl Namespace {
         if pod_stays {
             return self.set_image(process.pod.as_str(), NO_IMAGE);
         }
+        self.refuse_when_gone(process)?;
         self.set_replicas(container, 0)
+    }
+
+    /// For a second or so after a pod has gone, kube-proxy still sends calls to its address, and
+    /// the node, which has no route there any more, sends them out into the world. They must be
+    /// refused, as those to a stopped container are. The pod's own route goes first while it lives.
+    fn refuse_when_gone(&self, process: &Process) -> Result<(), String> {
+        let Some(address) = process.address else {
+            return Ok(());
+        };
+        let arguments = route(address);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        self.on_node(&arguments).map(drop)
     }
 
     fn set_image(&self, pod: &str, image: &str) -> Result<(), String> {
@@ -393,6 +407,7 @@ impl Namespace {
         if wanted < there.len() {
             // Which of them go is for Kubernetes to say.
             for process in there.iter().filter_map(|pod| pod.process()) {
+                self.refuse_when_gone(&process)?;
                 leaving.push((self.follow(container, &process)?, process));
             }
         }
@@ -475,6 +490,13 @@ fn log_of(process: &Process) -> [&str; 4] {
     ["logs", &process.pod, "--container", &process.container]
 }
 
+/// The command that makes calls to an address fail at once where no better route exists.
+fn route(address: IpAddr) -> Vec<String> {
+    let family = if address.is_ipv4() { "-4" } else { "-6" };
+    let line = format!("ip {family} route replace unreachable {address} metric 4096");
+    line.split(' ').map(str::to_owned).collect()
+}
+
 /// The containers that `ctr task ls` says are frozen.
 fn frozen(tasks: &str) -> Vec<String> {
     let lines = tasks.lines().map(str::split_whitespace);
@@ -520,6 +542,17 @@ mod tests {
         assert_eq!(
             told,
             Ok("exec n-control-plane ctr -n k8s.io task ls\n".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_route_is_of_the_family_of_its_address() {
+        let line = |address: &str| route(address.parse().expect("an address")).join(" ");
+        let v4 = "ip -4 route replace unreachable 10.244.0.7 metric 4096";
+        assert_eq!(line("10.244.0.7"), v4);
+        assert_eq!(
+            line("fd00::7"),
+            "ip -6 route replace unreachable fd00::7 metric 4096"
         );
     }
 

@@ -97,6 +97,7 @@ mod tests {
             uid: "u".to_owned(),
             container: "a".to_owned(),
             id: "abc".to_owned(),
+            address: None,
             started_at: String::new(),
         };
         let word = |name: &str, count: u64, container: &str| {

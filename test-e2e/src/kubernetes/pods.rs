@@ -2,6 +2,7 @@
 //! asks nobody.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -107,6 +108,8 @@ struct KeyToPath {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct PodStatus {
+    #[serde(rename = "podIP")]
+    pod_ip: Option<IpAddr>,
     #[serde(default)]
     conditions: Vec<Condition>,
     #[serde(default)]
@@ -176,6 +179,8 @@ pub struct Process {
     pub container: String,
     /// The container in the runtime, without `containerd://`.
     pub id: String,
+    /// The pod's address.
+    pub address: Option<IpAddr>,
     /// When it was started.
     pub started_at: String,
 }
@@ -309,6 +314,7 @@ impl Pod {
             uid: self.metadata.uid.clone(),
             container: status.name.clone(),
             id: bare(&status.container_id).to_owned(),
+            address: self.status.pod_ip,
             started_at: running.started_at.clone().unwrap_or_default(),
         })
     }
@@ -517,6 +523,7 @@ pub(crate) mod tests {
                 ],
             },
             "status": {
+                "podIP": "10.244.0.7",
                 "conditions": [{"type": "Ready", "status": "True"}],
                 "containerStatuses": [
                     {"name": "other", "state": {"terminated": {"exitCode": 3}}},
@@ -618,6 +625,7 @@ pub(crate) mod tests {
             ("a-1", "uid-1")
         );
         assert_eq!(process.started_at, "2026-01-01T00:00:01Z");
+        assert_eq!(process.address, Some([10, 244, 0, 7].into()));
         assert_eq!((pod.restart_count(), pod.ready()), (2, true));
     }
 
