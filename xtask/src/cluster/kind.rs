@@ -35,6 +35,7 @@ use crate::third_party::{self, ThirdPartyImage};
 use crate::threads::joined;
 
 mod config;
+pub(crate) mod gather;
 mod node;
 
 use node::Node;
@@ -354,13 +355,17 @@ impl Kind {
         Ok(())
     }
 
-    /// `<pod>-<container>.log` for every container, with what the one before it has said.
+    /// `<pod>.log` for every pod, and `<pod>-init-<name>.log` for what ran before it, with what the one before it has said.
     pub(super) fn save_logs(&self, folder: &Utf8Path) -> Result<()> {
         for pod in self.kubectl.pods()? {
-            let spec = &pod.spec;
-            for container in spec.init_containers.iter().chain(&spec.containers) {
-                let path = folder.join(format!("{}-{}.log", pod.name(), container.name));
-                self.kubectl.save_log(pod.name(), &container.name, &path)?;
+            let (name, spec) = (pod.name(), &pod.spec);
+            for container in &spec.containers {
+                let path = folder.join(format!("{name}.log"));
+                self.kubectl.save_log(name, &container.name, &path)?;
+            }
+            for container in &spec.init_containers {
+                let path = folder.join(format!("{name}-init-{}.log", container.name));
+                self.kubectl.save_log(name, &container.name, &path)?;
             }
         }
         Ok(())
@@ -400,6 +405,28 @@ fn tools(purpose: Purpose<'_>) -> Result<Tools> {
         program,
         node_image: image.flatten().map(|image| image.reference().to_owned()),
     })
+}
+
+/// Why no cluster can be made here with what is here, without asking any network; nothing where one
+/// can.
+///
+/// # Errors
+/// When the engine does not answer.
+pub(crate) fn absence(bundle: Option<&Bundle>, engine: &Engine) -> Result<Option<String>> {
+    let has_tool = bundle.is_some_and(|bundle| bundle.tools().any(|tool| tool == TOOL));
+    if !has_tool && host::program(TOOL).is_none() {
+        return Ok(Some(
+            "kind is not installed, and no bundle has it".to_owned(),
+        ));
+    }
+    let has_image = bundle.is_some_and(|bundle| bundle.images().any(|image| image == NODE_IMAGE));
+    if has_image || engine.has_any("kindest/node")? {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "no bundle has a node image for kind, and {} has none either",
+        engine.kind.program()
+    )))
 }
 
 /// kind with the provider set on every call, on the network of the run.

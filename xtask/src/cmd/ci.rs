@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 
 use super::{audit, e2e, print_data, setup, test};
 use crate::bundle::{self, Bundle};
 use crate::cli;
-use crate::cluster;
+use crate::cluster::{self, kind};
 use crate::engine::{Choice, Engine, EngineKind, dockerd};
 use crate::exit::{Exit, Failure};
 use crate::pipeline::build::recipe::Profile;
@@ -20,6 +20,9 @@ use crate::source::workspace::Workspace;
 
 /// How long one call of cargo may take; a cold build on two cores is minutes.
 const CARGO_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// What is deployed to kind.
+const ON_KIND: [&str; 2] = ["gateway", "pipeline"];
 
 /// A step: its name, and what it does.
 type Step<'a> = (&'static str, Box<dyn Fn() -> Result<Done> + 'a>);
@@ -125,7 +128,36 @@ fn steps<'a>(
         None => Ok(Done::NotHere),
     };
     steps.push(("e2e --all, other engine", Box::new(second)));
+    let on_kind = move || match no_kind(bundle)? {
+        None => end_to_end_on_kind(workspace, bundle).map(|()| Done::Ran),
+        Some(why) => {
+            report::note(&format!("skipped: {why}"));
+            Ok(Done::NotHere)
+        }
+    };
+    steps.push(("e2e on kind", Box::new(on_kind)));
     steps
+}
+
+/// What shows that what holds on the local cluster holds on Kubernetes: one service, and all of them
+/// together.
+fn end_to_end_on_kind(workspace: &Workspace, bundle: Option<&Utf8Path>) -> Result<()> {
+    let everything = cli::E2e {
+        cluster: cluster::Choice::Kind,
+        all: false,
+        targets: ON_KIND.map(str::to_owned).to_vec(),
+        ..every_target(engine().map_or(Choice::Auto, Choice::from), bundle, false)
+    };
+    e2e::run(workspace, &everything)
+}
+
+/// Why nothing can be deployed to kind here.
+fn no_kind(bundle: Option<&Utf8Path>) -> Result<Option<String>> {
+    let bundle = Bundle::given(bundle)?;
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = Utf8Path::from_path(folder.path()).context("the temporary folder is not UTF-8")?;
+    let engine = Engine::find(folder, Choice::Auto)?;
+    kind::absence(bundle.as_ref(), &engine)
 }
 
 /// Every target on one engine.
@@ -135,7 +167,11 @@ fn end_to_end(
     bundle: Option<&Utf8Path>,
     first: bool,
 ) -> Result<()> {
-    let options = cli::E2e {
+    e2e::run(workspace, &every_target(engine, bundle, first))
+}
+
+fn every_target(engine: Choice, bundle: Option<&Utf8Path>, first: bool) -> cli::E2e {
+    cli::E2e {
         targets: Vec::new(),
         all: true,
         keep: cli::Keep::Never,
@@ -152,8 +188,7 @@ fn end_to_end(
         report: None,
         profile: Profile::E2e,
         filters: Vec::new(),
-    };
-    e2e::run(workspace, &options)
+    }
 }
 
 /// Runs a step in a section of its own.
@@ -235,16 +270,18 @@ fn closing_lines(workspace: &Workspace) -> String {
 
 /// What no step of this command proves, and why.
 fn unproven(bundle: Option<&Utf8Path>) -> Vec<String> {
+    let mut unproven = Vec::new();
     let reason = match bundle {
         Some(folder) if !folder.join(bundle::FILE).is_file() => {
-            format!("and there is no bundle in {folder}")
+            Some(format!("there is no bundle in {folder}"))
         }
-        Some(_) => "no target is deployed to what the bundle has for it".to_owned(),
-        None => "and no bundle was named".to_owned(),
+        bundle => no_kind(bundle).unwrap_or_else(|error| Some(format!("{error:#}"))),
     };
-    let mut unproven = vec![format!(
-        "Kubernetes (runs go to the local cluster, which is containers; {reason})"
-    )];
+    if let Some(reason) = reason {
+        unproven.push(format!(
+            "Kubernetes (runs go to the local cluster, which is containers; {reason})"
+        ));
+    }
     let used = [engine(), second_engine()];
     for kind in [EngineKind::Podman, EngineKind::Docker] {
         if !used.contains(&Some(kind)) {

@@ -21,6 +21,8 @@ use crate::source::workspace::Workspace;
 /// Longer than anybody reads a log; Ctrl-C ends it.
 const FOLLOW_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
 const PRINT_DEADLINE: Duration = Duration::from_secs(60);
+/// How kubectl is told whose pods are meant.
+const DEPLOYMENT: &str = "deployment/";
 
 /// Prints the log of a service of the newest run that has one.
 ///
@@ -68,7 +70,13 @@ fn living(workspace: &Workspace, record: &Record) -> Result<Option<(Invocation, 
     if let Ok(Some(file)) = RunFile::read(&record.directory) {
         let services = file.services.values();
         let names = services.flat_map(|service| service.containers.iter().cloned());
-        return Ok(Some((file.engine(), names.collect())));
+        return Ok(Some(match &file.kubernetes {
+            Some(kubernetes) => {
+                let names = names.map(|name| format!("{DEPLOYMENT}{name}"));
+                (kubernetes.kubectl(), names.collect())
+            }
+            None => (file.engine(), names.collect()),
+        }));
     }
     // It is not deployed as a whole yet, or its file is damaged; what is there carries its label.
     let label = format!("{}={}", run::LABEL_RUN, record.id);
@@ -86,9 +94,16 @@ fn is_of(container: &str, run: &str, wanted: &str) -> bool {
     container == wanted || service_of(container, run) == wanted
 }
 
-/// `gateway` of `<run>-gateway-0`.
+/// `gateway` of `<run>-gateway-0`; on Kubernetes of `deployment/gateway`, and of a pod
+/// `gateway-7f68bd4d48-xphn2`, which is named for its Deployment, its version and itself.
 fn service_of(container: &str, run: &str) -> String {
-    let name = container.strip_prefix(run).unwrap_or(container);
+    if let Some(name) = container.strip_prefix(DEPLOYMENT) {
+        return name.to_owned();
+    }
+    let Some(name) = container.strip_prefix(run) else {
+        let parts: Vec<&str> = container.rsplitn(3, '-').collect();
+        return parts.get(2).map_or(container, |name| name).to_owned();
+    };
     let name = name.trim_start_matches('-');
     match name.rsplit_once('-') {
         Some((service, replica)) if replica.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -164,6 +179,9 @@ mod tests {
         assert_eq!(service_of(&container, run), "datastorage");
         assert!(is_of(&container, run, "datastorage") && is_of(&container, run, &container));
         assert!(!is_of(&container, run, "gateway"));
+        assert!(is_of("deployment/gateway", run, "gateway"));
+        assert!(is_of("gateway-7f68bd4d48-xphn2", run, "gateway"));
+        assert!(!is_of("gateway-7f68bd4d48-xphn2", run, "datastorage"));
         let init = format!("{run}-postgres-0-init-initdb");
         assert_eq!(service_of(&init, run), "postgres-0-init-initdb");
     }

@@ -15,6 +15,8 @@ use crate::process::Invocation;
 #[derive(Debug, Deserialize)]
 pub(super) struct RunFile {
     engine: EngineFile,
+    #[serde(default)]
+    pub(super) kubernetes: Option<Kubernetes>,
     pub(super) services: BTreeMap<String, Service>,
     pub(super) tokens_directory: Utf8PathBuf,
     pub(super) passwords_directory: Utf8PathBuf,
@@ -26,11 +28,34 @@ struct EngineFile {
     environment: BTreeMap<String, String>,
 }
 
+/// How what runs on Kubernetes is reached.
+#[derive(Debug, Deserialize)]
+pub(super) struct Kubernetes {
+    kubectl: Utf8PathBuf,
+    kubeconfig: Utf8PathBuf,
+    namespace: String,
+    /// A container of the engine, that publishes the ports of the node.
+    node: String,
+}
+
+impl Kubernetes {
+    /// kubectl in the namespace of the run, and nothing asked yet.
+    pub(super) fn kubectl(&self) -> Invocation {
+        Invocation::new(self.kubectl.as_str())
+            .env_remove("KUBECONFIG")
+            .arg(format!("--kubeconfig={}", self.kubeconfig))
+            .arg(format!("--namespace={}", self.namespace))
+    }
+}
+
 /// A service of the run.
 #[derive(Debug, Deserialize)]
 pub(super) struct Service {
     pub(super) containers: Vec<String>,
     pub(super) ports: BTreeMap<String, u16>,
+    /// On Kubernetes: the ports of the node that lead there.
+    #[serde(default)]
+    node_ports: BTreeMap<String, u16>,
 }
 
 impl RunFile {
@@ -55,8 +80,21 @@ impl RunFile {
         )
     }
 
-    /// Where a container's port is reached from here, `127.0.0.1:40123`; `None` while it is down.
-    pub(super) fn published(&self, container: &str, port: u16) -> Result<Option<String>> {
+    /// Where a container's port of this name is reached from here, `127.0.0.1:40123`; `None` while it
+    /// is down.
+    pub(super) fn published(
+        &self,
+        service: &Service,
+        container: &str,
+        port: &str,
+    ) -> Result<Option<String>> {
+        let (container, number) = match &self.kubernetes {
+            Some(kubernetes) => (kubernetes.node.as_str(), service.node_ports.get(port)),
+            None => (container, service.ports.get(port)),
+        };
+        let Some(port) = number else {
+            return Ok(None);
+        };
         let invocation = self
             .engine()
             .args(["port", container])

@@ -42,6 +42,8 @@ struct RunStatus {
     verdict: Option<String>,
     services: BTreeMap<String, ServiceStatus>,
     psql: Vec<String>,
+    /// On Kubernetes: the command line up to what is asked.
+    kubectl: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,13 +109,16 @@ fn run_status(workspace: &Workspace, record: Record) -> Result<RunStatus> {
             None
         }
     };
+    let mut kubectl = None;
     if let Some(file) = file.filter(|_| reachable) {
+        let kubernetes = file.kubernetes.as_ref();
+        kubectl = kubernetes.map(|kubernetes| kubernetes.kubectl().to_string());
         for (name, service) in &file.services {
             let mut containers = Vec::new();
             for container in &service.containers {
                 let mut addresses = BTreeMap::new();
-                for (port, &number) in &service.ports {
-                    if let Some(address) = file.published(container, number)? {
+                for port in service.ports.keys() {
+                    if let Some(address) = file.published(service, container, port)? {
                         addresses.insert(port.clone(), address);
                     }
                 }
@@ -133,6 +138,7 @@ fn run_status(workspace: &Workspace, record: Record) -> Result<RunStatus> {
         record,
         services,
         psql,
+        kubectl,
     })
 }
 
@@ -296,7 +302,7 @@ fn text(status: &Status, now: Timestamp) -> String {
                 text.push_str(&format!("       token of {subject}: {file}\n"));
             }
         }
-        for line in &run.psql {
+        for line in run.psql.iter().chain(&run.kubectl) {
             text.push_str(&format!("     {line}\n"));
         }
     }

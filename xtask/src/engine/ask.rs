@@ -221,6 +221,21 @@ impl Engine {
         Ok(found)
     }
 
+    /// Whether it has any image of this repository, whatever its registry and its tag.
+    ///
+    /// # Errors
+    /// When the engine does not answer.
+    pub(crate) fn has_any(&self, repository: &str) -> Result<bool> {
+        let list = self
+            .invocation()
+            .args(["images", "--format", "{{.Repository}}"]);
+        let listed = capture(&list)?.stdout;
+        Ok(listed.lines().any(|name| {
+            let rest = name.strip_suffix(repository);
+            rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('/'))
+        }))
+    }
+
     /// Looks up containers by name; those that are not there are not in the answer.
     ///
     /// # Errors

@@ -10,7 +10,8 @@ use camino::Utf8Path;
 use super::deadline::in_time;
 use super::session::Session;
 use crate::cli::{Keep, Phase};
-use crate::cluster::Cluster;
+use crate::cluster::kind::gather;
+use crate::cluster::{Choice, Cluster};
 use crate::cmd::room;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
@@ -51,6 +52,10 @@ impl Session<'_> {
             report::note(&format!("cannot collect the logs: {error:#}"));
         }
         if let Err(error) = &result {
+            activity.say("gathering what explains it");
+            if let Err(error) = self.gather() {
+                report::note(&format!("cannot gather all that explains it: {error:#}"));
+            }
             self.explain(error);
         }
         let fate = self.fate(&result);
@@ -135,6 +140,16 @@ impl Session<'_> {
         match &self.engine {
             Some(engine) => clean::collect_logs(&self.run, engine, self.cluster.as_ref()),
             None => Ok(()),
+        }
+    }
+
+    /// Of a cluster that goes, more than logs. Whoever sends a second signal has no time for it.
+    fn gather(&self) -> Result<()> {
+        match &self.engine {
+            Some(engine) if self.options.cluster == Choice::Kind && !interrupt::is_hurried() => {
+                gather::gather(&self.run, engine)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -306,8 +321,7 @@ impl Session<'_> {
 
 /// Receipt, JUnit report and every log: what explains a run to somebody elsewhere. No secrets.
 fn copy_reports(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
-    let logs = to.join("logs");
-    fs::create_dir_all(&logs).with_context(|| format!("cannot make {logs}"))?;
+    fs::create_dir_all(to).with_context(|| format!("cannot make {to}"))?;
     let mut files: Vec<_> = [
         "receipt.json",
         "junit.xml",
@@ -318,10 +332,15 @@ fn copy_reports(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
     .iter()
     .map(|name| (from.join(name), to.join(name)))
     .collect();
-    if let Ok(entries) = from.join("logs").read_dir_utf8() {
+    for folder in ["logs", gather::FOLDER] {
+        let Ok(entries) = from.join(folder).read_dir_utf8() else {
+            continue;
+        };
+        let copies = to.join(folder);
+        fs::create_dir_all(&copies).with_context(|| format!("cannot make {copies}"))?;
         for entry in entries {
-            let entry = entry.with_context(|| format!("cannot read {from}/logs"))?;
-            files.push((entry.path().to_owned(), logs.join(entry.file_name())));
+            let entry = entry.with_context(|| format!("cannot read {from}/{folder}"))?;
+            files.push((entry.path().to_owned(), copies.join(entry.file_name())));
         }
     }
     for (source, copy) in files.iter().filter(|(source, _)| source.is_file()) {
