@@ -23,22 +23,26 @@ pub enum Outcome {
     /// A file that has the stamp that is known; it was not read.
     Known,
     /// A file, read and hashed, and its bytes kept if that was asked for.
-    File {
-        /// As it was before and after it was read.
-        stamp: Stamp,
-        /// Its owner may execute it.
-        executable: bool,
-        /// Its length.
-        length_bytes: u64,
-        /// Of its bytes.
-        digest: Digest,
-    },
+    File(ReadFile),
     /// A file that was written to while it was read.
     Changed,
     /// A file whose bytes could not be kept: their digest, and why.
     NotKept(Digest, io::Error),
     /// Anything else, or nothing, or what cannot be read.
     Other,
+}
+
+/// A file that was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadFile {
+    /// As it was before and after it was read.
+    pub stamp: Stamp,
+    /// Its owner may execute it.
+    pub executable: bool,
+    /// Its length.
+    pub length_bytes: u64,
+    /// Of its bytes.
+    pub digest: Digest,
 }
 
 /// Where bytes are kept by their digest.
@@ -73,7 +77,7 @@ pub fn read_all(
             objects: objects.map(|(store, folder)| (store, folder.as_fd())),
             used_after: used_after(store),
             folder: None,
-            buffer: Vec::new(),
+            buffers: Default::default(),
         };
         let mut batches = Vec::new();
         loop {
@@ -81,9 +85,8 @@ pub fn read_all(
             let Some(left) = paths.get(start..).filter(|left| !left.is_empty()) else {
                 return batches;
             };
-            let batch = left.iter().take(BATCH);
-            let outcomes = batch.map(|path| reader.outcome(path, known));
-            batches.push((start, outcomes.collect::<Vec<_>>()));
+            let batch = &left[..left.len().min(BATCH)];
+            batches.push((start, reader.outcomes(batch, known)));
         }
     };
     let mut batches = thread::scope(|scope| {
@@ -109,59 +112,105 @@ fn used_after(store: Option<&Store<'_>>) -> i64 {
     })
 }
 
-/// One thread's way through the paths; the buffer serves every file, and a folder is opened once
+/// One thread's way through the paths; the buffers serve every file, and a folder is opened once
 /// for the files in it that follow each other.
 struct Reader<'a> {
     root: BorrowedFd<'a>,
     objects: Option<(&'a Store<'a>, BorrowedFd<'a>)>,
     used_after: i64,
     folder: Option<(&'a str, Option<OwnedFd>)>,
-    buffer: Vec<u8>,
+    buffers: [Vec<u8>; 2],
+}
+
+/// A file whose bytes are in a buffer.
+struct Unhashed {
+    stamp: Stamp,
+    executable: bool,
 }
 
 impl<'a> Reader<'a> {
-    fn outcome(&mut self, path: &'a str, known: &dyn Fn(&str) -> Option<Stamp>) -> Outcome {
+    /// Files are hashed two at a time.
+    fn outcomes(
+        &mut self,
+        paths: &'a [String],
+        known: &dyn Fn(&str) -> Option<Stamp>,
+    ) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(paths.len());
+        // In the first buffer, until the second has a file as well.
+        let mut first: Option<(usize, Unhashed)> = None;
+        for (place, path) in paths.iter().enumerate() {
+            match self.look(path, usize::from(first.is_some()), known) {
+                Err(outcome) => outcomes.push((place, outcome)),
+                Ok(file) => match first.take() {
+                    None => first = Some((place, file)),
+                    Some((place_before, before)) => {
+                        let [one, other] = Digest::of_both(&self.buffers[0], &self.buffers[1]);
+                        outcomes.push((place_before, self.keep(&before, &self.buffers[0], one)));
+                        outcomes.push((place, self.keep(&file, &self.buffers[1], other)));
+                    }
+                },
+            }
+        }
+        if let Some((place, file)) = first {
+            let bytes = &self.buffers[0];
+            outcomes.push((place, self.keep(&file, bytes, Digest::of(bytes))));
+        }
+        outcomes.sort_unstable_by_key(|(place, _)| *place);
+        outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+    }
+
+    /// Reads a file into one of the buffers; of anything else tells what came of it.
+    fn look(
+        &mut self,
+        path: &'a str,
+        buffer: usize,
+        known: &dyn Fn(&str) -> Option<Stamp>,
+    ) -> Result<Unhashed, Outcome> {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         if self.folder.as_ref().is_none_or(|(last, _)| *last != folder) {
             self.folder = Some((folder, open_folder(self.root, folder)));
         }
         let Some((_, Some(folder))) = &self.folder else {
-            return Outcome::Other;
+            return Err(Outcome::Other);
         };
         if let Some(stamp) = known(path)
             && let Ok(found) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
             && Stamp::of_stat(&found) == stamp
         {
-            return Outcome::Known;
+            return Err(Outcome::Known);
         }
-        let (stamp, executable) = match file::read_plain(folder.as_fd(), name, &mut self.buffer) {
-            Ok(file::Plain::File { stamp, executable }) => (stamp, executable),
-            Ok(file::Plain::Changed) => return Outcome::Changed,
-            Ok(file::Plain::Other) | Err(_) => return Outcome::Other,
-        };
-        let digest = Digest::of(&self.buffer);
-        if let Some((store, objects)) = &self.objects
-            && !self.is_kept(*objects, digest)
-            && let Err(error) = (store.keep)(digest, &self.buffer)
-        {
-            return Outcome::NotKept(digest, error);
-        }
-        Outcome::File {
-            stamp,
-            executable,
-            length_bytes: self.buffer.len() as u64,
-            digest,
+        match file::read_plain(folder.as_fd(), name, &mut self.buffers[buffer]) {
+            Ok(file::Plain::File { stamp, executable }) => Ok(Unhashed { stamp, executable }),
+            Ok(file::Plain::Changed) => Err(Outcome::Changed),
+            Ok(file::Plain::Other) | Err(_) => Err(Outcome::Other),
         }
     }
 
-    /// It is there, as long as these bytes, and was used not long ago.
-    fn is_kept(&self, objects: BorrowedFd<'_>, digest: Digest) -> bool {
+    /// Keeps the bytes of a file if that is asked for and they are not there.
+    fn keep(&self, file: &Unhashed, bytes: &[u8], digest: Digest) -> Outcome {
+        let length_bytes = bytes.len() as u64;
+        if let Some((store, objects)) = &self.objects
+            && !self.is_kept(*objects, digest, length_bytes)
+            && let Err(error) = (store.keep)(digest, bytes)
+        {
+            return Outcome::NotKept(digest, error);
+        }
+        Outcome::File(ReadFile {
+            stamp: file.stamp,
+            executable: file.executable,
+            length_bytes,
+            digest,
+        })
+    }
+
+    /// It is there, as long as it should be, and was used not long ago.
+    fn is_kept(&self, objects: BorrowedFd<'_>, digest: Digest, length_bytes: u64) -> bool {
         let path = digest.path_below("");
         let found = rustix::fs::statat(objects, &path[1..], AtFlags::SYMLINK_NOFOLLOW);
         found.is_ok_and(|found: Stat| {
             let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
             kind.is_file()
-                && u64::try_from(found.st_size) == Ok(self.buffer.len() as u64)
+                && u64::try_from(found.st_size) == Ok(length_bytes)
                 && found.st_mtime > self.used_after
         })
     }
@@ -181,7 +230,7 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
-    use super::{Outcome, Store, read_all};
+    use super::{Outcome, ReadFile, Store, read_all};
     use crate::digest::Digest;
 
     #[test]
@@ -196,7 +245,8 @@ mod tests {
         }
         symlink("b/001", root.join("a/link")).unwrap();
         let others = ["a/b", "a/link", "a/gone", "gone/file", "a/b/001/below"];
-        paths.extend(others.map(str::to_owned));
+        // Between two files that are hashed together.
+        paths.splice(3..3, others.map(str::to_owned));
         fs::write(root.join("top"), "top").unwrap();
         paths.push("top".to_owned());
         let kept = Mutex::new(Vec::new());
@@ -217,13 +267,9 @@ mod tests {
         for (path, outcome) in paths.iter().zip(&outcomes) {
             match outcome {
                 Outcome::Other => assert!(others.contains(&path.as_str()), "{path}"),
-                Outcome::File {
-                    digest,
-                    length_bytes,
-                    ..
-                } => {
-                    assert_eq!(*digest, Digest::of(path.as_bytes()));
-                    assert_eq!(*length_bytes, path.len() as u64);
+                Outcome::File(file) => {
+                    assert_eq!(file.digest, Digest::of(path.as_bytes()));
+                    assert_eq!(file.length_bytes, path.len() as u64);
                 }
                 other => panic!("{path}: {other:?}"),
             }
@@ -253,7 +299,7 @@ mod tests {
             keep: &keep,
         };
         let first = read_all(folder.path(), &paths, 1, None, &|_| None).unwrap();
-        let [Outcome::File { stamp, .. }] = first[..] else {
+        let [Outcome::File(ReadFile { stamp, .. })] = first[..] else {
             panic!("{first:?}");
         };
         let again = read_all(folder.path(), &paths, 1, Some(&store), &|_| Some(stamp)).unwrap();

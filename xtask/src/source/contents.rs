@@ -72,16 +72,11 @@ impl<'a> Contents<'a> {
                 // A file of that name is deleted, and what has taken its place is listed.
                 Seen::Folder if self.below(path).next().is_some() => {}
                 Seen::Folder => problems.push(closure::nested(Utf8Path::new(path))),
-                Seen::File {
-                    digest,
-                    length_bytes,
-                    executable,
-                    ..
-                } => {
+                Seen::File(file) => {
                     let kind = EntryKind::File {
-                        digest: *digest,
-                        length_bytes: *length_bytes,
-                        executable: *executable,
+                        digest: file.digest,
+                        length_bytes: file.length_bytes,
+                        executable: file.executable,
                     };
                     entries.push((entry(path, kind), *package));
                 }
@@ -176,12 +171,10 @@ impl<'a> Contents<'a> {
 
 fn link(target: &Utf8Path, seen: &Seen) -> Option<EntryKind> {
     match seen {
-        Seen::File {
-            digest, executable, ..
-        } => Some(EntryKind::Link {
+        Seen::File(file) => Some(EntryKind::Link {
             target: target.to_owned(),
-            digest: *digest,
-            executable: *executable,
+            digest: file.digest,
+            executable: file.executable,
         }),
         Seen::Link { .. } | Seen::Folder | Seen::Missing => None,
     }

@@ -5,8 +5,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
-use hashing::file::Stamp;
-use hashing::files::{self, Outcome, Store};
+use hashing::files::{self, Outcome, ReadFile, Store};
 
 use super::objects::Objects;
 use super::reading::{self, Node, Problem};
@@ -20,12 +19,7 @@ const THREADS: usize = 2;
 /// What was seen at a path.
 #[derive(Clone, Debug)]
 pub(crate) enum Seen {
-    File {
-        stamp: Stamp,
-        digest: Digest,
-        length_bytes: u64,
-        executable: bool,
-    },
+    File(ReadFile),
     Link {
         target: Utf8PathBuf,
         leads_to: LeadsTo,
@@ -91,7 +85,7 @@ pub(crate) fn read_all(
         keep: &put,
     });
     let stamp = |path: &str| match known.get(path)? {
-        Seen::File { stamp, .. } => Some(*stamp),
+        Seen::File(file) => Some(file.stamp),
         _ => None,
     };
     let outcomes = files::read_all(root.as_std_path(), &wanted, THREADS, store.as_ref(), &stamp)
@@ -100,17 +94,7 @@ pub(crate) fn read_all(
     let mut problems = Vec::new();
     for (path, outcome) in wanted.into_iter().zip(outcomes) {
         let found = match outcome {
-            Outcome::File {
-                stamp,
-                executable,
-                length_bytes,
-                digest,
-            } => Ok(Seen::File {
-                stamp,
-                digest,
-                length_bytes,
-                executable,
-            }),
+            Outcome::File(file) => Ok(Seen::File(file)),
             Outcome::Known => Ok(known.get(&path).cloned().unwrap_or(Seen::Missing)),
             Outcome::Changed => Err(reading::changed(Utf8Path::new(&path))),
             Outcome::Other => see(root, Utf8Path::new(&path), objects.as_ref())?,
@@ -149,12 +133,12 @@ fn see(
                 let kept = objects.put(digest, &bytes);
                 kept.with_context(|| format!("cannot keep the object {}", objects.path(digest)))?;
             }
-            Ok(Seen::File {
+            Ok(Seen::File(ReadFile {
                 stamp,
-                digest,
-                length_bytes: bytes.len() as u64,
                 executable,
-            })
+                length_bytes: bytes.len() as u64,
+                digest,
+            }))
         }
     })
 }

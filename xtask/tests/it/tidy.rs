@@ -322,6 +322,8 @@ fn the_profiles_are_as_they_were_measured() {
         let level = profile("dev")["package"][package]["opt-level"].clone();
         assert_eq!(level.as_integer(), Some(3), "{package}");
     }
+    let checks = &profile("dev")["package"]["sha2"]["debug-assertions"];
+    assert_eq!(checks.as_bool(), Some(false));
 }
 
 /// Names of tests in a page are written `module::test`: of the tool from outside, or of a file.
