@@ -237,8 +237,25 @@ impl Invocation {
         &self.program
     }
 
+    /// The program by its path, as the child's `PATH` tells it. To look for a name there, the
+    /// standard library copies the tool first (fork), and every thread that writes meanwhile has to
+    /// copy what it writes to; a path is started at once (`posix_spawn`).
+    fn executable(&self) -> String {
+        let (Environment::Inherited(variables) | Environment::Exactly(variables)) =
+            &self.environment;
+        let inherits = matches!(self.environment, Environment::Inherited(_));
+        let inherited = || std::env::var("PATH").ok();
+        let path = match variables.get("PATH") {
+            None if inherits && !self.removed.contains("PATH") => inherited(),
+            set => set.cloned(),
+        };
+        let found = path.and_then(|path| find_in(&path, &self.program));
+        // What is not found is left to be looked for, and to be told as missing.
+        found.unwrap_or_else(|| self.program.clone())
+    }
+
     fn expression(&self) -> duct::Expression {
-        let mut expression = duct::cmd(&self.program, &self.arguments)
+        let mut expression = duct::cmd(self.executable(), &self.arguments)
             .unchecked()
             .before_spawn(|command| {
                 command.process_group(0);
@@ -359,6 +376,20 @@ impl Invocation {
         words.extend(self.arguments.iter().map(|argument| quoted(argument)));
         words
     }
+}
+
+/// Where a name is found in the folders of a `PATH`. A folder that is relative means another one in
+/// the child than here: from there on nothing is found.
+fn find_in(path: &str, program: &str) -> Option<String> {
+    if program.is_empty() || program.contains('/') {
+        return None;
+    }
+    let folders = path.split(':').take_while(|folder| folder.starts_with('/'));
+    let mut files = folders.map(|folder| format!("{folder}/{program}"));
+    files.find(|file| {
+        let executable = rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok();
+        executable && Utf8Path::new(file).is_file()
+    })
 }
 
 fn quoted(text: &str) -> String {
@@ -1068,7 +1099,29 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::sync::Mutex;
 
-    use super::{Destination, Echo, Lines, Terminal, hear};
+    use super::{Destination, Echo, Invocation, Lines, Terminal, find_in, hear};
+
+    #[test]
+    fn a_program_is_found_in_the_path_of_the_child() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().to_str().unwrap();
+        let own = format!("{folder}/own");
+        std::fs::create_dir_all(format!("{own}/cat")).unwrap();
+        std::fs::write(format!("{folder}/cat"), "no program").unwrap();
+        // Neither a folder nor what may not be executed is a program.
+        let path = format!("{own}:{folder}:/bin");
+        assert_eq!(find_in(&path, "cat").as_deref(), Some("/bin/cat"));
+        assert_eq!(find_in(&format!("{own}:bin:/bin"), "cat"), None);
+        assert_eq!(find_in(":/bin", "cat"), None);
+        assert_eq!(find_in("/bin", "/bin/cat"), None);
+        let cat = Invocation::new("cat");
+        assert!(cat.executable().ends_with("/cat"));
+        assert_eq!(cat.clone().env("PATH", &path).executable(), "/bin/cat");
+        assert_eq!(cat.clone().env("PATH", &own).executable(), "cat");
+        assert_eq!(cat.clone().env_remove("PATH").executable(), "cat");
+        let none = std::collections::BTreeMap::new();
+        assert_eq!(cat.environment_exactly(none).executable(), "cat");
+    }
 
     #[test]
     fn from_a_line_on_the_terminal_is_told_nothing() {
