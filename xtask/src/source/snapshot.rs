@@ -344,6 +344,8 @@ struct Plan<'a> {
     scopes: BTreeMap<&'a str, Scope>,
     reached: Reached,
     generated: BTreeMap<Utf8PathBuf, Vec<u8>>,
+    /// The text of what it reaches; not in the digest, which has that as a set.
+    lock: Vec<u8>,
 }
 
 impl<'a> Plan<'a> {
@@ -372,6 +374,7 @@ impl<'a> Plan<'a> {
             scopes,
             reached,
             generated: BTreeMap::new(),
+            lock: Vec::new(),
         })
     }
 }
@@ -386,7 +389,7 @@ impl<'a> Plan<'a> {
         parts.map(|(name, scope)| (*name, &cut[&(*name, *scope)]))
     }
 
-    /// Manifests and configuration as the mirror gets them.
+    /// Manifests, configuration and lock as the mirror gets them.
     fn generate(
         &mut self,
         manifests: &Manifests,
@@ -396,6 +399,7 @@ impl<'a> Plan<'a> {
         self.generated = cut::manifests(manifests, self.parts(cut), &self.reached)?;
         let configuration = configuration.map(|text| (CONFIGURATION.into(), text.to_owned()));
         self.generated.extend(configuration);
+        self.lock = self.reached.text().into_bytes();
         Ok(())
     }
 }
@@ -415,13 +419,13 @@ impl Parts<'_> {
         let contents = Contents::new(self.sources, &plan.scopes, self.seen, &generated);
         let (entries, found) = contents.entries();
         problems.extend(found);
-        let source = encode_source(&Source {
+        let source = Source {
             name: plan.name.as_str(),
             scope: plan.scope,
             entries: &entries,
             manifests: &generated,
             reached: &plan.reached,
-        });
+        };
         let local = Locals {
             manifests: self.manifests,
             entries: &entries,
@@ -431,13 +435,18 @@ impl Parts<'_> {
                 .collect(),
             configuration: self.configuration,
         };
-        let local = local.digests(plan.name.as_str(), plan.scope)?;
+        let (source, local) = thread::scope(|threads| {
+            let source = threads.spawn(|| Digest::of(&encode_source(&source)));
+            let local = local.digests(plan.name.as_str(), plan.scope);
+            (join(source), local)
+        });
+        let local = local?;
         let entries = entries.into_iter().map(|(entry, _)| entry).collect();
-        generated.insert("Cargo.lock".into(), plan.reached.text().into_bytes());
+        generated.insert("Cargo.lock".into(), plan.lock);
         Ok(PackageSnapshot {
             name: plan.name.clone(),
             scope: plan.scope,
-            source: Digest::of(&source),
+            source,
             entries,
             generated,
             local,
