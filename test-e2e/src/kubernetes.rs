@@ -33,8 +33,11 @@ use crate::scenario::append;
 const ASKED_WITHIN: Duration = Duration::from_secs(30);
 /// How long a process may take to end, the time to drain that its manifest gives it included.
 const ENDED_WITHIN: Duration = Duration::from_secs(60);
-/// How long a pod may take to run. The kubelet makes one wait that was ended several times.
+/// How long a pod may take to run.
 const RUNS_WITHIN: Duration = Duration::from_secs(90);
+/// How long one may take that has stayed. The kubelet lets a container that has ended several times
+/// wait, up to five minutes unless its configuration says less.
+const RUNS_AGAIN_WITHIN: Duration = Duration::from_secs(320);
 /// How long the kubelet may take to show an edit, were it to look only at its usual times.
 const MOUNTED_WITHIN: Duration = Duration::from_secs(100);
 /// How long to wait for the first line of a container that may never have written one.
@@ -336,8 +339,12 @@ impl Namespace {
     fn kill(&self, container: &str, process: &Process, pod_stays: bool) -> Result<Log, String> {
         let selector = killing::selector(process);
         let words = ["events", "--field-selector", &selector];
-        let before = self.ask(&[&["get"], &words[..], &["--output", "json"]].concat())?;
-        let killings = Killings::before(process, &before)?;
+        let killings = if pod_stays {
+            let before = self.ask(&[&["get"], &words[..], &["--output", "json"]].concat())?;
+            Killings::before(process, &before)?
+        } else {
+            Killings::none(process)
+        };
         let watch = self.watch(&words, ENDED_WITHIN)?;
         self.freeze(process)?;
         let ended = self.follow(container, process).and_then(|log| {
@@ -375,12 +382,14 @@ impl Namespace {
     fn start(&self, container: &str) -> Result<(), String> {
         let listing = self.listing()?;
         let deployment = listing.deployment(container)?;
-        let pods = self.watch_pods(deployment, RUNS_WITHIN)?;
-        match listing.current(deployment) {
-            Some(pod) if pod.image() != deployment.image() => {
-                self.set_image(pod.name(), deployment.image())?;
-            }
-            _ => self.set_replicas(container, 1)?,
+        let stayed = listing
+            .current(deployment)
+            .filter(|pod| pod.image() == NO_IMAGE);
+        let within = stayed.map_or(RUNS_WITHIN, |_| RUNS_AGAIN_WITHIN);
+        let pods = self.watch_pods(deployment, within)?;
+        match stayed {
+            Some(pod) => self.set_image(pod.name(), deployment.image())?,
+            None => self.set_replicas(container, 1)?,
         }
         pods.until(|event| match event.change() {
             Change::Is(pod) if pod.stays() && pod.process().is_some() => Look::Seen(()),

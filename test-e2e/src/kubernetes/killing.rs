@@ -59,12 +59,20 @@ impl Killings {
         let words: Words =
             serde_json::from_str(text).map_err(|error| format!("events of a pod: {error}"))?;
         let before = words.items.into_iter();
+        let before = before.map(|word| (word.metadata.name, word.count));
         Ok(Self {
-            container: process.container.clone(),
-            before: before
-                .map(|word| (word.metadata.name, word.count))
-                .collect(),
+            before: before.collect(),
+            ..Self::none(process)
         })
+    }
+
+    /// Nothing was said yet: the container is ended for the first time.
+    #[must_use]
+    pub fn none(process: &Process) -> Self {
+        Self {
+            container: process.container.clone(),
+            before: BTreeSet::new(),
+        }
     }
 
     /// Whether this event is a new word about the container.
@@ -114,5 +122,7 @@ mod tests {
         assert!(heard(word("a-1.2", 1, "a")));
         assert!(!heard(word("a-1.3", 1, "other")));
         assert!(!heard(json!({"kind": "Status"})));
+        let first = Killings::none(&process).look(&word("a-1.1", 1, "a"));
+        assert!(matches!(first, Look::Seen(())));
     }
 }
