@@ -390,6 +390,7 @@ mod tests {
             verdict: Some("green".to_owned()),
             services: BTreeMap::new(),
             psql: Vec::new(),
+            kubectl: None,
         };
         let status = Status {
             runs: vec![run("my-gateway-20261125-160000-4f2a"), run("odd")],

@@ -68,6 +68,10 @@ struct Fault {
     restarts: u64,
     /// With the action `started`: when the engine says that the new process was started.
     started_at: Option<String>,
+    /// With the action `started`, on Kubernetes: how often the pod that stayed there had started its
+    /// container again by then.
+    #[serde(default)]
+    restart_count: u64,
 }
 
 /// What `faults.jsonl` says of one container.
@@ -77,6 +81,8 @@ struct Announced {
     started_at: Option<String>,
     /// The most restarts by the engine that were seen before a fault.
     restarts_seen: u64,
+    /// How many of those that are counted now are the work of faults.
+    restarts_made: u64,
 }
 
 impl Attested {
@@ -267,6 +273,7 @@ fn announced(lines: &str) -> Result<BTreeMap<String, Announced>> {
         announced.restarts_seen = announced.restarts_seen.max(fault.restarts);
         if fault.action == "started" {
             announced.started_at = fault.started_at;
+            announced.restarts_made = fault.restart_count;
         }
     }
     Ok(all)
@@ -281,7 +288,8 @@ fn restarted(
 ) -> Option<String> {
     let none = Announced::default();
     let announced = faults.get(&before.container).unwrap_or(&none);
-    let restarts = after.restart_count.max(announced.restarts_seen);
+    let counted = after.restart_count.saturating_sub(announced.restarts_made);
+    let restarts = counted.max(announced.restarts_seen);
     if restarts > 0 {
         return Some(format!(
             "{} was restarted by the engine {restarts} times, and no fault of that was announced: its log says why its process ended",
@@ -358,6 +366,18 @@ mod tests {
         check(&killed, "2", 1, false);
         check(&killed, "3", 0, false);
         check(&killed, "1", 0, false);
+    }
+
+    #[test]
+    fn a_pod_that_stays_counts_what_faults_have_made() {
+        let line = r#"{"container": "a-0", "action": "started", "restarts": 0, "started_at": "2", "restart_count": 3}"#;
+        let faults = announced(line).unwrap();
+        let judged = |started_at: &str, count| {
+            restarted(&evidence("1", 0), &evidence(started_at, count), &faults)
+        };
+        assert_eq!(judged("2", 3), None);
+        assert!(judged("2", 4).is_some());
+        assert!(judged("3", 3).is_some());
     }
 
     #[test]

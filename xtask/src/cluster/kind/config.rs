@@ -11,10 +11,17 @@ pub(super) fn config(ports_count: u16) -> Value {
     let mappings: Vec<Value> = (NODE_PORT_FIRST..NODE_PORT_FIRST + ports_count)
         .map(|port| json!({"containerPort": port, "hostPort": -1, "listenAddress": "127.0.0.1", "protocol": "TCP"}))
         .collect();
+    // A database that is killed in test after test is started again without ever longer pauses.
+    let kubelet = json!({
+        "kind": "KubeletConfiguration",
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
+    });
     json!({
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "networking": {"apiServerAddress": "127.0.0.1", "apiServerPort": -1},
+        "kubeadmConfigPatches": [kubelet.to_string()],
         "nodes": [{"role": "control-plane", "extraPortMappings": mappings}],
     })
 }
