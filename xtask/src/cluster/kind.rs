@@ -4,15 +4,14 @@
 //! labels: by it the node is found again, whatever happened to the process that made it.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 
 use super::kubernetes::Kubectl;
 use super::kubernetes::documents::{self, NodePorts, Place};
@@ -20,63 +19,34 @@ use super::kubernetes::roll_out::{self, Wanted};
 use super::local::make_network;
 use super::readiness::{Answer, Readiness};
 use crate::bundle::Bundle;
-use crate::engine::{Engine, EngineKind};
+use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
-use crate::host;
 use crate::manifest::{Manifests, References, Seen, Workload};
 use crate::poll::{self, Look};
-use crate::process::Invocation;
-use crate::process::follow::{Follow, Followed};
 use crate::report::{self, live, live::Activity};
-use crate::run::{self, Resource, Run};
+use crate::run::{self, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
-use crate::third_party::{self, ThirdPartyImage};
+use crate::third_party::ThirdPartyImage;
 use crate::threads::joined;
 
 mod config;
+mod create;
 pub(crate) mod gather;
 mod node;
 
+pub(crate) use create::absence;
+use create::{Purpose, bring, create, look_at_node};
 use node::Node;
 
-/// Three times what it takes where two clusters are made on two processors.
-const CREATE_DEADLINE: Duration = Duration::from_secs(240);
 /// The name service of a cluster that was just made.
 const NAMES_DEADLINE: Duration = Duration::from_secs(120);
 /// A pod that is ready, and the rules of the node that lead to it.
 const REACH_DEADLINE: Duration = Duration::from_secs(30);
 const REACH_INTERVAL: Duration = Duration::from_millis(50);
-/// Where a node keeps the kubectl of its own version.
-const KUBECTL_OF_NODE: &str = "/usr/bin/kubectl";
-/// What a bundle calls the program.
-pub(crate) const TOOL: &str = "kind";
-/// What a bundle calls the image of a node.
-pub(crate) const NODE_IMAGE: &str = "kind-node";
-/// What kind says when the node runs and its Kubernetes is about to be started.
-const NODE_IS_UP: &str = "Starting control-plane";
 
-/// What a cluster is made with.
-#[derive(Clone, Debug)]
-struct Tools {
-    /// The program `kind`.
-    program: Utf8PathBuf,
-    /// The image of a node, if not the one that `kind` itself would take.
-    node_image: Option<String>,
-}
-
-/// What a cluster is made for.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Purpose<'a> {
-    pub(super) workspace: &'a Workspace,
-    pub(super) target: &'a Target,
-    pub(super) run: &'a Run,
-    pub(super) engine: &'a Engine,
-    pub(super) manifests: &'a Manifests,
-    pub(super) bundle: Option<&'a Bundle>,
-}
-
-/// The kind cluster of a run.
+/// The kind cluster of a run. Its node is there, and takes images; its Kubernetes may still be coming
+/// up, see [`Kind::settle`].
 #[derive(Debug)]
 pub struct Kind {
     engine: Engine,
@@ -90,7 +60,8 @@ pub struct Kind {
     starting: Option<JoinHandle<Result<()>>>,
     deployed: Vec<Deployed>,
     /// One at a time: a node unpacks what it takes.
-    importing: Mutex<()>,
+    importing: Arc<Mutex<()>>,
+    given_up: Arc<AtomicBool>,
 }
 
 /// A Deployment of the run as it was put into the cluster.
@@ -110,62 +81,73 @@ pub(crate) struct Deployed {
 }
 
 impl Kind {
-    /// Makes the cluster and its namespace; third-party images are put in while it comes up.
+    /// Begins to make the cluster, and comes back as soon as its node takes images: Kubernetes is
+    /// started there while others go on. Third-party images are provided before and put in after.
     ///
     /// # Errors
-    /// When kind makes no cluster, or an image cannot be had.
-    pub(super) fn start(purpose: Purpose<'_>) -> Result<Self> {
-        let Purpose {
-            run,
-            engine,
-            manifests,
-            ..
-        } = purpose;
+    /// When kind makes no node, or an image cannot be had.
+    pub(super) fn start(
+        workspace: &Workspace,
+        target: &Target,
+        run: &Arc<Run>,
+        engine: &Engine,
+        manifests: &Manifests,
+        bundle: Option<&Arc<Bundle>>,
+    ) -> Result<Self> {
         let id = run.id();
         let ports = documents::node_ports(manifests, config::NODE_PORT_FIRST);
-        make_network(run, engine, &run::kind_network(id))?;
-        let node_name = run::kind_node(id);
-        let node = Node {
-            engine,
-            name: &node_name,
-        };
-        let importing = Mutex::new(());
-        let (made, third_party) = thread::scope(|scope| {
-            let names = purpose.target.third_party().iter();
-            let (signals, providing): (Vec<_>, Vec<_>) = names
-                .map(|name| {
-                    let (signal, is_up) = mpsc::channel();
-                    let (node, importing) = (&node, &importing);
-                    let provide = move || provide(purpose, name, node, importing, &is_up);
-                    (signal, scope.spawn(provide))
-                })
-                .unzip();
-            let made = create(purpose, &ports, signals);
-            let provided: Result<Vec<_>> = providing.into_iter().map(joined).collect();
-            (made, provided)
+        let ports_count = ports.values().map(BTreeMap::len).sum::<usize>();
+        let purpose = Arc::new(Purpose {
+            workspace: workspace.clone(),
+            target: target.clone(),
+            run: Arc::clone(run),
+            engine: engine.clone(),
+            bundle: bundle.cloned(),
+            ports_count: u16::try_from(ports_count).context("more ports than a node has")?,
         });
-        made?;
-        let third_party = third_party?.into_iter().flatten().collect();
-        let facts = engine.containers([node_name.as_str()])?;
-        let facts = facts.get(&node_name).with_context(|| {
-            format!("kind made a cluster, and there is no container {node_name}")
-        })?;
-        let kubectl = Kubectl {
-            program: kubectl_of(&node, &facts.image_id)?,
-            kubeconfig: kubeconfig(run),
-            namespace: id.to_owned(),
+        make_network(run, engine, &run::kind_network(id))?;
+        let (signal, is_up) = mpsc::channel();
+        let given_up = Arc::new(AtomicBool::new(false));
+        let creating = {
+            let (purpose, given_up) = (Arc::clone(&purpose), Arc::clone(&given_up));
+            thread::spawn(move || create(&purpose, &signal, &given_up))
+        };
+        let mut is_made = true;
+        let begun = purpose.provide().and_then(|third_party| {
+            is_made = is_up.recv().is_ok();
+            anyhow::ensure!(is_made, "kind ended without a node");
+            let (node, published, kubectl) = look_at_node(&purpose)?;
+            Ok((third_party, node, published, kubectl))
+        });
+        let (third_party, node, published, kubectl) = match begun {
+            Ok(begun) => begun,
+            Err(error) => {
+                // Nothing may be removed while kind is at work; if it ended first, it says why.
+                given_up.store(true, Ordering::Relaxed);
+                let why = ended(creating).err().filter(|_| !is_made);
+                return Err(why.unwrap_or(error));
+            }
+        };
+        let importing = Arc::new(Mutex::new(()));
+        let coming_up = {
+            let (third_party, importing) = (third_party.clone(), Arc::clone(&importing));
+            thread::spawn(move || {
+                let brought = bring(&purpose, &third_party, &importing);
+                ended(creating).and(brought)
+            })
         };
         Ok(Self {
             engine: engine.clone(),
             run: id.to_owned(),
             kubectl,
             ports,
-            published: facts.ports.clone(),
-            node: node_name,
+            published,
+            node,
             third_party,
-            starting: None,
+            starting: Some(coming_up),
             deployed: Vec::new(),
             importing,
+            given_up,
         })
     }
 
@@ -236,8 +218,11 @@ impl Kind {
         let mut all = vec![documents::namespace(place)];
         all.extend(documents::secrets(place, &secrets.mounts())?);
         all.extend(self.documents(&manifests, &references)?);
-        let kubectl = self.kubectl.clone();
-        self.starting = Some(thread::spawn(move || kubectl.apply(documents::list(all))));
+        let (kubectl, coming_up) = (self.kubectl.clone(), self.starting.take());
+        self.starting = Some(thread::spawn(move || {
+            coming_up.map_or(Ok(()), ended)?;
+            kubectl.apply(documents::list(all))
+        }));
         Ok(())
     }
 
@@ -252,12 +237,15 @@ impl Kind {
         Ok(all)
     }
 
-    /// Waits for what was begun beside other phases.
+    /// Nobody waits for it any more: what is still coming up is ended.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until Kubernetes has come up, with the third-party images in it, and what runs them has
+    /// been applied.
     pub(super) fn settle(&mut self) -> Result<()> {
-        let joined = self.starting.take().map(JoinHandle::join);
-        joined.map_or(Ok(()), |joined| {
-            joined.unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
-        })
+        self.starting.take().map_or(Ok(()), ended)
     }
 
     /// Applies everything that runs images of ours, and waits until every pod of the run is ready and
@@ -382,203 +370,8 @@ impl Kind {
     }
 }
 
-/// Among the run's secrets: whoever has it rules the cluster.
-pub(crate) fn kubeconfig(run: &Run) -> Utf8PathBuf {
-    run.directory().join(run::SECRETS).join("kubeconfig")
-}
-
-/// From the bundle, else from PATH, with kind's own choice of a node image.
-fn tools(purpose: Purpose<'_>) -> Result<Tools> {
-    let Purpose { engine, bundle, .. } = purpose;
-    let tool = bundle.map(|bundle| bundle.tool(TOOL)).transpose()?;
-    let program = match tool.flatten() {
-        Some(tool) => tool.program().to_owned(),
-        None => host::program(TOOL).ok_or_else(|| {
-            Failure::new(Exit::Host, "kind is not installed")
-                .hint("https://kind.sigs.k8s.io says how to get it; or name a folder that holds it with `--bundle`")
-        })?,
-    };
-    let image = bundle
-        .map(|bundle| bundle.image(NODE_IMAGE, engine))
-        .transpose()?;
-    Ok(Tools {
-        program,
-        node_image: image.flatten().map(|image| image.reference().to_owned()),
-    })
-}
-
-/// Why no cluster can be made here with what is here, without asking any network; nothing where one
-/// can.
-///
-/// # Errors
-/// When the engine does not answer.
-pub(crate) fn absence(bundle: Option<&Bundle>, engine: &Engine) -> Result<Option<String>> {
-    let has_tool = bundle.is_some_and(|bundle| bundle.tools().any(|tool| tool == TOOL));
-    if !has_tool && host::program(TOOL).is_none() {
-        return Ok(Some(
-            "kind is not installed, and no bundle has it".to_owned(),
-        ));
-    }
-    let has_image = bundle.is_some_and(|bundle| bundle.images().any(|image| image == NODE_IMAGE));
-    if has_image || engine.has_any("kindest/node")? {
-        return Ok(None);
-    }
-    Ok(Some(format!(
-        "no bundle has a node image for kind, and {} has none either",
-        engine.kind.program()
-    )))
-}
-
-/// kind with the provider set on every call, on the network of the run.
-fn invocation(purpose: Purpose<'_>, program: &Utf8Path) -> Invocation {
-    let Purpose { run, engine, .. } = purpose;
-    let network = run::kind_network(run.id());
-    let provider = engine.kind.program();
-    let variable = match engine.kind {
-        EngineKind::Podman => "KIND_EXPERIMENTAL_PODMAN_NETWORK",
-        EngineKind::Docker => "KIND_EXPERIMENTAL_DOCKER_NETWORK",
-    };
-    let kind = Invocation::new(program.as_str())
-        .env_remove("KUBECONFIG")
-        .env("KIND_EXPERIMENTAL_PROVIDER", provider)
-        .env(variable, network);
-    let environment = engine.environment.iter();
-    let kind = environment.fold(kind, |kind, (name, value)| kind.env(name, value));
-    // kind looks for the engine on PATH; it must be the one that was found to work.
-    let path = std::env::var("PATH").unwrap_or_default();
-    match engine.program.parent() {
-        Some(folder) => kind.env("PATH", format!("{folder}:{path}")),
-        None => kind,
-    }
-}
-
-/// Makes the cluster. As soon as its node takes images, everybody in `signals` is told.
-fn create(purpose: Purpose<'_>, ports: &NodePorts, signals: Vec<Sender<()>>) -> Result<()> {
-    let Purpose { run, .. } = purpose;
-    let activity = live::begin("creating", format!("kind cluster {}", run.id()));
-    let tools = tools(purpose)?;
-    provide_modules()?;
-    let ports_count = ports.values().map(BTreeMap::len).sum::<usize>();
-    let ports_count = u16::try_from(ports_count).context("more ports than a node has")?;
-    let config = run.directory().join("kind.json");
-    host::write_cached(&config, &config::config(ports_count))?;
-    run.journal(&Resource::Cluster(run.id().to_owned()))?;
-    let create = invocation(purpose, &tools.program)
-        .args(["create", "cluster", "--name", run.id()])
-        .arg(format!("--config={config}"))
-        .arg(format!("--kubeconfig={}", kubeconfig(run)));
-    let create = match &tools.node_image {
-        Some(image) => create.args(["--image", image]),
-        None => create,
-    };
-    let log = run.directory().join("kind.log");
-    let following = Follow::start(&create, Followed::Stderr, Some(&log), CREATE_DEADLINE)?;
-    let tell = |signals: &[Sender<()>]| {
-        for signal in signals {
-            // Whoever could not provide its image has gone.
-            let _ = signal.send(());
-        }
-    };
-    while let Some(line) = following.next_line()? {
-        let step = line.trim_start_matches([' ', '•', '✓', '✗']);
-        activity.say(
-            step.split(['🖼', '📦', '📜', '🕹', '🔌', '💾'])
-                .next()
-                .unwrap_or(step)
-                .trim(),
-        );
-        if line.contains(NODE_IS_UP) {
-            tell(&signals);
-        }
-    }
-    following.finish().map_err(|error| {
-        Failure::new(error.exit(), "kind makes no cluster")
-            .hint(format!("{} has every word of kind", report::near(&log)))
-            .caused_by(error)
-    })?;
-    tell(&signals);
-    Ok(())
-}
-
-/// kind mounts this folder of the host into its nodes, and a host whose kernel has no modules has none.
-fn provide_modules() -> Result<()> {
-    const FOLDER: &str = "/lib/modules";
-    if Utf8Path::new(FOLDER).is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(FOLDER).map_err(|error| {
-        Failure::new(
-            Exit::Host,
-            format!("kind wants the folder {FOLDER}, and this host has none"),
-        )
-        .hint(format!("as root: mkdir {FOLDER}"))
-        .caused_by(error)
-    })?;
-    report::note(&format!("made {FOLDER}, which kind mounts into its nodes"));
-    Ok(())
-}
-
-/// The image in the engine, and in the node as soon as that takes it; nothing where there will be no
-/// node.
-fn provide(
-    purpose: Purpose<'_>,
-    name: &str,
-    node: &Node<'_>,
-    importing: &Mutex<()>,
-    is_up: &Receiver<()>,
-) -> Result<Option<ThirdPartyImage>> {
-    let Purpose {
-        workspace,
-        engine,
-        bundle,
-        ..
-    } = purpose;
-    let image = third_party::provide(workspace, engine, bundle, name)?;
-    let archive = third_party::archive(engine, &image)?;
-    if is_up.recv().is_err() {
-        return Ok(None);
-    }
-    {
-        let _one_at_a_time = importing.lock().unwrap_or_else(PoisonError::into_inner);
-        let _activity = live::begin("loading", image.reference());
-        node.import(&archive)?;
-    }
-    let listed = node.images(&[image.reference()])?;
-    if listed.get(image.reference()).map(String::as_str) != Some(image.image_id()) {
-        let found = listed.get(image.reference());
-        return Err(Failure::new(
-            Exit::Internal,
-            format!(
-                "{archive} was put into node {}, and it lists {} as {found:?}, not as {}",
-                node.name,
-                image.reference(),
-                image.image_id()
-            ),
-        )
-        .hint(format!("remove {archive}, and run again: it is made anew"))
-        .into());
-    }
-    Ok(Some(image))
-}
-
-/// The kubectl of the node's own version, copied out of it once for each node image.
-fn kubectl_of(node: &Node<'_>, image_id: &str) -> Result<Utf8PathBuf> {
-    let hex = image_id.trim_start_matches("sha256:");
-    let short = hex.get(..16).unwrap_or(hex);
-    let folder = host::cache_directory()?.join("kubectl").join(short);
-    let program = folder.join("kubectl");
-    if program.is_file() {
-        return Ok(program);
-    }
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {folder}"))?;
-    let temporary = tempfile::tempdir_in(&folder).context("cannot make a temporary folder")?;
-    let copied = Utf8Path::from_path(temporary.path())
-        .context("a folder that is not UTF-8")?
-        .join("kubectl");
-    node.copy(KUBECTL_OF_NODE, &copied)?;
-    let executable = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(&copied, executable)
-        .and_then(|()| fs::rename(&copied, &program))
-        .with_context(|| format!("cannot make {program}"))?;
-    Ok(program)
+/// The result of a thread of ours.
+fn ended(thread: JoinHandle<Result<()>>) -> Result<()> {
+    let joined = thread.join();
+    joined.unwrap_or_else(|_| Err(anyhow!("a thread panicked")))
 }

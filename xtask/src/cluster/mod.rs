@@ -74,28 +74,21 @@ impl Cluster {
         local::Local::start(workspace, target, run, engine, bundle).map(Self::Local)
     }
 
-    /// Makes the kind cluster of a run, with the third-party images in it. Goes beside phases 0 and
-    /// 1 as well; of the manifests it needs to know the ports alone.
+    /// Makes the node of a run's kind cluster; Kubernetes comes up in it while others go on, see
+    /// [`Self::settle`]. Goes beside phases 0 and 1 as well; of the manifests it needs to know the
+    /// ports alone.
     ///
     /// # Errors
     /// When kind makes no cluster, or an image cannot be had.
     pub fn start_kind(
         workspace: &Workspace,
         target: &Target,
-        run: &Run,
+        run: &Arc<Run>,
         engine: &Engine,
         manifests: &Manifests,
-        bundle: Option<&Bundle>,
+        bundle: Option<&Arc<Bundle>>,
     ) -> Result<Self> {
-        let purpose = kind::Purpose {
-            workspace,
-            target,
-            run,
-            engine,
-            manifests,
-            bundle,
-        };
-        kind::Kind::start(purpose).map(Self::Kind)
+        kind::Kind::start(workspace, target, run, engine, manifests, bundle).map(Self::Kind)
     }
 
     /// Starts what runs third-party images alone: it needs nothing of phases 0 and 1 either. Phase
@@ -115,6 +108,15 @@ impl Cluster {
         }
     }
 
+    /// Its run has failed: what goes on beside other phases need not go on to its end.
+    pub fn give_up(&self) {
+        match self {
+            // Seconds, and an engine that is cut off leaves parts of containers.
+            Self::Local(_) => {}
+            Self::Kind(kind) => kind.give_up(),
+        }
+    }
+
     /// Waits for what was begun beside other phases.
     ///
     /// # Errors
@@ -124,6 +126,21 @@ impl Cluster {
             Self::Local(local) => local.settle(),
             Self::Kind(kind) => kind.settle(),
         }
+    }
+
+    /// What there is of it as soon as it was started.
+    #[must_use]
+    pub fn begun(&self) -> String {
+        match self {
+            Self::Local(_) => format!("cluster {}", self.name()),
+            Self::Kind(_) => "a node of kind; Kubernetes comes up in it".to_owned(),
+        }
+    }
+
+    /// What is waited for before anything can be deployed, if anything is.
+    #[must_use]
+    pub const fn comes_up(&self) -> bool {
+        matches!(self, Self::Kind(_))
     }
 
     /// What the summary line calls it.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -86,7 +87,15 @@ impl Follow {
     /// # Errors
     /// [`ProcessError::Deadline`], [`ProcessError::Interrupted`].
     pub fn next_line(&self) -> Result<Option<String>, ProcessError> {
-        loop {
+        self.next_line_unless(&AtomicBool::new(false))
+    }
+
+    /// The same; none as well when nobody wants it any more.
+    ///
+    /// # Errors
+    /// As [`Self::next_line`].
+    pub fn next_line_unless(&self, given_up: &AtomicBool) -> Result<Option<String>, ProcessError> {
+        while !given_up.load(Ordering::Relaxed) {
             match self.lines.recv_timeout(TICK) {
                 Ok(line) => return Ok(Some(line)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
@@ -99,6 +108,7 @@ impl Follow {
                 return Err(self.cut(Cut::Deadline));
             }
         }
+        Ok(None)
     }
 
     /// Waits for its end; another code than 0 is an error.

@@ -38,6 +38,9 @@ impl Session<'_> {
             Err(error) if is_signal(error) => Ok(()),
             _ => self.stop_before(Phase::Clean),
         };
+        if let (Err(_), Some(cluster)) = (&result, &self.cluster) {
+            cluster.give_up();
+        }
         let settled = self.cluster.as_mut().map_or(Ok(()), Cluster::settle);
         interrupt::doing("clean");
         let _shield = Shield::raise();

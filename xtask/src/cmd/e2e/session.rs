@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
             secrets: &secrets,
             manifests: &manifests,
             options: self.options,
-            bundle: bundle.as_deref(),
+            bundle: bundle.as_ref(),
         };
         let result = thread::scope(|scope| {
             let (found, finding) = mpsc::channel();
@@ -331,6 +331,12 @@ impl<'a> Session<'a> {
             loaded.iter().count()
         );
         report::line("loaded", &object, begun.elapsed());
+
+        if cluster.comes_up() {
+            let begun = Instant::now();
+            self.receipt.phase("cluster up", || cluster.settle())?;
+            report::line("came up", cluster.name(), begun.elapsed());
+        }
 
         self.stop_before(Phase::Deploy)?;
         let begun = Instant::now();
@@ -520,7 +526,7 @@ struct Beside<'a> {
     secrets: &'a Secrets,
     manifests: &'a Manifests,
     options: &'a cli::E2e,
-    bundle: Option<&'a Bundle>,
+    bundle: Option<&'a Arc<Bundle>>,
 }
 
 /// Phase 2: the engine, told to `found` as soon as it is known and there is room for a run; then,
@@ -553,7 +559,10 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
             run::sweep(workspace, &engine)
         });
         let made = match options.cluster {
-            Choice::Local => Cluster::start_local(workspace, target, run, &engine, bundle),
+            Choice::Local => {
+                let bundle = bundle.map(Arc::as_ref);
+                Cluster::start_local(workspace, target, run, &engine, bundle)
+            }
             Choice::Kind => Cluster::start_kind(workspace, target, run, &engine, manifests, bundle),
         };
         // Not beside the first containers: the name server of podman's networks ends with the last
@@ -566,10 +575,6 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
         Ok::<_, Error>(cluster)
     })?;
     drop(activity);
-    report::line(
-        "made",
-        &format!("cluster {}", cluster.name()),
-        begun.elapsed(),
-    );
+    report::line("made", &cluster.begun(), begun.elapsed());
     Ok((cluster, begun.elapsed()))
 }

@@ -1,0 +1,306 @@
+//! How a kind cluster is made: its tools, its one call, and what is put into its node while
+//! Kubernetes comes up in it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use camino::{Utf8Path, Utf8PathBuf};
+
+use super::config;
+use super::node::Node;
+use crate::bundle::Bundle;
+use crate::cluster::kubernetes::Kubectl;
+use crate::engine::{Engine, EngineKind};
+use crate::exit::{Exit, Failure};
+use crate::host;
+use crate::process::Invocation;
+use crate::process::follow::{Follow, Followed};
+use crate::report::{self, live};
+use crate::run::{self, Resource, Run};
+use crate::source::workspace::{Target, Workspace};
+use crate::third_party::{self, ThirdPartyImage};
+use crate::threads::joined;
+
+/// Three times what it takes where two clusters are made on two processors.
+const CREATE_DEADLINE: Duration = Duration::from_secs(240);
+/// Where a node keeps the kubectl of its own version.
+const KUBECTL_OF_NODE: &str = "/usr/bin/kubectl";
+/// What a bundle calls the program.
+pub(crate) const TOOL: &str = "kind";
+/// What a bundle calls the image of a node.
+pub(crate) const NODE_IMAGE: &str = "kind-node";
+/// What kind says when the node runs and its Kubernetes is about to be started.
+const NODE_IS_UP: &str = "Starting control-plane";
+
+/// What a cluster is made with.
+#[derive(Clone, Debug)]
+struct Tools {
+    /// The program `kind`.
+    program: Utf8PathBuf,
+    /// The image of a node, if not the one that `kind` itself would take.
+    node_image: Option<String>,
+}
+
+/// What a cluster is made for. It is owned by what goes on beside other phases.
+#[derive(Debug)]
+pub(in crate::cluster) struct Purpose {
+    pub(super) workspace: Workspace,
+    pub(super) target: Target,
+    pub(super) run: Arc<Run>,
+    pub(super) engine: Engine,
+    pub(super) bundle: Option<Arc<Bundle>>,
+    /// How many ports of the node are published.
+    pub(super) ports_count: u16,
+}
+
+impl Purpose {
+    /// The third-party images of the target, in the engine.
+    pub(super) fn provide(&self) -> Result<Vec<ThirdPartyImage>> {
+        let bundle = self.bundle.as_deref();
+        thread::scope(|scope| {
+            let names = self.target.third_party().iter();
+            let providing: Vec<_> = names
+                .map(|name| {
+                    scope.spawn(move || {
+                        third_party::provide(&self.workspace, &self.engine, bundle, name)
+                    })
+                })
+                .collect();
+            providing.into_iter().map(joined).collect()
+        })
+    }
+}
+
+/// Among the run's secrets: whoever has it rules the cluster.
+fn kubeconfig(run: &Run) -> Utf8PathBuf {
+    run.directory().join(run::SECRETS).join("kubeconfig")
+}
+
+/// From the bundle, else from PATH, with kind's own choice of a node image.
+fn tools(purpose: &Purpose) -> Result<Tools> {
+    let (engine, bundle) = (&purpose.engine, purpose.bundle.as_deref());
+    let tool = bundle.map(|bundle| bundle.tool(TOOL)).transpose()?;
+    let program = match tool.flatten() {
+        Some(tool) => tool.program().to_owned(),
+        None => host::program(TOOL).ok_or_else(|| {
+            Failure::new(Exit::Host, "kind is not installed")
+                .hint("https://kind.sigs.k8s.io says how to get it; or name a folder that holds it with `--bundle`")
+        })?,
+    };
+    let image = bundle
+        .map(|bundle| bundle.image(NODE_IMAGE, engine))
+        .transpose()?;
+    Ok(Tools {
+        program,
+        node_image: image.flatten().map(|image| image.reference().to_owned()),
+    })
+}
+
+/// Why no cluster can be made here with what is here, without asking any network; nothing where one
+/// can.
+///
+/// # Errors
+/// When the engine does not answer.
+pub(crate) fn absence(bundle: Option<&Bundle>, engine: &Engine) -> Result<Option<String>> {
+    let has_tool = bundle.is_some_and(|bundle| bundle.tools().any(|tool| tool == TOOL));
+    if !has_tool && host::program(TOOL).is_none() {
+        return Ok(Some(
+            "kind is not installed, and no bundle has it".to_owned(),
+        ));
+    }
+    let has_image = bundle.is_some_and(|bundle| bundle.images().any(|image| image == NODE_IMAGE));
+    if has_image || engine.has_any("kindest/node")? {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "no bundle has a node image for kind, and {} has none either",
+        engine.kind.program()
+    )))
+}
+
+/// kind with the provider set on every call, on the network of the run.
+fn invocation(purpose: &Purpose, program: &Utf8Path) -> Invocation {
+    let (run, engine) = (&purpose.run, &purpose.engine);
+    let network = run::kind_network(run.id());
+    let provider = engine.kind.program();
+    let variable = match engine.kind {
+        EngineKind::Podman => "KIND_EXPERIMENTAL_PODMAN_NETWORK",
+        EngineKind::Docker => "KIND_EXPERIMENTAL_DOCKER_NETWORK",
+    };
+    let kind = Invocation::new(program.as_str())
+        .env_remove("KUBECONFIG")
+        .env("KIND_EXPERIMENTAL_PROVIDER", provider)
+        .env(variable, network);
+    let environment = engine.environment.iter();
+    let kind = environment.fold(kind, |kind, (name, value)| kind.env(name, value));
+    // kind looks for the engine on PATH; it must be the one that was found to work.
+    let path = std::env::var("PATH").unwrap_or_default();
+    match engine.program.parent() {
+        Some(folder) => kind.env("PATH", format!("{folder}:{path}")),
+        None => kind,
+    }
+}
+
+/// Makes the cluster; tells `up` as soon as its node takes images.
+pub(super) fn create(purpose: &Purpose, up: &Sender<()>, given_up: &AtomicBool) -> Result<()> {
+    let run = &purpose.run;
+    let activity = live::begin("creating", format!("kind cluster {}", run.id()));
+    let tools = tools(purpose)?;
+    provide_modules()?;
+    let config = run.directory().join("kind.json");
+    host::write_cached(&config, &config::config(purpose.ports_count))?;
+    run.journal(&Resource::Cluster(run.id().to_owned()))?;
+    let create = invocation(purpose, &tools.program)
+        .args(["create", "cluster", "--name", run.id()])
+        .arg(format!("--config={config}"))
+        .arg(format!("--kubeconfig={}", kubeconfig(run)));
+    let create = match &tools.node_image {
+        Some(image) => create.args(["--image", image]),
+        None => create,
+    };
+    let log = run.directory().join("kind.log");
+    let following = Follow::start(&create, Followed::Stderr, Some(&log), CREATE_DEADLINE)?;
+    while let Some(line) = following.next_line_unless(given_up)? {
+        activity.say(step(&line));
+        if line.contains(NODE_IS_UP) {
+            // Whoever waited for it may have been told to end.
+            let _ = up.send(());
+        }
+    }
+    if given_up.load(Ordering::Relaxed) {
+        bail!("the cluster was given up, since the run had failed");
+    }
+    following.finish().map_err(|error| {
+        Failure::new(error.exit(), "kind makes no cluster")
+            .hint(format!("{} has every word of kind", report::near(&log)))
+            .caused_by(error)
+    })?;
+    // Should it one day say that in other words.
+    let _ = up.send(());
+    Ok(())
+}
+
+/// The words of a step, without the pictures that kind puts around them.
+fn step(line: &str) -> String {
+    let words = line.split_whitespace();
+    let words = words.filter(|word| word.chars().next().is_some_and(char::is_alphanumeric));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// kind mounts this folder of the host into its nodes, and a host whose kernel has no modules has none.
+fn provide_modules() -> Result<()> {
+    const FOLDER: &str = "/lib/modules";
+    if Utf8Path::new(FOLDER).is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(FOLDER).map_err(|error| {
+        Failure::new(
+            Exit::Host,
+            format!("kind wants the folder {FOLDER}, and this host has none"),
+        )
+        .hint(format!("as root: mkdir {FOLDER}"))
+        .caused_by(error)
+    })?;
+    report::note(&format!("made {FOLDER}, which kind mounts into its nodes"));
+    Ok(())
+}
+
+/// Puts third-party images into the node, one after the other.
+pub(super) fn bring(
+    purpose: &Purpose,
+    images: &[ThirdPartyImage],
+    importing: &Mutex<()>,
+) -> Result<()> {
+    let engine = &purpose.engine;
+    let name = run::kind_node(purpose.run.id());
+    let node = Node {
+        engine,
+        name: &name,
+    };
+    for image in images {
+        let archive = third_party::archive(engine, image)?;
+        let _one_at_a_time = importing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _activity = live::begin("loading", image.reference());
+        node.import(&archive)?;
+        let listed = node.images(&[image.reference()])?;
+        let found = listed.get(image.reference()).map(String::as_str);
+        if found != Some(image.image_id()) {
+            let message = format!(
+                "{archive} was put into node {name}, and it lists {} as {found:?}, not as {}",
+                image.reference(),
+                image.image_id()
+            );
+            return Err(Failure::new(Exit::Internal, message)
+                .hint(format!("remove {archive}, and run again: it is made anew"))
+                .into());
+        }
+    }
+    Ok(())
+}
+
+/// What is known of a node that is there: its name, its published ports, and its kubectl.
+pub(super) fn look_at_node(purpose: &Purpose) -> Result<(String, BTreeMap<u16, u16>, Kubectl)> {
+    let (engine, run) = (&purpose.engine, &purpose.run);
+    let name = run::kind_node(run.id());
+    let found = engine.containers([name.as_str()])?;
+    let facts = found
+        .get(&name)
+        .with_context(|| format!("kind made a node, and there is no container {name}"))?;
+    let node = Node {
+        engine,
+        name: &name,
+    };
+    let kubectl = Kubectl {
+        program: kubectl_of(&node, &facts.image_id)?,
+        kubeconfig: kubeconfig(run),
+        namespace: run.id().to_owned(),
+    };
+    let published = facts.ports.clone();
+    Ok((name, published, kubectl))
+}
+
+/// The kubectl of the node's own version, copied out of it once for each node image.
+fn kubectl_of(node: &Node<'_>, image_id: &str) -> Result<Utf8PathBuf> {
+    let hex = image_id.trim_start_matches("sha256:");
+    let short = hex.get(..16).unwrap_or(hex);
+    let folder = host::cache_directory()?.join("kubectl").join(short);
+    let program = folder.join("kubectl");
+    if program.is_file() {
+        return Ok(program);
+    }
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {folder}"))?;
+    let temporary = tempfile::tempdir_in(&folder).context("cannot make a temporary folder")?;
+    let copied = Utf8Path::from_path(temporary.path())
+        .context("a folder that is not UTF-8")?
+        .join("kubectl");
+    node.copy(KUBECTL_OF_NODE, &copied)?;
+    let executable = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&copied, executable)
+        .and_then(|()| fs::rename(&copied, &program))
+        .with_context(|| format!("cannot make {program}"))?;
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::step;
+
+    #[test]
+    fn a_step_is_told_without_pictures() {
+        assert_eq!(
+            step(" \u{2022} Starting control-plane \u{1f579}\u{fe0f}  ..."),
+            "Starting control-plane"
+        );
+        assert_eq!(
+            step(" \u{2713} Preparing nodes \u{1f4e6} "),
+            "Preparing nodes"
+        );
+    }
+}
