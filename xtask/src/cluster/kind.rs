@@ -34,6 +34,7 @@ mod config;
 mod create;
 pub(crate) mod gather;
 mod node;
+pub(crate) mod preview;
 
 pub(crate) use create::absence;
 use create::{Purpose, bring, create, look_at_node};

@@ -489,7 +489,7 @@ pub(super) fn make_network(run: &Run, engine: &Engine, network: &str) -> Result<
     Ok(())
 }
 
-fn creation(engine: &Engine, what: &str, labels: &[String], name: &str) -> Invocation {
+pub(super) fn creation(engine: &Engine, what: &str, labels: &[String], name: &str) -> Invocation {
     engine
         .invocation()
         .args([what, "create"])

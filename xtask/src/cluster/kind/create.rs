@@ -78,14 +78,13 @@ impl Purpose {
     }
 }
 
-/// Among the run's secrets: whoever has it rules the cluster.
-fn kubeconfig(run: &Run) -> Utf8PathBuf {
-    run.directory().join(run::SECRETS).join("kubeconfig")
+/// Among the secrets of a run, by its folder: whoever has it rules the cluster.
+pub(super) fn kubeconfig(directory: &Utf8Path) -> Utf8PathBuf {
+    directory.join(run::SECRETS).join("kubeconfig")
 }
 
 /// From the bundle, else from PATH, with kind's own choice of a node image.
-fn tools(purpose: &Purpose) -> Result<Tools> {
-    let (engine, bundle) = (&purpose.engine, purpose.bundle.as_deref());
+fn tools(engine: &Engine, bundle: Option<&Bundle>) -> Result<Tools> {
     let tool = bundle.map(|bundle| bundle.tool(TOOL)).transpose()?;
     let program = match tool.flatten() {
         Some(tool) => tool.program().to_owned(),
@@ -126,9 +125,8 @@ pub(crate) fn absence(bundle: Option<&Bundle>, engine: &Engine) -> Result<Option
 }
 
 /// kind with the provider set on every call, on the network of the run.
-fn invocation(purpose: &Purpose, program: &Utf8Path) -> Invocation {
-    let (run, engine) = (&purpose.run, &purpose.engine);
-    let network = run::kind_network(run.id());
+fn invocation(engine: &Engine, program: &Utf8Path, id: &str) -> Invocation {
+    let network = run::kind_network(id);
     let provider = engine.kind.program();
     let variable = match engine.kind {
         EngineKind::Podman => "KIND_EXPERIMENTAL_PODMAN_NETWORK",
@@ -141,30 +139,62 @@ fn invocation(purpose: &Purpose, program: &Utf8Path) -> Invocation {
     let environment = engine.environment.iter();
     let kind = environment.fold(kind, |kind, (name, value)| kind.env(name, value));
     // kind looks for the engine on PATH; it must be the one that was found to work.
+    let name = engine.kind.program();
     let path = std::env::var("PATH").unwrap_or_default();
     match engine.program.parent() {
-        Some(folder) => kind.env("PATH", format!("{folder}:{path}")),
-        None => kind,
+        Some(folder) if host::program(name).as_ref() != Some(&engine.program) => {
+            kind.env("PATH", format!("{folder}:{path}"))
+        }
+        _ => kind,
     }
+}
+
+/// The one call that makes the cluster of a run.
+fn command(engine: &Engine, tools: &Tools, id: &str, directory: &Utf8Path) -> Invocation {
+    let create = invocation(engine, &tools.program, id)
+        .args(["create", "cluster", "--name", id])
+        .arg(format!("--config={}", config_file(directory)))
+        .arg(format!("--kubeconfig={}", kubeconfig(directory)));
+    match &tools.node_image {
+        Some(image) => create.args(["--image", image]),
+        None => create,
+    }
+}
+
+fn config_file(directory: &Utf8Path) -> Utf8PathBuf {
+    directory.join("kind.json")
+}
+
+/// As [`command`], of what a bundle has and nothing was taken of.
+pub(super) fn preview(
+    engine: &Engine,
+    bundle: Option<&Bundle>,
+    id: &str,
+    directory: &Utf8Path,
+) -> Invocation {
+    let tool = bundle.is_some_and(|bundle| bundle.tools().any(|tool| tool == TOOL));
+    let program = match host::program(TOOL).filter(|_| !tool) {
+        Some(program) => program,
+        None => Utf8PathBuf::from(TOOL),
+    };
+    let image = bundle.and_then(|bundle| bundle.reference(NODE_IMAGE));
+    let tools = Tools {
+        program,
+        node_image: image.map(str::to_owned),
+    };
+    command(engine, &tools, id, directory)
 }
 
 /// Makes the cluster; tells `up` as soon as its node takes images.
 pub(super) fn create(purpose: &Purpose, up: &Sender<()>, given_up: &AtomicBool) -> Result<()> {
     let run = &purpose.run;
     let activity = live::begin("creating", format!("kind cluster {}", run.id()));
-    let tools = tools(purpose)?;
+    let tools = tools(&purpose.engine, purpose.bundle.as_deref())?;
     provide_modules()?;
-    let config = run.directory().join("kind.json");
+    let config = config_file(run.directory());
     host::write_cached(&config, &config::config(purpose.ports_count))?;
     run.journal(&Resource::Cluster(run.id().to_owned()))?;
-    let create = invocation(purpose, &tools.program)
-        .args(["create", "cluster", "--name", run.id()])
-        .arg(format!("--config={config}"))
-        .arg(format!("--kubeconfig={}", kubeconfig(run)));
-    let create = match &tools.node_image {
-        Some(image) => create.args(["--image", image]),
-        None => create,
-    };
+    let create = command(&purpose.engine, &tools, run.id(), run.directory());
     let log = run.directory().join("kind.log");
     let following = Follow::start(&create, Followed::Stderr, Some(&log), CREATE_DEADLINE)?;
     while let Some(line) = following.next_line_unless(given_up)? {
@@ -259,7 +289,7 @@ pub(super) fn look_at_node(purpose: &Purpose) -> Result<(String, BTreeMap<u16, u
     };
     let kubectl = Kubectl {
         program: kubectl_of(&node, &facts.image_id)?,
-        kubeconfig: kubeconfig(run),
+        kubeconfig: kubeconfig(run.directory()),
         namespace: run.id().to_owned(),
     };
     let published = facts.ports.clone();

@@ -50,14 +50,18 @@ impl Node<'_> {
         exec.arg(self.name)
     }
 
+    /// Takes an archive from its standard input.
+    pub(super) fn import_command(&self) -> Invocation {
+        self.exec(true)
+            .args(["ctr", NAMESPACE, "images", "import", "-"])
+    }
+
     /// Streams an archive into it. That the command succeeds proves nothing: see [`Self::images`].
     ///
     /// # Errors
     /// With the words of the node's runtime.
     pub(super) fn import(&self, archive: &Utf8Path) -> Result<()> {
-        let import = self
-            .exec(true)
-            .args(["ctr", NAMESPACE, "images", "import", "-"]);
+        let import = self.import_command();
         let input = Input::File(archive.to_owned());
         process::capture_with_input(&import, &input, IMPORT_DEADLINE).map_err(|error| {
             Failure::new(

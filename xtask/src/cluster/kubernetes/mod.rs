@@ -50,18 +50,23 @@ impl Kubectl {
             .arg(format!("--cache-dir={cache}"))
     }
 
+    /// Takes documents from its standard input.
+    pub(crate) fn apply_command(&self) -> Invocation {
+        self.invocation().args([
+            "apply",
+            "--server-side",
+            "--field-manager=phase-zero",
+            "--filename=-",
+        ])
+    }
+
     /// Applies a document or a list of them, on the server's side. It comes by standard input:
     /// Secrets stand on no command line.
     ///
     /// # Errors
     /// With the server's own words.
     pub(crate) fn apply(&self, documents: String) -> Result<()> {
-        let apply = self.invocation().args([
-            "apply",
-            "--server-side",
-            "--field-manager=phase-zero",
-            "--filename=-",
-        ]);
+        let apply = self.apply_command();
         let input = Input::Bytes(documents.into_bytes());
         let said = process::capture_with_input(&apply, &input, ANSWER_DEADLINE)?.stderr;
         // Such a Deployment is taken, and not one pod of it is ever made.

@@ -6,8 +6,10 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use crate::bundle::Bundle;
 use crate::cli;
 use crate::cluster::local::Preview;
+use crate::cluster::{Choice, kind};
 use crate::cmd::{print_data, tag};
 use crate::engine::Engine;
 use crate::manifest::{Manifests, References};
@@ -61,22 +63,21 @@ fn plan(
         labels: &labels,
     };
     let wrapped = |invocation| preview.text(invocation);
-    let planned = preview_roll_out(workspace, target, &images, &preview)?;
+    let planned = match options.cluster {
+        Choice::Local => planned_locally(workspace, target, &images, &preview)?,
+        Choice::Kind => planned_on_kind(workspace, target, options, &images, &preview)?,
+    };
     let mut text = format!("{}\n", target.name);
     tag_and_build(&mut text, workspace, &images, options, wrapped)?;
     phase(&mut text, 2, "cluster", "beside 0 and 1");
-    commands(&mut text, [wrapped(preview.network())]);
-    commands(&mut text, planned.third_party);
-    phase(
-        &mut text,
-        3,
-        "load",
-        "what the engine does not list yet, and seen in its listing",
-    );
-    let loads = loads(workspace, &images, engine);
-    commands(&mut text, loads.into_iter().map(wrapped));
+    commands(&mut text, planned.cluster);
+    phase(&mut text, 3, "load", planned.load);
+    commands(&mut text, planned.loads);
     phase(&mut text, 4, "deploy", "those references, and no other");
     commands(&mut text, planned.ours);
+    for document in planned.documents {
+        let _ = writeln!(text, "      {document}");
+    }
     let looked_at = "image ID of every container, /version of every process";
     phase(&mut text, 5, "attest", looked_at);
     phase(&mut text, 6, "test", "from outside");
@@ -89,8 +90,7 @@ fn plan(
         "clean up",
         "always; whatever carries the run's label",
     );
-    let removals = run::removals(engine, &planned.resources);
-    commands(&mut text, removals.into_iter().map(wrapped));
+    commands(&mut text, planned.removals);
     Ok(text)
 }
 
@@ -123,26 +123,32 @@ fn tag_and_build(
     Ok(())
 }
 
-fn loads(workspace: &Workspace, images: &Images<Tagged>, engine: &Engine) -> Vec<Invocation> {
-    let archives = workspace.state_directory().join("images");
-    images
-        .iter()
-        .map(|(_, image)| {
-            let reference = image.reference();
-            let name = format!("{}_{}.oci.tar", reference.package(), reference.tag());
-            engine.load_invocation(&archives.join(name))
-        })
-        .collect()
+/// The archive of each image.
+fn archives(workspace: &Workspace, images: &Images<Tagged>) -> Vec<Utf8PathBuf> {
+    let folder = workspace.state_directory().join("images");
+    let names = images.iter().map(|(_, image)| {
+        let reference = image.reference();
+        folder.join(format!(
+            "{}_{}.oci.tar",
+            reference.package(),
+            reference.tag()
+        ))
+    });
+    names.collect()
 }
 
-/// How everything would be started, and what there would be to remove.
+/// What differs between clusters; command lines.
 struct Planned {
-    third_party: Vec<String>,
+    cluster: Vec<String>,
+    load: &'static str,
+    loads: Vec<String>,
     ours: Vec<String>,
-    resources: Resources,
+    /// What the last of them is given.
+    documents: Vec<String>,
+    removals: Vec<String>,
 }
 
-fn preview_roll_out(
+fn planned_locally(
     workspace: &Workspace,
     target: &Target,
     images: &Images<Tagged>,
@@ -157,14 +163,65 @@ fn preview_roll_out(
     let then = preview.roll_out(&secrets, &manifests.without(&theirs), &references)?;
     let directory = &secrets.directory;
     std::fs::remove_dir_all(directory).with_context(|| format!("cannot remove {directory}"))?;
+    let wrapped = |invocation| preview.text(invocation);
+    let mut cluster = vec![wrapped(preview.network())];
+    cluster.extend(first.commands);
+    let archives = archives(workspace, images);
+    let loads = archives
+        .iter()
+        .map(|archive| wrapped(preview.engine.load_invocation(archive)));
+    let resources = Resources {
+        containers: [first.resources.containers, then.resources.containers].concat(),
+        volumes: [first.resources.volumes, then.resources.volumes].concat(),
+        networks: first.resources.networks,
+    };
+    let removals = run::removals(preview.engine, &resources);
     Ok(Planned {
-        third_party: first.commands,
+        cluster,
+        load: "what the engine does not list yet, and seen in its listing",
+        loads: loads.collect(),
         ours: then.commands,
-        resources: Resources {
-            containers: [first.resources.containers, then.resources.containers].concat(),
-            volumes: [first.resources.volumes, then.resources.volumes].concat(),
-            networks: first.resources.networks,
-        },
+        documents: Vec::new(),
+        removals: removals.into_iter().map(wrapped).collect(),
+    })
+}
+
+fn planned_on_kind(
+    workspace: &Workspace,
+    target: &Target,
+    options: &cli::E2e,
+    images: &Images<Tagged>,
+    preview: &Preview<'_>,
+) -> Result<Planned> {
+    let manifests = Manifests::read(workspace, target.manifests())?;
+    let references = References::planned(images, target.third_party());
+    let bundle = Bundle::given(options.bundle.as_deref())?;
+    let kind = kind::preview::Preview {
+        engine: preview.engine,
+        id: preview.id,
+        directory: preview.directory,
+        labels: preview.labels,
+        bundle: bundle.as_ref(),
+    };
+    let wrapped = |invocation| preview.text(invocation);
+    let import = wrapped(kind.import());
+    let from = |archive: &str| format!("{import} < {archive}");
+    let theirs = target.third_party().iter();
+    let theirs = theirs.map(|name| from(&format!("<archive of {name}>")));
+    let archives = archives(workspace, images);
+    let ours = archives.iter().map(|archive| from(archive.as_str()));
+    Ok(Planned {
+        cluster: kind
+            .cluster()
+            .into_iter()
+            .map(wrapped)
+            .chain(theirs)
+            .collect(),
+        load: "as soon as the node takes images, and seen complete in its own listing",
+        loads: ours.collect(),
+        ours: vec![wrapped(kind.apply())],
+        documents: kind.documents(&manifests, &references)?,
+        removals: kind.removals().into_iter().map(wrapped).collect(),
     })
 }
 
