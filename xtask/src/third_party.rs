@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -18,7 +19,8 @@ use crate::exit::{Exit, Failure};
 use crate::host;
 use crate::process;
 use crate::report::{self, live};
-use crate::source::workspace::{SecretValue, Workspace};
+use crate::source::workspace::{SecretValue, Target, Workspace};
+use crate::threads::joined;
 
 mod debian;
 mod registry;
@@ -216,6 +218,25 @@ pub(crate) fn archive(engine: &Engine, image: &ThirdPartyImage) -> Result<Utf8Pa
     process::capture(&save, SAVE_DEADLINE)?;
     fs::rename(&saved, &archive).with_context(|| format!("cannot make {archive}"))?;
     Ok(archive)
+}
+
+/// Makes sure that the engine has every image of a target, side by side.
+///
+/// # Errors
+/// As [`provide`].
+pub fn provide_all(
+    workspace: &Workspace,
+    engine: &Engine,
+    bundle: Option<&Bundle>,
+    target: &Target,
+) -> Result<Vec<ThirdPartyImage>> {
+    thread::scope(|scope| {
+        let names = target.third_party().iter();
+        let providing: Vec<_> = names
+            .map(|name| scope.spawn(move || provide(workspace, engine, bundle, name)))
+            .collect();
+        providing.into_iter().map(joined).collect()
+    })
 }
 
 /// From the bundle, if it has this image under the pinned name: then its ID decides, whatever the

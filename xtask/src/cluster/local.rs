@@ -82,14 +82,10 @@ impl Local {
     ) -> Result<Self> {
         let network = run.id().to_owned();
         let third_party = thread::scope(|scope| {
-            let providing: Vec<_> = target
-                .third_party()
-                .iter()
-                .map(|name| scope.spawn(|| third_party::provide(workspace, engine, bundle, name)))
-                .collect();
+            let providing =
+                scope.spawn(|| third_party::provide_all(workspace, engine, bundle, target));
             let made = make_network(run, engine, &network);
-            let provided: Result<Vec<_>> = providing.into_iter().map(joined).collect();
-            made.and(provided)
+            made.and(joined(providing))
         })?;
         Ok(Self {
             engine: engine.clone(),

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -26,7 +26,6 @@ use crate::report::{self, live};
 use crate::run::{self, Resource, Run};
 use crate::source::workspace::{Target, Workspace};
 use crate::third_party::{self, ThirdPartyImage};
-use crate::threads::joined;
 
 /// Three times what it takes where two clusters are made on two processors.
 const CREATE_DEADLINE: Duration = Duration::from_secs(240);
@@ -64,17 +63,7 @@ impl Purpose {
     /// The third-party images of the target, in the engine.
     pub(super) fn provide(&self) -> Result<Vec<ThirdPartyImage>> {
         let bundle = self.bundle.as_deref();
-        thread::scope(|scope| {
-            let names = self.target.third_party().iter();
-            let providing: Vec<_> = names
-                .map(|name| {
-                    scope.spawn(move || {
-                        third_party::provide(&self.workspace, &self.engine, bundle, name)
-                    })
-                })
-                .collect();
-            providing.into_iter().map(joined).collect()
-        })
+        third_party::provide_all(&self.workspace, &self.engine, bundle, &self.target)
     }
 }
 
