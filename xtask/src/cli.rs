@@ -278,6 +278,9 @@ pub struct Bench {
     /// Which container engine
     #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
     pub engine: Choice,
+    /// A folder with tools and images for machines without a network
+    #[arg(long, env = "E2E_BUNDLE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub bundle: Option<Utf8PathBuf>,
     /// Print the figures as JSON
     #[arg(long)]
     pub json: bool,
@@ -311,4 +314,6 @@ pub enum Subject {
     Unchanged,
     /// A run after an edit of one line
     Edit,
+    /// A run on a cluster of kind, from nothing
+    Kind,
 }

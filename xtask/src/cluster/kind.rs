@@ -30,6 +30,7 @@ use crate::source::workspace::{Target, Workspace};
 use crate::third_party::ThirdPartyImage;
 use crate::threads::joined;
 
+pub(crate) mod by_hand;
 mod config;
 mod create;
 pub(crate) mod gather;

@@ -1,13 +1,18 @@
 //! `bench`: what the tool costs, each figure beside a floor that was measured in the same rounds,
 //! since absolute times say more about the machine and the hour than about the tool.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::{print_data, temporary};
+use crate::bundle::Bundle;
 use crate::cli::{self, Subject};
+use crate::cluster::kind::absence;
+use crate::engine::Engine;
+use crate::exit::{Exit, Failure};
 use crate::report::{self, table};
 use crate::source::workspace::Workspace;
 
@@ -56,10 +61,31 @@ pub fn run(workspace: &Workspace, options: &cli::Bench) -> Result<()> {
     if wanted(Subject::Edit) {
         figures.push(told(|| run::edit(workspace, options.engine, rounds))?);
     }
+    if wanted(Subject::Kind) {
+        let asked = !options.subjects.is_empty();
+        figures.extend(kind(workspace, options, asked)?);
+    }
     if options.json {
         return print_data(&format!("{}\n", serde_json::to_string_pretty(&figures)?));
     }
     print_data(&text(&figures))
+}
+
+/// On a cluster of kind, where one can be made; that it cannot is an error only where it was asked for.
+fn kind(workspace: &Workspace, options: &cli::Bench, asked: bool) -> Result<Option<Figure>> {
+    let bundle = Bundle::given(options.bundle.as_deref())?.map(Arc::new);
+    let (_folder, folder) = temporary()?;
+    let engine = Engine::find(&folder, options.engine)?;
+    match absence(bundle.as_deref(), &engine)? {
+        Some(why) if asked => Err(Failure::new(Exit::Host, why)
+            .hint("name a folder that holds kind and its node image with `--bundle`")
+            .into()),
+        Some(why) => {
+            report::note(&format!("kind is not measured: {why}"));
+            Ok(None)
+        }
+        None => told(|| run::kind(workspace, options, bundle.as_ref())).map(Some),
+    }
 }
 
 /// The figures in a table, and below it what each one is.

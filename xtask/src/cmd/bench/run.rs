@@ -2,6 +2,7 @@
 //! after an edit of one line. The floors are the same containers alone, and cargo.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -9,7 +10,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::phase_zero::copy_tree;
 use super::{Figure, rounds, temporary};
+use crate::bundle::Bundle;
+use crate::cli;
 use crate::cluster::Cluster;
+use crate::cluster::kind::by_hand;
 use crate::cmd::build::build_target;
 use crate::cmd::ci::cargo_program;
 use crate::engine::{Choice, Engine};
@@ -38,7 +42,7 @@ pub(super) fn unchanged(workspace: &Workspace, choice: Choice, count: usize) -> 
     let (_folder, folder) = temporary()?;
     let (seconds, floor_seconds) = rounds(
         count,
-        || until_first_test(workspace, &workspace.root, target, choice, &folder),
+        || until_first_test(workspace, &workspace.root, target, choice, &folder, &[]),
         || by_hand(workspace, target, choice),
     )?;
     Ok(Figure {
@@ -74,7 +78,7 @@ pub(super) fn edit(workspace: &Workspace, choice: Choice, count: usize) -> Resul
         || {
             one += 1;
             write(one)?;
-            until_first_test(workspace, &tree, target, choice, &folder)
+            until_first_test(workspace, &tree, target, choice, &folder, &[])
         },
         || {
             other += 1;
@@ -93,6 +97,61 @@ pub(super) fn edit(workspace: &Workspace, choice: Choice, count: usize) -> Resul
     })
 }
 
+/// A run from nothing takes a minute, and differs little from the next.
+const KIND_ROUNDS_MAX: usize = 3;
+
+pub(super) fn kind(
+    workspace: &Workspace,
+    options: &cli::Bench,
+    bundle: Option<&Arc<Bundle>>,
+) -> Result<Figure> {
+    let target = target(workspace)?;
+    let (_folder, folder) = temporary()?;
+    let named = bundle.map(|bundle| format!("--bundle={}", bundle.folder()));
+    let more: Vec<&str> = ["--cluster=kind"]
+        .into_iter()
+        .chain(named.as_deref())
+        .collect();
+    let (seconds, floor_seconds) = rounds(
+        (options.rounds as usize).min(KIND_ROUNDS_MAX),
+        || {
+            until_first_test(
+                workspace,
+                &workspace.root,
+                target,
+                options.engine,
+                &folder,
+                &more,
+            )
+        },
+        || kind_by_hand(workspace, target, options.engine, bundle),
+    )?;
+    Ok(Figure {
+        subject: "kind",
+        what: format!(
+            "{} on a kind cluster, from nothing to its first test",
+            target.name
+        ),
+        seconds,
+        floor: "kind create cluster, and its name service ready",
+        floor_seconds,
+        ratio: seconds / floor_seconds,
+        ratio_max: 1.3,
+    })
+}
+
+/// A cluster alone, made and removed as a run of its own.
+fn kind_by_hand(
+    workspace: &Workspace,
+    target: &Target,
+    choice: Choice,
+    bundle: Option<&Arc<Bundle>>,
+) -> Result<Duration> {
+    in_a_run(workspace, target, choice, |run, engine| {
+        by_hand::time(workspace, target, run, engine, bundle)
+    })
+}
+
 /// Runs the command in `tree` and ends it where its first test would begin.
 fn until_first_test(
     workspace: &Workspace,
@@ -100,6 +159,7 @@ fn until_first_test(
     target: &Target,
     choice: Choice,
     folder: &Utf8Path,
+    more: &[&str],
 ) -> Result<Duration> {
     let log = folder.join("run.log");
     fs::write(&log, "").with_context(|| format!("cannot write {log}"))?;
@@ -110,6 +170,7 @@ fn until_first_test(
     let e2e = Invocation::new(program.as_str())
         .args(["e2e", target.name.as_str(), "--pause-before", "test"])
         .args(["--engine", choice.word()])
+        .args(more.iter().copied())
         .current_dir(tree)
         // The same store, mirror and build folder, wherever the tree lies.
         .env("CARGO_TARGET_DIR", build_folder.as_str());
@@ -133,7 +194,19 @@ fn until_first_test(
 
 /// The same network and containers, started by hand as a run of its own, until everything is ready.
 fn by_hand(workspace: &Workspace, target: &Target, choice: Choice) -> Result<Duration> {
-    let run = Run::begin_named(workspace, &target.name, "bench")?;
+    in_a_run(workspace, target, choice, |run, engine| {
+        start_by_hand(workspace, target, run, engine)
+    })
+}
+
+/// What `step` makes is that of a run, and removed afterwards.
+fn in_a_run(
+    workspace: &Workspace,
+    target: &Target,
+    choice: Choice,
+    step: impl FnOnce(&Arc<Run>, &Engine) -> Result<Duration>,
+) -> Result<Duration> {
+    let run = Arc::new(Run::begin_named(workspace, &target.name, "bench")?);
     let engine = match Engine::find(run.directory(), choice) {
         Ok(engine) => engine,
         Err(error) => {
@@ -141,7 +214,7 @@ fn by_hand(workspace: &Workspace, target: &Target, choice: Choice) -> Result<Dur
             return Err(error);
         }
     };
-    let result = start_by_hand(workspace, target, &run, &engine);
+    let result = step(&run, &engine);
     let _shield = Shield::raise();
     let removed = run.clean_up(&engine);
     let took = result?;

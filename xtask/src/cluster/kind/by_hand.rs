@@ -1,0 +1,45 @@
+//! A cluster as somebody makes it by hand: `kind create cluster`, and its name service ready. What a
+//! run costs is measured against it.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::NAMES_DEADLINE;
+use super::create::{Purpose, create, look_at_node};
+use crate::bundle::Bundle;
+use crate::cluster::local::make_network;
+use crate::engine::Engine;
+use crate::run::{self, Run};
+use crate::source::workspace::{Target, Workspace};
+
+/// Makes it on a network of the run, and tells how long it took until its name service was ready.
+///
+/// # Errors
+/// When kind makes no cluster.
+pub(crate) fn time(
+    workspace: &Workspace,
+    target: &Target,
+    run: &Arc<Run>,
+    engine: &Engine,
+    bundle: Option<&Arc<Bundle>>,
+) -> Result<Duration> {
+    let purpose = Purpose {
+        workspace: workspace.clone(),
+        target: target.clone(),
+        run: Arc::clone(run),
+        engine: engine.clone(),
+        bundle: bundle.cloned(),
+        ports_count: 1,
+    };
+    let begun = Instant::now();
+    make_network(run, engine, &run::kind_network(run.id()))?;
+    let (up, _is_up) = mpsc::channel();
+    create(&purpose, &up, &AtomicBool::new(false))?;
+    let (_, _, kubectl) = look_at_node(&purpose)?;
+    kubectl.wait_for_roll_out("kube-system", "coredns", NAMES_DEADLINE)?;
+    Ok(begun.elapsed())
+}
