@@ -72,9 +72,9 @@ pub struct E2e {
     /// Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
     #[arg(long)]
     pub watch: bool,
-    /// What it is deployed to
-    #[arg(long, env = "E2E_CLUSTER", value_enum, default_value_t)]
-    pub cluster: cluster::Choice,
+    /// What it is deployed to; `local`, if the workspace names no other
+    #[arg(long, env = "E2E_CLUSTER", value_enum)]
+    pub cluster: Option<cluster::Choice>,
     /// Which container engine runs it
     #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
     pub engine: Choice,
@@ -105,6 +105,14 @@ pub struct E2e {
     /// Run only the tests whose name contains one of these
     #[arg(last = true, value_name = "TEST FILTER")]
     pub filters: Vec<String>,
+}
+
+impl E2e {
+    /// What it is deployed to.
+    #[must_use]
+    pub fn cluster(&self) -> cluster::Choice {
+        self.cluster.unwrap_or_default()
+    }
 }
 
 /// When the containers of a run stay.

@@ -20,7 +20,8 @@ pub mod local;
 pub(crate) mod readiness;
 
 /// Which cluster is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Choice {
     /// Containers of the engine, no Kubernetes: the inner loop
     #[default]

@@ -143,7 +143,7 @@ fn steps<'a>(
 /// together.
 fn end_to_end_on_kind(workspace: &Workspace, bundle: Option<&Utf8Path>) -> Result<()> {
     let everything = cli::E2e {
-        cluster: cluster::Choice::Kind,
+        cluster: Some(cluster::Choice::Kind),
         all: false,
         targets: ON_KIND.map(str::to_owned).to_vec(),
         ..every_target(engine().map_or(Choice::Auto, Choice::from), bundle, false)
@@ -176,7 +176,7 @@ fn every_target(engine: Choice, bundle: Option<&Utf8Path>, first: bool) -> cli::
         all: true,
         keep: cli::Keep::Never,
         watch: false,
-        cluster: cluster::Choice::Local,
+        cluster: Some(cluster::Choice::Local),
         engine,
         bundle: bundle.map(Utf8Path::to_owned),
         plan: false,

@@ -33,7 +33,11 @@ use self::pause::Pause;
 /// # Errors
 /// The first target's that was not green, when all have been told; a wrong command line.
 pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
-    run_all(workspace, options).map_err(deadline::in_time)
+    let options = cli::E2e {
+        cluster: options.cluster.or(workspace.cluster),
+        ..options.clone()
+    };
+    run_all(workspace, &options).map_err(deadline::in_time)
 }
 
 fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {

@@ -8,6 +8,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::manifests::{DependencyKind, Manifests, refused};
+use crate::cluster::Choice;
 use crate::exit::{Exit, Failure};
 
 /// The name of a workspace member. Only [`Workspace::load`] makes one.
@@ -161,6 +162,8 @@ pub struct Workspace {
     pub targets: BTreeMap<TargetName, Target>,
     /// What every target is tested against: `datastorage`.
     pub against: PackageName,
+    /// What runs are deployed to where nobody says it.
+    pub cluster: Option<Choice>,
     /// The package that holds the tests: `test-e2e`.
     pub tests: PackageName,
     /// Where the tool keeps what it makes; [`Workspace::load`] sets it to what
@@ -199,6 +202,7 @@ impl Workspace {
         };
         let mut workspace = Self {
             against: member(&metadata.against, "against")?,
+            cluster: metadata.cluster,
             tests: member(&metadata.tests, "tests")?,
             targets: BTreeMap::new(),
             state: default_state(&root),
@@ -412,6 +416,8 @@ fn default_state(root: &Utf8Path) -> Utf8PathBuf {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct WorkspaceMetadata {
     against: String,
+    #[serde(default)]
+    cluster: Option<Choice>,
     #[serde(default = "default_tests")]
     tests: String,
     #[serde(default)]

@@ -79,7 +79,7 @@ Options:
       --all                   Test every target
       --keep <WHEN>           Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
       --watch                 Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
-      --cluster <CLUSTER>     What it is deployed to [env: E2E_CLUSTER=] [default: local] [possible values: local, kind]
+      --cluster <CLUSTER>     What it is deployed to; `local`, if the workspace names no other [env: E2E_CLUSTER=] [possible values: local, kind]
       --engine <ENGINE>       Which container engine runs it [env: E2E_ENGINE=] [default: auto] [possible values: auto, podman, docker]
       --bundle <DIR>          A folder with tools and images for machines without a network [env: E2E_BUNDLE=]
       --plan                  Print phases, references and commands; run nothing

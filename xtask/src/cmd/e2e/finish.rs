@@ -149,7 +149,7 @@ impl Session<'_> {
     /// Of a cluster that goes, more than logs. Whoever sends a second signal has no time for it.
     fn gather(&self) -> Result<()> {
         match &self.engine {
-            Some(engine) if self.options.cluster == Choice::Kind && !interrupt::is_hurried() => {
+            Some(engine) if self.options.cluster() == Choice::Kind && !interrupt::is_hurried() => {
                 gather::gather(&self.run, engine)
             }
             _ => Ok(()),

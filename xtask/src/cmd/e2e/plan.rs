@@ -63,7 +63,7 @@ fn plan(
         labels: &labels,
     };
     let wrapped = |invocation| preview.text(invocation);
-    let planned = match options.cluster {
+    let planned = match options.cluster() {
         Choice::Local => planned_locally(workspace, target, &images, &preview)?,
         Choice::Kind => planned_on_kind(workspace, target, options, &images, &preview)?,
     };

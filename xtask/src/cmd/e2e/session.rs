@@ -436,7 +436,7 @@ impl<'a> Session<'a> {
 
     /// What of the command line leads to the same cluster again.
     fn cluster_flag(&self) -> String {
-        match self.options.cluster {
+        match self.options.cluster() {
             Choice::Local => String::new(),
             other => format!(" --cluster {}", other.word()),
         }
@@ -558,7 +558,7 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
             let _activity = live::begin("removing", "what dead runs left");
             run::sweep(workspace, &engine)
         });
-        let made = match options.cluster {
+        let made = match options.cluster() {
             Choice::Local => {
                 let bundle = bundle.map(Arc::as_ref);
                 Cluster::start_local(workspace, target, run, &engine, bundle)

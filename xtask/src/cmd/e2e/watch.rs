@@ -55,7 +55,7 @@ pub(super) fn only_target<'a>(
     let [target] = targets else {
         return refuse("several targets", "it stays at one until Ctrl-C");
     };
-    if options.cluster != Choice::Local {
+    if options.cluster() != Choice::Local {
         return refuse(
             "--cluster",
             "what an edit did not change stays on the local cluster alone",
