@@ -1,7 +1,7 @@
 //! Reads `deploy/*.yaml`, plain Kubernetes manifests, and puts image references in, in memory.
 //! `image: datastorage` is a logical name: a tag on one of our images is refused, and so is every
-//! field that the local cluster does not honour. Nothing is skipped in silence: what is void here
-//! is told.
+//! field that the local cluster does not honour. Nothing is skipped in silence: what is void here,
+//! or is another thing where data is thrown away, is told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,12 +17,15 @@ use crate::source::workspace::Workspace;
 
 pub(crate) mod document;
 mod references;
+mod thrown_away;
 
 #[cfg(test)]
 pub(crate) use references::Expected;
 pub(crate) use references::{Named, References, Seen};
 
-use document::{ConfigMap, Container, Deployment, Head, Medium, Port, Probe, Service};
+use document::{
+    ConfigMap, Container, Deployment, Head, Medium, PersistentVolumeClaim, Port, Probe, Service,
+};
 
 /// Where manifests lie.
 pub const FOLDER: &str = "deploy";
@@ -69,10 +72,28 @@ impl ImageNames {
 pub struct Manifests {
     pub(crate) workloads: Vec<Workload>,
     pub(crate) config_maps: BTreeMap<String, BTreeMap<String, String>>,
-    void: BTreeSet<String>,
+    /// Names by kind.
+    void: BTreeMap<String, BTreeSet<String>>,
     services: Vec<(Place, Service)>,
+    /// Names of PersistentVolumeClaims.
+    claims: BTreeSet<String>,
+    /// What each Deployment says that a run turns into something else.
+    written: Vec<Written>,
     digests: BTreeMap<String, Digest>,
-    texts: BTreeMap<String, String>,
+    /// With the names of their files, as a run has them.
+    documents: Vec<(String, serde_json::Value)>,
+}
+
+/// What stands in the manifest of a Deployment, and in a run no longer.
+#[derive(Clone, Debug)]
+struct Written {
+    place: Place,
+    replicas: u32,
+    /// Of each volume that stays: its number, and the name of its claim.
+    claims: Vec<(usize, String)>,
+    account: Option<String>,
+    /// Arguments for runs alone.
+    added: Vec<String>,
 }
 
 /// A Deployment, and the names under which Services make it known.
@@ -168,7 +189,7 @@ impl Manifests {
                 return Err(Failure::new(Exit::Manifest, message).into());
             }
         }
-        manifests.join_services()?;
+        manifests.join()?;
         Ok(manifests)
     }
 
@@ -191,7 +212,7 @@ impl Manifests {
         let mut manifests = Self::default();
         let file = Utf8PathBuf::from(format!("deploy/{service}.yaml"));
         manifests.add(&file, service, text, images)?;
-        manifests.join_services()?;
+        manifests.join()?;
         Ok(manifests)
     }
 
@@ -237,27 +258,15 @@ impl Manifests {
         part
     }
 
-    /// Every document of the workloads that are here, as it is written, with the name of its file:
+    /// Every document of the workloads that are here, as a run has it, with the name of its file:
     /// `gateway` for `deploy/gateway.yaml`.
-    ///
-    /// # Errors
-    /// Never for what was read before.
-    pub(crate) fn documents(&self) -> Result<Vec<(&str, serde_json::Value)>> {
-        let mut documents = Vec::new();
-        for (service, text) in &self.texts {
+    pub(crate) fn documents(&self) -> impl Iterator<Item = (&str, &serde_json::Value)> {
+        let documents = self.documents.iter();
+        let here = documents.filter(|(service, _)| {
             let mut workloads = self.workloads.iter();
-            if !workloads.any(|workload| workload.service == *service) {
-                continue;
-            }
-            for document in serde_norway::Deserializer::from_str(text) {
-                let document = serde_json::Value::deserialize(document)
-                    .with_context(|| format!("cannot read {FOLDER}/{service}.yaml"))?;
-                if !document.is_null() {
-                    documents.push((service.as_str(), document));
-                }
-            }
-        }
-        Ok(documents)
+            workloads.any(|workload| workload.service == *service)
+        });
+        here.map(|(service, document)| (service.as_str(), document))
     }
 
     /// Which reference every container of a service gets, by the service's name; as a roll-out puts
@@ -283,9 +292,28 @@ impl Manifests {
         Ok(found)
     }
 
-    /// What stands in the manifests and means nothing here: `NetworkPolicy gateway`, ...
-    pub fn void(&self) -> impl Iterator<Item = &str> {
-        self.void.iter().map(String::as_str)
+    /// What stands in the manifests and means nothing without Kubernetes, a line for all kinds of
+    /// the same names: `NetworkPolicy and ServiceAccount of gateway, postgres`, ...
+    #[must_use]
+    pub fn void(&self) -> Vec<String> {
+        let mut kinds: BTreeMap<&BTreeSet<String>, Vec<&str>> = BTreeMap::new();
+        for (kind, names) in &self.void {
+            kinds.entry(names).or_default().push(kind);
+        }
+        let lines = kinds.into_iter();
+        let lines =
+            lines.map(|(names, kinds)| format!("{} of {}", kinds.join(" and "), listed(names)));
+        lines.collect()
+    }
+
+    /// What is another thing in a run, since its data is thrown away, a line for each.
+    #[must_use]
+    pub fn thrown_away(&self) -> Vec<String> {
+        let claims = self.claims.iter();
+        let claims = claims.map(|name| format!("{} {name} is memory", thrown_away::CLAIM));
+        let added = self.written.iter().filter(|one| !one.added.is_empty());
+        let added = added.map(|one| format!("{} gets {}", one.place.subject, one.added.join(" ")));
+        claims.chain(added).collect()
     }
 
     fn add(
@@ -297,11 +325,11 @@ impl Manifests {
     ) -> Result<()> {
         let digest = Digest::of(text.as_bytes());
         self.digests.insert(file.to_string(), digest);
-        self.texts.insert(service.to_owned(), text.to_owned());
-        // Two passes in step: the first tells the kind, the second reads that kind strictly.
-        let heads = serde_norway::Deserializer::from_str(text);
-        let bodies = serde_norway::Deserializer::from_str(text);
-        for (index, (head, body)) in heads.zip(bodies).enumerate() {
+        // Three passes in step: the first tells the kind, the second reads that kind strictly, the
+        // third keeps what is applied.
+        let documents = || serde_norway::Deserializer::from_str(text);
+        let passes = documents().zip(documents()).zip(documents());
+        for (index, ((head, body), whole)) in passes.enumerate() {
             let mut place = Place {
                 file: file.to_owned(),
                 document: index + 1,
@@ -311,38 +339,70 @@ impl Manifests {
             // An empty document between two separators.
             let Some(head) = head else { continue };
             place.subject = format!("{} {}", or_none(&head.kind), or_none(&head.metadata.name));
-            self.add_document(place, service, &head, body, images)?;
+            if head.metadata.name.is_empty() {
+                return Err(place.refuse("metadata.name", "is missing").into());
+            }
+            let whole =
+                serde_json::Value::deserialize(whole).map_err(|error| yaml(&place, &error))?;
+            if (head.api_version.as_str(), head.kind.as_str()) == ("apps/v1", "Deployment") {
+                let deployment = strict(&place, body)?;
+                self.add_deployment(place, service, &deployment, whole, images)?;
+                continue;
+            }
+            self.add_document(place, &head, body)?;
+            let applied = thrown_away::in_a_run(whole, &[]);
+            let applied = applied.map(|document| (service.to_owned(), document));
+            self.documents.extend(applied);
         }
+        Ok(())
+    }
+
+    /// Checked as it is written, kept as a run has it.
+    fn add_deployment(
+        &mut self,
+        place: Place,
+        service: &str,
+        deployment: &Deployment,
+        whole: serde_json::Value,
+        images: &ImageNames,
+    ) -> Result<()> {
+        check_deployment(&place, deployment, images)?;
+        let added = thrown_away::arguments(&deployment.metadata.annotations).map_err(
+            |(key, message)| place.refuse(&format!("metadata.annotations.{key}"), message),
+        )?;
+        let document = thrown_away::in_a_run(whole, &added).context("a Deployment is in a run")?;
+        let in_a_run = Deployment::deserialize(&document)
+            .with_context(|| format!("{} of {} as a run has it", place.subject, place.file))?;
+        let pod = &deployment.spec.template.spec;
+        let volumes = pod.volumes.iter().enumerate();
+        let claims = volumes.filter_map(|(index, volume)| {
+            let claim = volume.persistent_volume_claim.as_ref()?;
+            Some((index, claim.claim_name.clone()))
+        });
+        self.written.push(Written {
+            place: place.clone(),
+            replicas: deployment.spec.replicas,
+            claims: claims.collect(),
+            account: pod.service_account_name.clone(),
+            added,
+        });
+        self.documents.push((service.to_owned(), document));
+        self.workloads.push(Workload {
+            place,
+            service: service.to_owned(),
+            deployment: in_a_run,
+            aliases: BTreeSet::new(),
+        });
         Ok(())
     }
 
     fn add_document(
         &mut self,
         place: Place,
-        service: &str,
         head: &Head,
         body: serde_norway::Deserializer<'_>,
-        images: &ImageNames,
     ) -> Result<()> {
-        if head.metadata.name.is_empty() {
-            return Err(place.refuse("metadata.name", "is missing").into());
-        }
         match (head.api_version.as_str(), head.kind.as_str()) {
-            ("apps/v1", "Deployment") => {
-                let deployment: Deployment = strict(&place, body)?;
-                check_deployment(&place, &deployment, images)?;
-                if let Some(account) = &deployment.spec.template.spec.service_account_name {
-                    let name = &deployment.metadata.name;
-                    self.void
-                        .insert(format!("serviceAccountName {account} of {name}"));
-                }
-                self.workloads.push(Workload {
-                    place,
-                    service: service.to_owned(),
-                    deployment,
-                    aliases: BTreeSet::new(),
-                });
-            }
             ("v1", "Service") => {
                 let read = strict(&place, body)?;
                 self.services.push((place, read));
@@ -358,8 +418,15 @@ impl Manifests {
                     return Err(place.refuse("metadata.name", "is there twice").into());
                 }
             }
+            ("v1", thrown_away::CLAIM) => {
+                let claim: PersistentVolumeClaim = strict(&place, body)?;
+                if !self.claims.insert(claim.metadata.name) {
+                    return Err(place.refuse("metadata.name", "is there twice").into());
+                }
+            }
             (_, kind) if VOID_KINDS.contains(&kind) => {
-                self.void.insert(format!("{kind} {}", head.metadata.name));
+                let names = self.void.entry(kind.to_owned()).or_default();
+                names.insert(head.metadata.name.clone());
             }
             ("v1", "Secret") => {
                 return Err(place
@@ -371,12 +438,57 @@ impl Manifests {
                 return Err(elsewhere(place.refuse(
                     "kind",
                     format!(
-                        "the local cluster has no {} of {}; it knows apps/v1 Deployment, v1 Service, v1 ConfigMap",
+                        "the local cluster has no {} of {}; it knows apps/v1 Deployment, v1 Service, v1 ConfigMap, v1 PersistentVolumeClaim",
                         or_none(kind),
                         or_none(version)
                     ),
                 ))
                 .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// What one document says of another.
+    fn join(&mut self) -> Result<()> {
+        self.join_services()?;
+        self.join_claims()?;
+        self.join_accounts()
+    }
+
+    /// A claim is the data of one pod: in a run each pod has a volume of its own.
+    fn join_claims(&self) -> Result<()> {
+        let mut taken = BTreeSet::new();
+        for one in &self.written {
+            for (index, claim) in &one.claims {
+                let field = format!("spec.template.spec.volumes[{index}].persistentVolumeClaim");
+                if !self.claims.contains(claim) {
+                    let message = format!(
+                        "the manifests of the run hold no {} {claim}",
+                        thrown_away::CLAIM
+                    );
+                    return Err(one.place.refuse(&field, message).into());
+                }
+                if one.replicas != 1 || !taken.insert(claim) {
+                    let message = format!("{claim} would belong to more than one pod");
+                    return Err(one.place.refuse(&field, message).into());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Kubernetes makes no pod for an account that is not there.
+    fn join_accounts(&self) -> Result<()> {
+        let known = self.void.get("ServiceAccount");
+        for one in &self.written {
+            let Some(account) = &one.account else {
+                continue;
+            };
+            if account != "default" && !known.is_some_and(|names| names.contains(account)) {
+                let field = "spec.template.spec.serviceAccountName";
+                let message = format!("the manifests of the run hold no ServiceAccount {account}");
+                return Err(one.place.refuse(field, message).into());
             }
         }
         Ok(())
@@ -489,7 +601,7 @@ fn yaml(place: &Place, error: &serde_norway::Error) -> Failure {
 /// The fix for what Kubernetes has and the local cluster has not.
 fn elsewhere(failure: Failure) -> Failure {
     failure.hint(
-        "take it out: the local cluster honours a closed list and skips nothing; Kubernetes itself would be `--cluster kind`, which this version does not have yet",
+        "take it out: the local cluster honours a closed list and skips nothing, and `--cluster kind` is given the same files",
     )
 }
 
@@ -583,9 +695,10 @@ fn check_volumes(place: &Place, deployment: &Deployment) -> Result<()> {
         let field = format!("spec.template.spec.volumes[{index}]");
         let sources = usize::from(volume.config_map.is_some())
             + usize::from(volume.secret.is_some())
-            + usize::from(volume.empty_dir.is_some());
+            + usize::from(volume.empty_dir.is_some())
+            + usize::from(volume.persistent_volume_claim.is_some());
         if sources != 1 {
-            let message = "must hold one of configMap, secret, emptyDir";
+            let message = "must hold one of configMap, secret, emptyDir, persistentVolumeClaim";
             return Err(elsewhere(place.refuse(&field, message)).into());
         }
         if !is_dns_label(&volume.name) || !seen.insert(&volume.name) {

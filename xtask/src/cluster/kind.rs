@@ -217,7 +217,10 @@ impl Kind {
         let references = References::of_third_party(&self.third_party);
         let manifests = manifests.only(&references);
         let place = self.place();
-        let mut all = vec![documents::namespace(place)];
+        let mut all = vec![
+            documents::namespace(place),
+            documents::way_through_policies(place, config::POD_SUBNET),
+        ];
         all.extend(documents::secrets(place, &secrets.mounts())?);
         all.extend(self.documents(&manifests, &references)?);
         let (kubectl, coming_up) = (self.kubectl.clone(), self.starting.take());

@@ -32,8 +32,8 @@ pub(crate) struct Metadata {
     pub(crate) name: String,
     #[serde(default)]
     pub(crate) labels: BTreeMap<String, String>,
-    #[serde(default, rename = "annotations")]
-    _annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) annotations: BTreeMap<String, String>,
 }
 
 /// `apps/v1 Deployment`.
@@ -108,7 +108,7 @@ pub(crate) struct PodSpec {
     _automount_service_account_token: Option<bool>,
     #[serde(default, rename = "enableServiceLinks")]
     _enable_service_links: Option<bool>,
-    /// Void, as the ServiceAccount that it names.
+    /// Void, as the ServiceAccount that it names; which must be there all the same.
     #[serde(default)]
     pub(crate) service_account_name: Option<String>,
     #[serde(default)]
@@ -133,8 +133,17 @@ pub(crate) struct PodSecurityContext {
     pub(crate) run_as_group: Option<u32>,
     #[serde(default)]
     pub(crate) fs_group: Option<u32>,
+    #[serde(default, rename = "fsGroupChangePolicy")]
+    _fs_group_change_policy: Option<FsGroupChangePolicy>,
     #[serde(default, rename = "seccompProfile")]
     _seccomp_profile: Option<SeccompProfile>,
+}
+
+/// A volume of a run is mounted for the first time in any case.
+#[derive(Clone, Copy, Debug, Deserialize)]
+enum FsGroupChangePolicy {
+    Always,
+    OnRootMismatch,
 }
 
 /// The engine's own profile is in force in any case.
@@ -403,6 +412,15 @@ pub(crate) struct Volume {
     pub(crate) secret: Option<SecretVolume>,
     #[serde(default)]
     pub(crate) empty_dir: Option<EmptyDir>,
+    /// In what runs there is none: see [`super::thrown_away`].
+    #[serde(default)]
+    pub(crate) persistent_volume_claim: Option<ClaimVolume>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct ClaimVolume {
+    pub(crate) claim_name: String,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -473,6 +491,51 @@ pub(crate) struct ServicePort {
     _node_port: Option<u16>,
     #[serde(default, rename = "protocol")]
     _protocol: Option<Protocol>,
+}
+
+/// `v1 PersistentVolumeClaim`. A run holds it against this list and gives its pod an emptyDir.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PersistentVolumeClaim {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    pub(crate) metadata: Metadata,
+    #[serde(rename = "spec")]
+    _spec: ClaimSpec,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ClaimSpec {
+    #[serde(rename = "accessModes")]
+    _access_modes: [AccessMode; 1],
+    #[serde(rename = "resources")]
+    _resources: ClaimResources,
+    #[serde(default, rename = "storageClassName")]
+    _storage_class_name: Option<String>,
+}
+
+/// One pod has it, so what it says is one pod's own.
+#[derive(Clone, Copy, Debug, Deserialize)]
+enum AccessMode {
+    ReadWriteOnce,
+    ReadWriteOncePod,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClaimResources {
+    #[serde(rename = "requests")]
+    _requests: ClaimRequests,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClaimRequests {
+    #[serde(rename = "storage")]
+    _storage: Memory,
 }
 
 /// `v1 ConfigMap`.

@@ -1,7 +1,8 @@
 //! Phase 4: the manifests with the references of phase 0, rolled out and reachable. Makes no
 //! reference: it takes those that were seen loaded.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -109,13 +110,10 @@ pub fn deploy(
     let deadline_of = |service: &str| {
         ready_deadline(workspace, service).map_or(deadline, |own| own.min(deadline))
     };
+    tell("thrown away with the run", &manifests.thrown_away());
     match cluster {
         Cluster::Local(local) => {
-            let void: Vec<&str> = manifests.void().collect();
-            if !void.is_empty() {
-                let list = void.join(", ");
-                report::note(&format!("void without Kubernetes: {list}"));
-            }
+            tell("void without Kubernetes", &manifests.void());
             let pods = local.plan(run, secrets, manifests, &references)?;
             write_config(run, manifests)?;
             local.roll_out(run, pods, deadline_of)?;
@@ -124,6 +122,19 @@ pub fn deploy(
     }
     write_run_file(workspace, run, secrets, manifests, &images, cluster)?;
     Ok(Deployment { images })
+}
+
+/// Nothing of a manifest is skipped or replaced in silence; a watch says it once.
+fn tell(what: &str, of_manifests: &[String]) {
+    static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    if of_manifests.is_empty() {
+        return;
+    }
+    let line = format!("{what}: {}", of_manifests.join("; "));
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.insert(line.clone()) {
+        report::note(&line);
+    }
 }
 
 fn ready_deadline(workspace: &Workspace, service: &str) -> Option<Duration> {

@@ -16,6 +16,7 @@ mod load_phase;
 mod manifest_reading;
 mod process_children;
 mod process_interrupt;
+mod production_manifests;
 mod run_life;
 mod source_cargo;
 mod source_digest;

@@ -20,12 +20,15 @@ data: {inventory.json: "{}"}
 ---
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: web}
+metadata:
+  name: web
+  annotations: {phase-zero.dev/run-args: '["-c", "fsync=off"]'}
 spec:
   selector: {matchLabels: {app: web}}
   template:
     metadata: {labels: {app: web}}
     spec:
+      serviceAccountName: web
       securityContext: {runAsNonRoot: true, runAsUser: 65532}
       containers:
         - name: web
@@ -35,7 +38,17 @@ spec:
             httpGet: {path: /readyz, port: http}
           resources: {limits: {cpu: "2", memory: 64Mi}}
           volumeMounts: [{name: config, mountPath: /config, readOnly: true}]
-      volumes: [{name: config, configMap: {name: web}}]
+      volumes: [{name: config, configMap: {name: web}}, {name: data, persistentVolumeClaim: {claimName: web}}]
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: web}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: web}
+automountServiceAccountToken: false
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -74,8 +87,17 @@ const KIND: Option<&str> = Some("--cluster kind");
 #[test]
 fn a_good_one_is_read_and_what_is_void_is_told() {
     let manifests = Manifests::parse("web", GOOD, &names()).unwrap();
-    let void: Vec<&str> = manifests.void().collect();
-    assert_eq!(void, ["NetworkPolicy web"]);
+    assert_eq!(
+        manifests.void(),
+        ["NetworkPolicy and ServiceAccount of web"]
+    );
+    assert_eq!(
+        manifests.thrown_away(),
+        [
+            "PersistentVolumeClaim web is memory",
+            "Deployment web gets -c fsync=off"
+        ]
+    );
 }
 
 #[test]
@@ -146,7 +168,7 @@ fn fields_off_the_list_are_refused_by_name() {
     check(
         "          image: web",
         "          image: web\n          lifecycle: {}",
-        "deploy/web.yaml:25:11: document 3 (Deployment web)",
+        "deploy/web.yaml:28:11: document 3 (Deployment web)",
         KIND,
     );
     check(
@@ -262,4 +284,39 @@ fn what_contradicts_itself_is_refused() {
         "spec.replicas",
         None,
     );
+}
+
+#[test]
+fn what_a_run_turns_into_something_else_is_held_against_the_list_before() {
+    check(
+        "claimName: web",
+        "claimName: other",
+        "volumes[1].persistentVolumeClaim: the manifests of the run hold no",
+        None,
+    );
+    check(
+        "spec:\n  selector: {match",
+        "spec:\n  replicas: 2\n  selector: {match",
+        "web would belong to more than one pod",
+        None,
+    );
+    check(
+        "serviceAccountName: web",
+        "serviceAccountName: other",
+        "serviceAccountName: the manifests of the run hold no ServiceAccount other",
+        None,
+    );
+    check(
+        "phase-zero.dev/run-args",
+        "phase-zero.dev/args",
+        "metadata.annotations.phase-zero.dev/args: means nothing",
+        None,
+    );
+    check(
+        "[ReadWriteOnce]",
+        "[ReadWriteMany]",
+        "`ReadWriteMany`",
+        KIND,
+    );
+    check("storage: 1Gi", "storage: 1 Gi", "is no amount", None);
 }

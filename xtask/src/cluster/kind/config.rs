@@ -2,8 +2,16 @@
 
 use serde_json::{Value, json};
 
+use crate::cluster::kubernetes::documents::PodSubnet;
+
 /// The first port of a node that a Service of type NodePort may have.
 pub(crate) const NODE_PORT_FIRST: u16 = 30_000;
+
+/// The addresses of pods; the first of them is the node's.
+pub(super) const POD_SUBNET: PodSubnet = PodSubnet {
+    all: "10.244.0.0/16",
+    node: "10.244.0.1/32",
+};
 
 /// A cluster of one node that publishes so many ports on 127.0.0.1, from [`NODE_PORT_FIRST`] on. The
 /// engine picks the ports of the host itself, so nothing is chosen that another takes in between.
@@ -20,7 +28,9 @@ pub(super) fn config(ports_count: u16) -> Value {
     json!({
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
-        "networking": {"apiServerAddress": "127.0.0.1", "apiServerPort": -1},
+        "networking": {
+            "apiServerAddress": "127.0.0.1", "apiServerPort": -1, "podSubnet": POD_SUBNET.all,
+        },
         "kubeadmConfigPatches": [kubelet.to_string()],
         "nodes": [{"role": "control-plane", "extraPortMappings": mappings}],
     })

@@ -1,6 +1,7 @@
-//! What is applied: the documents of `deploy/*.yaml` as they are written, with the references of
-//! phase 0 put in, and what a run adds of its own: its namespace, its Secrets, and a NodePort for
-//! each port, so that tests come in. Pure functions; no document names an image that was not seen.
+//! What is applied: the documents of `deploy/*.yaml` as a run has them, with the references of
+//! phase 0 put in, and what a run adds of its own: its namespace, its Secrets, and the way in for
+//! tests, a NodePort for each port and a NetworkPolicy that lets the node through. Pure functions;
+//! no document names an image that was not seen.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +22,15 @@ pub(crate) struct Place<'a> {
     pub(crate) run: &'a str,
     /// Its namespace.
     pub(crate) namespace: &'a str,
+}
+
+/// Where pods have their addresses: what calls from elsewhere is no pod.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PodSubnet {
+    /// All of them.
+    pub(crate) all: &'static str,
+    /// What the node itself has of them.
+    pub(crate) node: &'static str,
 }
 
 /// The ports of a node, by Deployment and by the name of the port inside.
@@ -50,6 +60,25 @@ pub(crate) fn namespace(place: Place<'_>) -> Value {
                 "pod-security.kubernetes.io/enforce": "restricted",
                 "pod-security.kubernetes.io/warn": "restricted",
             },
+        },
+    })
+}
+
+/// The policies of the manifests let in who calls in production, and tests are none of these. They
+/// come through a port of the node, or through the API server, which lives there: from an address
+/// that no pod has. What one pod may ask of another stays as the manifests have it.
+pub(crate) fn way_through_policies(place: Place<'_>, subnet: PodSubnet) -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(place, "e2e"),
+        "spec": {
+            "podSelector": {"matchLabels": {LABEL_RUN: place.run}},
+            "policyTypes": ["Ingress"],
+            "ingress": [{"from": [
+                {"ipBlock": {"cidr": "0.0.0.0/0", "except": [subnet.all]}},
+                {"ipBlock": {"cidr": subnet.node}},
+            ]}],
         },
     })
 }
@@ -102,7 +131,8 @@ pub(crate) fn of_manifests(
     references: &References<impl Named>,
 ) -> Result<Vec<Value>> {
     let mut documents = Vec::new();
-    for (service, mut document) in manifests.documents()? {
+    for (service, document) in manifests.documents() {
+        let mut document = document.clone();
         document["metadata"]["namespace"] = place.namespace.into();
         document["metadata"]["labels"][LABEL_RUN] = place.run.into();
         if document["kind"] == "Deployment" {
@@ -181,10 +211,13 @@ mod tests {
     use camino::Utf8Path;
     use serde_json::{Value, json};
 
-    use super::{Place, list, namespace, node_ports, of_manifests, secrets, ways_in};
+    use super::{
+        Place, PodSubnet, list, namespace, node_ports, of_manifests, secrets, way_through_policies,
+        ways_in,
+    };
     use crate::manifest::{ImageNames, Manifests, References};
 
-    const SAMPLE: &str = r"apiVersion: v1
+    const SAMPLE: &str = r#"apiVersion: v1
 kind: Service
 metadata: {name: db}
 spec: {selector: {app: db}, ports: [{port: 5432}]}
@@ -195,9 +228,14 @@ kind: PodDisruptionBudget
 metadata: {name: db}
 spec: {minAvailable: 1, selector: {matchLabels: {app: db}}}
 ---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: db}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 1Gi}}}
+---
 apiVersion: apps/v1
 kind: Deployment
-metadata: {name: db}
+metadata: {name: db, annotations: {phase-zero.dev/run-args: '["-F"]'}}
 spec:
   selector: {matchLabels: {app: db}}
   template:
@@ -207,8 +245,11 @@ spec:
       containers:
         - name: db
           image: db
+          args: [-D, /data]
           ports: [{name: sql, containerPort: 5432}, {containerPort: 9}]
-";
+          volumeMounts: [{name: data, mountPath: /data}]
+      volumes: [{name: data, persistentVolumeClaim: {claimName: db}}]
+"#;
 
     const PLACE: Place<'_> = Place {
         run: "r-1",
@@ -241,6 +282,10 @@ spec:
             assert_eq!(container["image"], "<db>");
             assert_eq!(container["imagePullPolicy"], "Never");
         }
+        // The claim is no document of a run.
+        let volume = json!({"name": "data", "emptyDir": {"medium": "Memory"}});
+        assert_eq!(pod["volumes"], json!([volume]));
+        assert_eq!(pod["containers"][0]["args"], json!(["-D", "/data", "-F"]));
         // What is selected by is what was written.
         let selector = &documents[2]["spec"]["selector"]["matchLabels"];
         assert_eq!(*selector, json!({"app": "db"}));
@@ -259,6 +304,27 @@ spec:
         assert_eq!(ways[0]["spec"]["selector"], json!({"app": "db"}));
         assert_eq!(ways[0]["spec"]["ports"][1]["nodePort"], 30_001);
         assert_eq!(ways[0]["spec"]["ports"][1]["targetPort"], 5432);
+    }
+
+    #[test]
+    fn the_node_comes_through_to_the_pods_of_the_run_and_no_pod_does() {
+        let subnet = PodSubnet {
+            all: "10.0.0.0/8",
+            node: "10.0.0.1/32",
+        };
+        let policy = way_through_policies(PLACE, subnet);
+        let spec = &policy["spec"];
+        assert_eq!(policy["metadata"]["namespace"], "ns");
+        assert_eq!(
+            spec["podSelector"]["matchLabels"],
+            json!({"phase-zero.run": "r-1"})
+        );
+        // It says nothing of who may be called.
+        assert_eq!(spec["policyTypes"], json!(["Ingress"]));
+        let from = spec["ingress"][0]["from"].as_array().unwrap();
+        assert_eq!(from[0]["ipBlock"]["except"], json!(["10.0.0.0/8"]));
+        assert_eq!(from[1]["ipBlock"]["cidr"], "10.0.0.1/32");
+        assert_eq!(from.len(), 2);
     }
 
     #[test]
