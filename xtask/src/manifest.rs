@@ -82,6 +82,8 @@ pub struct Manifests {
     digests: BTreeMap<String, Digest>,
     /// With the names of their files, as a run has them.
     documents: Vec<(String, serde_json::Value)>,
+    /// Documents as they are written, of which a run has something else or nothing.
+    turned: Vec<serde_json::Value>,
 }
 
 /// What stands in the manifest of a Deployment, and in a run no longer.
@@ -269,6 +271,11 @@ impl Manifests {
         here.map(|(service, document)| (service.as_str(), document))
     }
 
+    /// As they are written: the documents of which a run has something else or nothing.
+    pub(crate) fn turned(&self) -> &[serde_json::Value] {
+        &self.turned
+    }
+
     /// Which reference every container of a service gets, by the service's name; as a roll-out puts
     /// them in.
     ///
@@ -350,11 +357,23 @@ impl Manifests {
                 continue;
             }
             self.add_document(place, &head, body)?;
-            let applied = thrown_away::in_a_run(whole, &[]);
-            let applied = applied.map(|document| (service.to_owned(), document));
-            self.documents.extend(applied);
+            let in_a_run = thrown_away::in_a_run(&whole, &[]);
+            self.keep(service, whole, in_a_run);
         }
         Ok(())
+    }
+
+    fn keep(
+        &mut self,
+        service: &str,
+        whole: serde_json::Value,
+        in_a_run: Option<serde_json::Value>,
+    ) {
+        if in_a_run.as_ref() != Some(&whole) {
+            self.turned.push(whole);
+        }
+        let document = in_a_run.map(|document| (service.to_owned(), document));
+        self.documents.extend(document);
     }
 
     /// Checked as it is written, kept as a run has it.
@@ -370,7 +389,7 @@ impl Manifests {
         let added = thrown_away::arguments(&deployment.metadata.annotations).map_err(
             |(key, message)| place.refuse(&format!("metadata.annotations.{key}"), message),
         )?;
-        let document = thrown_away::in_a_run(whole, &added).context("a Deployment is in a run")?;
+        let document = thrown_away::in_a_run(&whole, &added).context("a Deployment is in a run")?;
         let in_a_run = Deployment::deserialize(&document)
             .with_context(|| format!("{} of {} as a run has it", place.subject, place.file))?;
         let pod = &deployment.spec.template.spec;
@@ -386,7 +405,7 @@ impl Manifests {
             account: pod.service_account_name.clone(),
             added,
         });
-        self.documents.push((service.to_owned(), document));
+        self.keep(service, whole, Some(document));
         self.workloads.push(Workload {
             place,
             service: service.to_owned(),

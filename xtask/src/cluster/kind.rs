@@ -208,13 +208,15 @@ impl Kind {
         }
     }
 
-    /// Namespace, Secrets, and what runs third-party images alone; does not wait for it.
+    /// Namespace, Secrets, and what runs third-party images alone; then shows the API server what a
+    /// run has turned into something else. Does not wait for it.
     pub(super) fn start_third_party(
         &mut self,
         secrets: &Secrets,
         manifests: &Manifests,
     ) -> Result<()> {
         let references = References::of_third_party(&self.third_party);
+        let turned = manifests.turned().to_vec();
         let manifests = manifests.only(&references);
         let place = self.place();
         let mut all = vec![
@@ -226,7 +228,11 @@ impl Kind {
         let (kubectl, coming_up) = (self.kubectl.clone(), self.starting.take());
         self.starting = Some(thread::spawn(move || {
             coming_up.map_or(Ok(()), ended)?;
-            kubectl.apply(documents::list(all))
+            kubectl.apply(documents::list(all))?;
+            match turned.is_empty() {
+                true => Ok(()),
+                false => kubectl.would_take(documents::list(turned)),
+            }
         }));
         Ok(())
     }

@@ -36,10 +36,11 @@ pub(super) fn arguments(
 }
 
 /// A document as a run has it; nothing where it has none. `added` comes from [`arguments`].
-pub(super) fn in_a_run(mut document: Value, added: &[String]) -> Option<Value> {
+pub(super) fn in_a_run(document: &Value, added: &[String]) -> Option<Value> {
     if document["kind"] == CLAIM {
         return None;
     }
+    let mut document = document.clone();
     if document["kind"] == "Deployment" {
         let pod = &mut document["spec"]["template"]["spec"];
         let volumes = pod.get_mut("volumes").and_then(Value::as_array_mut);
@@ -76,18 +77,18 @@ mod tests {
     #[track_caller]
     fn check(pod: &Value, added: &[&str], becomes: &Value) {
         let added: Vec<String> = added.iter().map(ToString::to_string).collect();
-        let in_a_run = in_a_run(deployment(pod), &added).unwrap();
+        let in_a_run = in_a_run(&deployment(pod), &added).unwrap();
         assert_eq!(in_a_run, deployment(becomes));
     }
 
     #[test]
     fn a_claim_is_left_out_and_its_volume_is_memory() {
         assert_eq!(
-            in_a_run(json!({"kind": "PersistentVolumeClaim"}), &[]),
+            in_a_run(&json!({"kind": "PersistentVolumeClaim"}), &[]),
             None
         );
         let service = json!({"kind": "Service", "spec": {"volumes": 1}});
-        assert_eq!(in_a_run(service.clone(), &["x".to_owned()]), Some(service));
+        assert_eq!(in_a_run(&service, &["x".to_owned()]), Some(service));
         check(
             &json!({"containers": [{}], "volumes": [
                 {"name": "data", "persistentVolumeClaim": {"claimName": "db"}},

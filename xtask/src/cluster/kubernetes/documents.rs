@@ -286,11 +286,20 @@ spec:
         let volume = json!({"name": "data", "emptyDir": {"medium": "Memory"}});
         assert_eq!(pod["volumes"], json!([volume]));
         assert_eq!(pod["containers"][0]["args"], json!(["-D", "/data", "-F"]));
+        // What it is instead of is kept as it was written.
+        let manifests = manifests();
+        let turned = manifests.turned();
+        assert_eq!(turned.len(), 2);
+        assert_eq!(turned[0]["kind"], "PersistentVolumeClaim");
+        let pod = &turned[1]["spec"]["template"]["spec"];
+        let claim = &pod["volumes"][0]["persistentVolumeClaim"];
+        assert_eq!(*claim, json!({"claimName": "db"}));
+        assert_eq!(pod["containers"][0]["args"], json!(["-D", "/data"]));
         // What is selected by is what was written.
         let selector = &documents[2]["spec"]["selector"]["matchLabels"];
         assert_eq!(*selector, json!({"app": "db"}));
         let none = References::planned_third_party(&["other".to_owned()]);
-        let refused = of_manifests(PLACE, &manifests(), &none).unwrap_err();
+        let refused = of_manifests(PLACE, &manifests, &none).unwrap_err();
         assert!(refused.to_string().contains("`db` does not belong"));
     }
 

@@ -84,6 +84,30 @@ impl Kubectl {
         }
     }
 
+    /// Asks whether the API server would take these documents in the namespace that every cluster
+    /// has; makes nothing.
+    ///
+    /// # Errors
+    /// [`Exit::Manifest`], with the server's own words.
+    pub(crate) fn would_take(&self, documents: String) -> Result<()> {
+        let apply = self.invocation().args([
+            "apply",
+            "--dry-run=server",
+            "--server-side",
+            "--field-manager=phase-zero",
+            "--namespace=default",
+            "--filename=-",
+        ]);
+        let input = Input::Bytes(documents.into_bytes());
+        process::capture_with_input(&apply, &input, ANSWER_DEADLINE).map_err(|error| {
+            let message = "Kubernetes does not take a manifest as it is written";
+            Failure::new(Exit::Manifest, message)
+                .hint("a run puts something else in its place; outside of runs it would be refused")
+                .caused_by(error)
+        })?;
+        Ok(())
+    }
+
     /// Asks for a path of the API: `/api/v1/...`.
     ///
     /// # Errors
