@@ -3,7 +3,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -28,12 +28,24 @@ fn line(command: &Command) -> String {
 /// # Errors
 /// The command line and what it said, when it does not end with 0 in time.
 pub fn output(command: &mut Command, within: Duration) -> Result<Output, String> {
+    output_heard(command, within, |_| {})
+}
+
+/// The same, and each line of its standard error is heard as it comes.
+///
+/// # Errors
+/// As [`output`].
+pub fn output_heard(
+    command: &mut Command,
+    within: Duration,
+    heard: impl Fn(&str) + Send + 'static,
+) -> Result<Output, String> {
     let line = line(command);
     let mut child = Owned::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let deadline = Instant::now() + within;
     let (stdout, stderr) = (
-        collect(child.0.stdout.take()),
-        collect(child.0.stderr.take()),
+        collect(child.0.stdout.take(), |_| {}),
+        collect(child.0.stderr.take(), heard),
     );
     let read = |stream: &Receiver<Vec<u8>>| {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -53,13 +65,24 @@ pub fn output(command: &mut Command, within: Duration) -> Result<Output, String>
     Err(format!("{line}: {status}: {said}"))
 }
 
-fn collect(stream: Option<impl Read + Send + 'static>) -> Receiver<Vec<u8>> {
+fn collect(
+    stream: Option<impl Read + Send + 'static>,
+    heard: impl Fn(&str) + Send + 'static,
+) -> Receiver<Vec<u8>> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        if let Some(mut stream) = stream {
+        if let Some(stream) = stream {
+            let mut reader = BufReader::new(stream);
+            let mut from = 0;
             // What was read until then counts; the exit status tells the rest.
-            let _ = stream.read_to_end(&mut bytes);
+            while reader
+                .read_until(b'\n', &mut bytes)
+                .is_ok_and(|read| read > 0)
+            {
+                heard(String::from_utf8_lossy(&bytes[from..]).trim());
+                from = bytes.len();
+            }
         }
         let _ = sender.send(bytes);
     });
@@ -105,7 +128,7 @@ impl<T: DeserializeOwned + Send + 'static> Stream<T> {
     pub fn start(command: &mut Command, within: Duration) -> Result<Self, String> {
         let line = line(command);
         let mut child = Owned::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
-        let said = collect(child.0.stderr.take());
+        let said = collect(child.0.stderr.take(), |_| {});
         let (sender, values) = channel();
         let stdout = child.0.stdout.take();
         thread::spawn(move || {

@@ -37,6 +37,11 @@ impl EngineCommand {
     pub fn address(&self, container: &str, port: u16) -> Result<SocketAddr, String> {
         let text = self.run(&["port", container, &format!("{port}/tcp")])?;
         let first = text.lines().next().unwrap_or_default().trim();
+        if first.is_empty() {
+            return Err(format!(
+                "{container} publishes no port {port} now: it does not run"
+            ));
+        }
         let error = |error| format!("{container} publishes {port} as `{first}`: {error}");
         first.parse().map_err(error)
     }

@@ -4,16 +4,21 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::fs;
+use std::io::{Write, stderr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use crate::child::output_heard;
 use crate::cluster::Cluster;
 use crate::kubernetes::{Access, Namespace};
+
+/// How long the tool may take to tell the tags: it may have to be compiled first.
+const TAG_WITHIN: Duration = Duration::from_secs(900);
 
 /// `run.json`.
 #[derive(Clone, Debug, Deserialize)]
@@ -323,13 +328,13 @@ fn ask_images(target: &str, profile: &str) -> Result<BTreeMap<String, Present>, 
         command.current_dir(folder);
     }
     let line = format!("{} {}", cargo.display(), arguments.join(" "));
-    let output = command
-        .output()
-        .map_err(|error| format!("{line}: {error}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        return Err(format!("{line}: {}: {}", output.status, said.trim()));
-    }
+    // Not by a macro: what those print is shown when a test has failed, and this when it waits.
+    let told = line.clone();
+    let output = output_heard(&mut command, TAG_WITHIN, move |words| {
+        if words.contains("Blocking waiting for file lock") {
+            let _ = writeln!(stderr(), "{told}: waits for another cargo: {words}");
+        }
+    })?;
     let images: Vec<Present> =
         serde_json::from_slice(&output.stdout).map_err(|error| format!("{line}: {error}"))?;
     Ok(images

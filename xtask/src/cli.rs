@@ -59,6 +59,7 @@ pub enum Command {
 
 /// What `e2e` takes.
 #[derive(Clone, Debug, Args)]
+#[command(override_usage = "cargo xtask e2e [OPTIONS] <TARGET...|--all> [-- <TEST FILTER>...]")]
 pub struct E2e {
     /// Targets to test, one run after the other
     #[arg(value_name = "TARGET", required_unless_present = "all", add = ArgValueCandidates::new(completions::targets))]
@@ -159,6 +160,7 @@ pub struct Tag {
 
 /// What `build` takes.
 #[derive(Clone, Debug, Args)]
+#[command(override_usage = "cargo xtask build [OPTIONS] <TARGET|--all>")]
 pub struct Build {
     /// The target
     #[arg(required_unless_present = "all", add = ArgValueCandidates::new(completions::targets))]

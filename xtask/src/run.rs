@@ -219,10 +219,9 @@ impl Run {
     pub fn clean_up(&self, engine: &Engine) -> Result<()> {
         let label = format!("{LABEL_RUN}={}", self.id);
         remove_all(engine, &self.id).map_err(|error| {
-            let made = self.made().join(", ");
             Failure::new(
                 Exit::Internal,
-                format!("not everything of run {} could be removed; it made {made}", self.id),
+                format!("not everything of run {} could be removed", self.id),
             )
             .hint(format!(
                 "`cargo xtask clean` removes what is left, and so does the next run; it carries the label {label}"
@@ -236,21 +235,6 @@ impl Run {
     #[must_use]
     pub fn has_its_folder(&self) -> bool {
         self.directory.join(LOCK).exists()
-    }
-
-    /// What stands in its journal, for people: removal goes by labels.
-    fn made(&self) -> Vec<String> {
-        let journal = fs::read(self.directory.join(JOURNAL)).unwrap_or_default();
-        let lines = journal.split(|&byte| byte == b'\n');
-        lines
-            .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
-            .filter(|line| line["event"] == "make")
-            .filter_map(|line| {
-                let details = &line["details"];
-                let (kind, name) = (details["kind"].as_str()?, details["name"].as_str()?);
-                Some(format!("{kind} {name}"))
-            })
-            .collect()
     }
 }
 
@@ -579,6 +563,19 @@ impl Resources {
         })
     }
 
+    /// `container a, network b`.
+    fn told(&self) -> String {
+        let kinds = [
+            ("container", &self.containers),
+            ("volume", &self.volumes),
+            ("network", &self.networks),
+        ];
+        let all = kinds
+            .iter()
+            .flat_map(|(kind, names)| names.iter().map(move |name| format!("{kind} {name}")));
+        all.collect::<Vec<_>>().join(", ")
+    }
+
     /// Nothing was found.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -700,15 +697,11 @@ fn remove_found(
         return Ok(found);
     }
     bail!(
-        "not everything with label {label} could be removed; left are containers {:?}, volumes {:?}, networks {:?}\n{}",
-        left.containers,
-        left.volumes,
-        left.networks,
+        "left with label {label}: {}{}",
+        left.told(),
         reasons
-            .iter()
-            .map(|reason| format!("{reason:#}"))
-            .collect::<Vec<_>>()
-            .join("\n")
+            .first()
+            .map_or_else(String::new, |reason| format!("\n  {reason:#}"))
     )
 }
 

@@ -52,6 +52,8 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
             filters::check(workspace, target, &options.filters)?;
         }
     }
+    // Each run opens it for itself; what is wrong with it is told before any.
+    let bundle = Bundle::given(options.bundle.as_deref())?;
     if options.plan {
         check_plan(options)?;
         return plan::print(workspace, &targets, options);
@@ -59,8 +61,6 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     if let Some(folder) = &options.report {
         super::check_folder("--report", folder)?;
     }
-    // Each run opens it for itself; what is wrong with it is told before any.
-    let bundle = Bundle::given(options.bundle.as_deref())?;
     let deadline = Deadline::arm(options.timeout)?;
     if options.yes {
         super::setup::ensure(

@@ -8,8 +8,11 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use super::completions;
 use crate::report;
 
-/// The variable that stands for `--engine`.
-const ENGINE: &str = "E2E_ENGINE";
+/// Flags that a variable stands for, with what each may be.
+const VARIABLES: [(&str, &str, &str); 2] = [
+    ("--engine", "E2E_ENGINE", "auto, podman or docker"),
+    ("--cluster", "E2E_CLUSTER", "local or kind"),
+];
 
 /// Prints what clap says, and the fix if there is one to add; gives the exit code. Help is no error.
 #[must_use]
@@ -49,7 +52,9 @@ fn hint(error: &clap::Error) -> Option<String> {
             "there is a script for bash, zsh and fish: `cargo xtask completions bash`; in any other shell `cargo xtask --help` lists the commands"
                 .to_owned(),
         ),
-        (ErrorKind::InvalidValue, "--engine <ENGINE>") => of_variable(value),
+        (ErrorKind::InvalidValue, "--engine <ENGINE>" | "--cluster <CLUSTER>") => {
+            of_variable(argument, value)
+        }
         (ErrorKind::ValueValidation, "--timeout <SECONDS>") => {
             Some("give a whole number of seconds, 1 or more: `--timeout 600`".to_owned())
         }
@@ -61,12 +66,12 @@ fn hint(error: &clap::Error) -> Option<String> {
 }
 
 /// Whoever set a variable does not look for its value on the command line.
-fn of_variable(value: &str) -> Option<String> {
-    let on_command_line = env::args().any(|argument| argument.starts_with("--engine"));
-    let is_its = env::var(ENGINE).is_ok_and(|held| held == value);
+fn of_variable(argument: &str, value: &str) -> Option<String> {
+    let mut known = VARIABLES.iter();
+    let (flag, variable, values) = known.find(|(flag, ..)| argument.starts_with(flag))?;
+    let on_command_line = env::args().any(|argument| argument.starts_with(flag));
+    let is_its = env::var(variable).is_ok_and(|held| held == value);
     (is_its && !on_command_line).then(|| {
-        format!(
-            "`{value}` is what the variable {ENGINE} holds: unset it, or set it to auto, podman or docker"
-        )
+        format!("`{value}` is what the variable {variable} holds: unset it, or set it to {values}")
     })
 }

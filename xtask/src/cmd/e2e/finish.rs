@@ -81,6 +81,7 @@ impl Session<'_> {
         let noted = self
             .receipt
             .phase_took("clean", begun.elapsed(), removed.is_ok());
+        self.left_something = removed.is_err();
         let removed = removed.and(noted);
         activity.say("writing the reports");
         self.receipt.other_tools();

@@ -26,6 +26,7 @@ use crate::pipeline::load::load;
 use crate::pipeline::tag::{Inputs, Repository, Tagged, tag};
 use crate::pipeline::test::{check_filters, test, told_so_far};
 use crate::pipeline::{Frozen, Images};
+use crate::process::interrupt;
 use crate::report::receipt::Receipt;
 use crate::report::{self, failure, live};
 use crate::run::{self, Resources, Run};
@@ -59,6 +60,8 @@ pub(super) struct Session<'a> {
     pub(super) cycle: Option<Cycle>,
     /// Its end has left the deployment as it is.
     pub(super) leaves_standing: bool,
+    /// Its end could not remove all that it should have.
+    pub(super) left_something: bool,
     taken: Taken,
     pub(super) begun: Instant,
 }
@@ -154,6 +157,7 @@ impl<'a> Session<'a> {
             progress: Progress::Begun,
             cycle: None,
             leaves_standing: false,
+            left_something: false,
             taken: Taken::default(),
             begun: Instant::now(),
         })
@@ -242,6 +246,7 @@ impl<'a> Session<'a> {
                 }
                 Err(mpsc::RecvError) => None,
             };
+            interrupt::doing("cluster");
             let started = starting
                 .join()
                 .unwrap_or_else(|_| Err(anyhow!("the thread that starts the cluster panicked")));
@@ -419,19 +424,31 @@ impl<'a> Session<'a> {
         );
         let red = match report.failed().next() {
             Some(first) => red.hint(format!(
-                "`cargo xtask e2e {}{} -- {}` runs it alone; `--keep on-failure` leaves the deployment there",
+                "`cargo xtask e2e {}{} -- {}` runs it alone{}",
                 self.target.name,
                 self.cluster_flag(),
-                first.name
+                first.name,
+                match self.options.watch {
+                    true => "",
+                    false => "; `--keep on-failure` leaves the deployment there",
+                }
             )),
             None => red,
         };
-        // What the second look found may be why the tests failed.
+        // What the second look found may be why the tests failed, and it is the graver of the two.
         Err(match again {
-            Ok(()) => red,
-            Err(error) => red.caused_by(error),
-        }
-        .into())
+            Ok(()) => red.into(),
+            Err(error) if report::is_signal(&error) => error,
+            Err(error) => Failure::new(
+                report::exit_of(&error),
+                format!(
+                    "{error:#}\n  and {}: {}",
+                    self.target.name,
+                    report.verdict()
+                ),
+            )
+            .into(),
+        })
     }
 
     /// What of the command line leads to the same cluster again.

@@ -225,6 +225,7 @@ impl Session<'_> {
         let Some(cycle) = &self.cycle else { return "" };
         match (&cycle.before, self.progress) {
             (Before::Beside(_), _) => LAST_GOOD,
+            _ if self.left_something => "; not all of it could be removed: cargo xtask clean",
             _ if !self.leaves_standing => "; nothing stays deployed",
             (_, Progress::Attested) => ", stays deployed",
             _ => LAST_GOOD,
