@@ -5,6 +5,7 @@
 pub mod audit;
 pub mod child;
 pub mod cluster;
+pub mod compiled;
 pub mod config_map;
 pub mod crowd;
 pub mod database;

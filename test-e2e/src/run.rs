@@ -15,7 +15,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::child::output_heard;
 use crate::cluster::Cluster;
+use crate::compiled::{self, Compiled};
 use crate::kubernetes::{Access, Namespace};
+
+/// Names the run that the tool has just proved, for the tests that it starts.
+const PROVED: &str = "E2E_PROVED";
 
 /// How long the tool may take to tell the tags: it may have to be compiled first.
 const TAG_WITHIN: Duration = Duration::from_secs(900);
@@ -91,9 +95,10 @@ impl Run {
     /// The run named by `E2E_RUN`, else the newest kept one of `target` in this checkout.
     ///
     /// # Errors
-    /// When there is none, or it cannot be read, or it is another target's; when it was kept, and
-    /// the working tree's sources are no longer those that it runs.
-    pub fn find(target: &str) -> Result<Self, String> {
+    /// When there is none, or it cannot be read, or it is another target's; where it is not the tool
+    /// that has just proved it, when the working tree's sources are no longer those that it runs, or
+    /// this program is not compiled from them.
+    pub fn find(target: &str, files: &[Compiled]) -> Result<Self, String> {
         let run = match env::var_os("E2E_RUN") {
             Some(path) => Self::read(Path::new(&path))?,
             None => newest_kept(&run_folders(), target)?,
@@ -104,8 +109,10 @@ impl Run {
             } = run;
             return Err(format!("run {id} is one of {other}, not of {target}"));
         }
-        // One that goes on is proved by the tool; what was kept may have grown old.
-        if run.kept {
+        // The tool has just proved it, and this program; by hand, both may have grown old.
+        let is_proved = env::var(PROVED).is_ok_and(|id| id == run.id);
+        if !is_proved {
+            compiled::check(files)?;
             run.check_present(&present_images(target, &run.profile)?)?;
             run.check_manifests(&workspace_root())?;
             run.check_containers()?;
@@ -277,7 +284,13 @@ fn secret(path: &Path) -> String {
 /// every folder above, nearest first. Where the tool looks is where it writes.
 fn run_folders() -> Vec<PathBuf> {
     if let Some(set) = env::var_os("CARGO_TARGET_DIR").filter(|set| !set.is_empty()) {
-        return vec![PathBuf::from(set).join("e2e/runs")];
+        // A relative one is meant from where cargo was called, which is seldom this package.
+        let set = PathBuf::from(set);
+        return [workspace_root().join(&set), set]
+            .into_iter()
+            .map(|folder| folder.join("e2e/runs"))
+            .filter(|folder| folder.is_dir())
+            .collect();
     }
     let start = env::var_os("CARGO_MANIFEST_DIR")
         .map(PathBuf::from)

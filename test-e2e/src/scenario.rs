@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::compiled::Compiled;
 use crate::http::Api;
 use crate::run::Run;
 
@@ -46,6 +47,7 @@ macro_rules! scenario {
             ::core::env!("CARGO_CRATE_NAME"),
             ::core::any::type_name_of_val(&here),
             $crate::Access::$access,
+            &$crate::compiled!(),
         )
     }};
 }
@@ -63,16 +65,17 @@ fn end_with_the_run() {
 
 impl Scenario {
     /// Finds the run of `target`, waits for the lock and notes the start. `place` is the path of
-    /// an item in the test function, `gateway::duplicates_are_counted::here`.
+    /// an item in the test function, `gateway::duplicates_are_counted::here`, and `files` are what
+    /// the test was compiled from.
     ///
     /// # Panics
-    /// When there is no run to test against.
+    /// When there is no run to test against, or nobody has proved what would be tested.
     #[must_use]
     #[track_caller]
-    pub fn open(target: &str, place: &str, access: Access) -> Self {
+    pub fn open(target: &str, place: &str, access: Access, files: &[Compiled]) -> Self {
         note_panics();
         end_with_the_run();
-        let run = match Run::find(target) {
+        let run = match Run::find(target, files) {
             Ok(run) => run,
             Err(error) => panic!("{error}"),
         };

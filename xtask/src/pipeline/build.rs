@@ -151,6 +151,28 @@ impl TestProgram {
     pub const fn origin(&self) -> Origin {
         self.origin
     }
+
+    /// Whether what lies there is what was built: it is executed by its path, minutes later.
+    ///
+    /// # Errors
+    /// [`Exit::Attest`] when it is another file, with both digests.
+    pub(crate) fn check(&self) -> Result<()> {
+        let path = &self.path;
+        let read = fs::File::open(path).and_then(Digest::of_reader);
+        let (found, _) = read.with_context(|| format!("cannot read {path}"))?;
+        if found == self.binary {
+            return Ok(());
+        }
+        Err(Failure::new(
+            Exit::Attest,
+            format!(
+                "{path} was replaced: its digest is {found}, built was {}",
+                self.binary
+            ),
+        )
+        .hint("run again: the tests are built anew where their binary is not what its record says")
+        .into())
+    }
 }
 
 /// How to build.

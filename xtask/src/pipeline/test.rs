@@ -116,7 +116,10 @@ pub fn test(
     let events = run.directory().join(EVENTS);
     let activity = live::begin_asked("testing", run.target().as_str(), move || under_way(&events));
     let log = run.directory().join("tests.log");
+    program.check()?;
     let code = process::stream(&invocation, Some(&log), Echo::Until(LISTING), deadline)?;
+    // What ran is what lay there, before and after.
+    program.check()?;
     drop(activity);
     let mut results = told(run)?;
     let list = process::capture(&invocation.arg("--list"), LIST_DEADLINE)?;
@@ -251,8 +254,11 @@ fn panic_of(test: &str, said: &str) -> Option<(String, String)> {
 /// How the test program is called; `--plan` shows the same.
 #[must_use]
 pub fn invocation(run_directory: &Utf8Path, program: &Utf8Path, filters: &[String]) -> Invocation {
+    let id = run_directory.file_name().unwrap_or_default();
     Invocation::new(program.as_str())
         .args(filters.iter().map(String::as_str))
+        // Whoever finds a run without it looks whether it has grown old.
+        .env("E2E_PROVED", id)
         .env("E2E_RUN", run_directory.join("run.json").as_str())
         .env("RUST_BACKTRACE", "0")
 }
