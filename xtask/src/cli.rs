@@ -33,6 +33,8 @@ pub enum Command {
     Tag(Tag),
     /// Build the images of a target: reference and image ID, one line each
     Build(Build),
+    /// Print the targets as JSON, for a workflow with one job for each
+    Matrix(Matrix),
     /// Show the reference of each target in each phase, and find every wrong tag pattern in the tree
     Audit(Audit),
     /// Tell what is on this machine, what is missing, and which engine would be chosen
@@ -178,6 +180,10 @@ pub struct Build {
     #[arg(long, value_enum, default_value_t = Profile::E2e)]
     pub profile: Profile,
 }
+
+/// What `matrix` takes.
+#[derive(Clone, Debug, Args)]
+pub struct Matrix {}
 
 /// What `audit` takes.
 #[derive(Clone, Debug, Args)]

@@ -22,6 +22,7 @@ pub mod crash;
 pub mod doctor;
 pub mod e2e;
 pub mod logs;
+pub mod matrix;
 pub(crate) mod room;
 mod run_file;
 pub mod setup;
@@ -44,6 +45,7 @@ fn run_on(workspace: &Workspace, command: &Command) -> Result<()> {
         Command::E2e(options) => e2e::run(workspace, options),
         Command::Tag(options) => tag::run(workspace, options),
         Command::Build(options) => build::run(workspace, options),
+        Command::Matrix(_) => matrix::run(workspace),
         Command::Audit(_) => audit::run(workspace),
         Command::Status(options) => status::run(workspace, options),
         Command::Logs(options) => logs::run(workspace, options),

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::pipeline::test::{TestReport, TestResult};
 
@@ -16,6 +16,8 @@ use crate::pipeline::test::{TestReport, TestResult};
 pub struct Job {
     /// What is written there in Markdown stands on the job's page.
     summary: Option<Utf8PathBuf>,
+    /// What is written there as `name=value` is an output of the step.
+    outputs: Option<Utf8PathBuf>,
 }
 
 impl Job {
@@ -23,9 +25,10 @@ impl Job {
     #[must_use]
     pub fn here() -> Option<Self> {
         let inside = env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true");
-        let summary = env::var("GITHUB_STEP_SUMMARY").ok();
+        let named = |name: &str| env::var(name).ok().map(Utf8PathBuf::from);
         inside.then(|| Self {
-            summary: summary.map(Utf8PathBuf::from),
+            summary: named("GITHUB_STEP_SUMMARY"),
+            outputs: named("GITHUB_OUTPUT"),
         })
     }
 
@@ -54,13 +57,26 @@ impl Job {
         let Some(path) = &self.summary else {
             return Ok(());
         };
-        File::options()
-            .append(true)
-            .create(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(markdown(title, rows).as_bytes()))
+        append(path, &markdown(title, rows))
             .with_context(|| format!("cannot write GITHUB_STEP_SUMMARY {path}"))
     }
+
+    /// Makes a text of one line an output of the step.
+    ///
+    /// # Errors
+    /// When the file that GitHub named cannot be written.
+    pub fn output(&self, name: &str, line: &str) -> Result<()> {
+        let Some(path) = &self.outputs else {
+            return Ok(());
+        };
+        append(path, &format!("{name}={line}\n"))
+            .with_context(|| format!("cannot write GITHUB_OUTPUT {path}"))
+    }
+}
+
+fn append(path: &Utf8Path, text: &str) -> std::io::Result<()> {
+    let mut file = File::options().append(true).create(true).open(path)?;
+    file.write_all(text.as_bytes())
 }
 
 fn annotation(target: &str, test: &TestResult) -> String {

@@ -40,6 +40,7 @@ Commands:
   e2e          Build, deploy, prove and test a target, then remove everything again
   tag          Print the image reference of DataStorage for a target; computes, builds nothing
   build        Build the images of a target: reference and image ID, one line each
+  matrix       Print the targets as JSON, for a workflow with one job for each
   audit        Show the reference of each target in each phase, and find every wrong tag pattern in the tree
   doctor       Tell what is on this machine, what is missing, and which engine would be chosen
   setup        Install what is missing, or print the commands where that is not possible
@@ -92,6 +93,35 @@ Options:
   -h, --help                  Print help (see more with '--help')
 "
     );
+}
+
+#[test]
+fn a_matrix_is_one_line_with_a_job_for_each_target() {
+    let output = xtask(&["matrix"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.matches('\n').count(), 1, "{text}");
+    let matrix: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let jobs = matrix["include"].as_array().unwrap();
+    let names: Vec<&str> = jobs
+        .iter()
+        .map(|job| job["target"].as_str().unwrap())
+        .collect();
+    assert_eq!(names.join(", "), KNOWN);
+    let gateway = serde_json::json!({"target": "gateway", "needs": ["datastorage"]});
+    assert!(jobs.contains(&gateway), "{text}");
+
+    let outputs = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(outputs.path(), "before=1\n").unwrap();
+    let told = Command::new(env!("CARGO_BIN_EXE_xtask"))
+        .arg("matrix")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("GITHUB_ACTIONS", "true")
+        .env("GITHUB_OUTPUT", outputs.path())
+        .output()
+        .unwrap();
+    assert_eq!(String::from_utf8(told.stdout).unwrap(), text);
+    let written = std::fs::read_to_string(outputs.path()).unwrap();
+    assert_eq!(written, format!("before=1\nmatrix={text}"));
 }
 
 #[test]
