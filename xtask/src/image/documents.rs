@@ -19,7 +19,7 @@ use crate::digest::Digest;
 const USER: &str = "65532:65532";
 const EPOCH: &str = "1970-01-01T00:00:00Z";
 /// What containerd imports an image as.
-const ANNOTATION_CONTAINERD_NAME: &str = "io.containerd.image.name";
+pub(super) const ANNOTATION_CONTAINERD_NAME: &str = "io.containerd.image.name";
 
 /// A blob as a manifest names it.
 pub(super) struct Blob {

@@ -10,11 +10,15 @@ use crate::digest::Digest;
 use crate::engine::Platform;
 
 mod archive;
+mod archive_read;
 mod documents;
 mod elf;
 mod layer;
+mod observed;
 
+pub use self::archive_read::ReadArchive;
 use self::layer::Layer;
+pub use self::observed::Observed;
 
 /// Bumped when the layout of image or config changes; part of every recipe.
 pub const TEMPLATE_VERSION: u32 = 1;

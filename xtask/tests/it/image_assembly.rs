@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use xtask::digest::Digest;
 use xtask::engine::Platform;
-use xtask::image::{Assembled, Contents, assemble};
+use xtask::image::{Assembled, Contents, Observed, ReadArchive, assemble};
 
 const REFERENCE: &str = "localhost/datastorage:gateway-3f9a1c0b7d52e8f4";
 const INTERPRETER: u32 = 3;
@@ -176,6 +176,156 @@ fn any_change_is_another_image() {
     for other in [&other_label, &contents(&other_binary, &platform)] {
         assert_ne!(assemble(other).unwrap().image_id, first.image_id);
     }
+}
+
+/// The archive with files changed, added, or left out by an empty text.
+fn changed(archive: &[u8], changes: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut files = files(archive);
+    files.retain(|name, _| !name.ends_with('/'));
+    files.extend(
+        changes
+            .iter()
+            .map(|(name, bytes)| ((*name).to_owned(), bytes.to_vec())),
+    );
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, bytes) in files.iter().filter(|(_, bytes)| !bytes.is_empty()) {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        builder.append_data(&mut header, name, &bytes[..]).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+fn read_back(archive: Vec<u8>) -> anyhow::Result<String> {
+    let archive = ReadArchive::new(archive)?;
+    let (observed, names) = archive.observe()?;
+    let layer = archive.blob(observed.layer_digest())?;
+    let (image, _) = observed.with_layer(names.first().unwrap(), layer)?;
+    assert_eq!(image.image_id, observed.image_id());
+    Ok(observed.label("phase-zero.label-7").unwrap().to_owned())
+}
+
+#[test]
+fn what_was_written_is_read_back_and_nothing_else() {
+    let (binary, platform) = (executable(62, 2, LOADED), amd64());
+    let image = assemble(&contents(&binary, &platform)).unwrap();
+    let whole = archive(&image);
+    assert_eq!(read_back(whole.clone()).unwrap(), "7");
+    assert_eq!(read_back(changed(&whole, &[])).unwrap(), "7");
+    // As skopeo writes it.
+    let oci = changed(&whole, &[("manifest.json", b"")]);
+    assert!(ReadArchive::new(oci).unwrap().observe().is_ok());
+
+    let blob = |digest: Digest| format!("blobs/sha256/{digest}");
+    let (config, layer) = (blob(image.image_id), blob(image.layer_digest));
+    let twice = [&whole[..whole.len() - 1024], &whole].concat();
+    let of_another: &[u8] = br#"[{"Config": "a", "Layers": []}]"#;
+    for (bytes, words) in [
+        (
+            changed(&whole, &[("index.json", b"")]),
+            "it has no index.json",
+        ),
+        (
+            changed(&whole, &[("index.json", b"{}")]),
+            "index.json cannot be read",
+        ),
+        (
+            changed(&whole, &[("manifest.json", b"[]")]),
+            "not about one image",
+        ),
+        (
+            changed(&whole, &[("manifest.json", of_another)]),
+            "are about two images",
+        ),
+        (changed(&whole, &[(&config, b"{}")]), "under the name of"),
+        (changed(&whole, &[(&layer, b"x")]), "under the name of"),
+        (changed(&whole, &[(&layer, b"")]), "it has no blobs/sha256/"),
+        (twice, "twice"),
+        (whole[..whole.len() / 2].to_vec(), "it"),
+        (b"no tar at all".to_vec(), "it"),
+    ] {
+        let error = format!("{:#}", read_back(bytes).unwrap_err());
+        assert!(error.contains(words), "`{words}` is not in: {error}");
+    }
+}
+
+/// The documents of an image, changed; its config keeps the digest that the manifest names, unless
+/// the manifest is changed there.
+#[track_caller]
+fn check_other_make(change: &dyn Fn(&mut Value, &mut Value), words: &str) {
+    let (binary, platform) = (executable(62, 2, LOADED), amd64());
+    let image = assemble(&contents(&binary, &platform)).unwrap();
+    let files = files(&archive(&image));
+    let blob = |digest: Digest| &files[&format!("blobs/sha256/{digest}")];
+    let document = |digest: Digest| serde_json::from_slice::<Value>(blob(digest)).unwrap();
+    let (mut manifest, mut config) = (document(image.manifest_digest), document(image.image_id));
+    change(&mut manifest, &mut config);
+    let config = config.to_string();
+    if manifest["config"]["size"] != 1 {
+        manifest["config"]["digest"] = Digest::of(config.as_bytes()).oci().into();
+        manifest["config"]["size"] = config.len().into();
+    }
+    let error = Observed::new(manifest.to_string().as_bytes(), config.as_bytes())
+        .and_then(|image_there| {
+            image_there
+                .with_layer(REFERENCE, blob(image.layer_digest))
+                .map(drop)
+        })
+        .unwrap_err();
+    let error = format!("{error:#}");
+    assert!(error.contains(words), "`{words}` is not in: {error}");
+}
+
+#[test]
+fn an_image_of_another_make_is_refused() {
+    let check = check_other_make;
+    check(
+        &|manifest, _| manifest["config"]["size"] = 1.into(),
+        "its config is sha256:",
+    );
+    let kind = "application/vnd.oci.image.index.v1+json";
+    check(
+        &|manifest, _| manifest["mediaType"] = kind.into(),
+        "of another kind",
+    );
+    let twice = |manifest: &mut Value, _: &mut Value| {
+        let layer = manifest["layers"][0].clone();
+        manifest["layers"].as_array_mut().unwrap().push(layer);
+    };
+    check(&twice, "it has 2 layers");
+    let kind = "application/vnd.oci.image.layer.v1.tar+gzip";
+    check(
+        &|manifest, _| manifest["layers"][0]["mediaType"] = kind.into(),
+        "its layer is packed",
+    );
+    let other = Digest::of(b"other").oci();
+    check(
+        &|_, config| config["rootfs"]["diff_ids"][0] = other.as_str().into(),
+        "about another layer",
+    );
+    let other_layer = |manifest: &mut Value, config: &mut Value| {
+        manifest["layers"][0]["digest"] = other.as_str().into();
+        config["rootfs"]["diff_ids"][0] = other.as_str().into();
+    };
+    check(&other_layer, "its layer is sha256:");
+    let entrypoint = |words: Value| {
+        move |_: &mut Value, config: &mut Value| config["config"]["Entrypoint"] = words.clone()
+    };
+    check(&entrypoint(json!(["/other"])), "its entrypoint is `/other`");
+    check(&entrypoint(json!(["/a", "b"])), "is not one file");
+    let not_ours = "its config is not as this tool writes one";
+    check(
+        &|_, config| config["config"]["User"] = "0:0".into(),
+        not_ours,
+    );
+    check(
+        &|_, config| config["config"]["Env"] = json!(["A=b"]),
+        not_ours,
+    );
+    check(
+        &|_, config| config["architecture"] = "arm64".into(),
+        "ELF machine 62",
+    );
 }
 
 #[track_caller]
