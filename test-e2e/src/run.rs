@@ -146,7 +146,7 @@ impl Run {
             if let Some(runs) = service
                 .reference
                 .as_ref()
-                .filter(|runs| **runs != is.reference)
+                .filter(|runs| name_and_tag(runs) != name_and_tag(&is.reference))
             {
                 let what = format!(
                     "the sources are the same and give {}, what runs is {runs}",
@@ -356,6 +356,11 @@ fn ask_images(target: &str, profile: &str) -> Result<BTreeMap<String, Present>, 
         .collect())
 }
 
+/// Of a reference, without the place where it is named: that is no matter of the tree.
+fn name_and_tag(reference: &str) -> &str {
+    reference.rsplit('/').next().unwrap_or(reference)
+}
+
 fn newest_kept(folders: &[PathBuf], target: &str) -> Result<Run, String> {
     let files = folders
         .iter()
@@ -458,6 +463,8 @@ mod tests {
             run.check_present(&BTreeMap::from([("datastorage".to_owned(), present)]))
         };
         assert_eq!(present("aa", "datastorage:gateway-11"), Ok(()));
+        let in_registry = "registry.example.org:5000/team/datastorage:gateway-11";
+        assert_eq!(present("aa", in_registry), Ok(()));
         let edited = present("bb", "datastorage:gateway-22");
         check_refused(edited, &["aa", "bb", "datastorage was edited"]);
         let other_recipe = present("aa", "datastorage:gateway-22");

@@ -8,6 +8,7 @@ use crate::cluster;
 use crate::cmd::completions;
 use crate::engine::Choice;
 use crate::pipeline::build::recipe::Profile;
+use crate::pipeline::tag::Repository;
 
 /// Tests every service end to end against the sources as they stand.
 #[derive(Debug, Parser)]
@@ -84,6 +85,15 @@ pub struct E2e {
     /// A folder with tools and images for machines without a network
     #[arg(long, env = "E2E_BUNDLE", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub bundle: Option<Utf8PathBuf>,
+    /// Take the images that `build` left in this folder or pushed to this registry; fail if they are not of these sources
+    #[arg(long, value_name = "DIR|HOST/PATH", value_hint = ValueHint::DirPath, conflicts_with = "no_cache")]
+    pub prebuilt: Option<String>,
+    /// Take them also if they were built by another recipe (an older compiler)
+    #[arg(long, requires = "prebuilt")]
+    pub accept_recipe: bool,
+    /// Name images in this registry
+    #[arg(long, value_name = "HOST/PATH")]
+    pub registry: Option<Repository>,
     /// Print phases, references and commands; run nothing
     #[arg(long)]
     pub plan: bool,
@@ -155,6 +165,9 @@ pub struct Tag {
     /// Print every image of the run as JSON
     #[arg(long)]
     pub json: bool,
+    /// Name images in this registry
+    #[arg(long, value_name = "HOST/PATH")]
+    pub registry: Option<Repository>,
     /// Cargo profile of the services
     #[arg(long, value_enum, default_value_t = Profile::E2e)]
     pub profile: Profile,
@@ -173,6 +186,15 @@ pub struct Build {
     /// Write the archives and images.json to this folder
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub output: Option<Utf8PathBuf>,
+    /// Name images in this registry
+    #[arg(long, value_name = "HOST/PATH")]
+    pub registry: Option<Repository>,
+    /// Push them there: a line for each image, reference@digest
+    #[arg(long, requires = "registry")]
+    pub push: bool,
+    /// Install what is missing without asking
+    #[arg(long)]
+    pub yes: bool,
     /// Build in an empty folder all the same, and compare with what is kept
     #[arg(long)]
     pub no_cache: bool,

@@ -15,6 +15,7 @@ pub mod manifest;
 pub mod pipeline;
 pub mod poll;
 pub mod process;
+mod registry;
 pub mod report;
 pub mod run;
 pub mod secrets;

@@ -10,6 +10,7 @@ use super::{print_data, tag};
 use crate::exit::{Exit, Failure};
 use crate::manifest::{Manifests, References};
 use crate::pipeline::build::recipe::Profile;
+use crate::pipeline::tag::Repository;
 use crate::report::table;
 use crate::source::workspace::{Target, Workspace};
 
@@ -92,7 +93,12 @@ impl Row {
 
 /// Phase 0 as a run does it, and the manifests read and filled as for a roll-out.
 fn row(workspace: &Workspace, target: &Target) -> Result<Row> {
-    let images = tag::compute(workspace, target, Profile::E2e)?;
+    let images = tag::compute(
+        workspace,
+        target,
+        Profile::E2e,
+        (Repository::localhost(), None),
+    )?;
     let image = images
         .get(&workspace.against)
         .with_context(|| format!("{} has no image of {}", target.name, workspace.against))?;

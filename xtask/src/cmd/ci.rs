@@ -179,6 +179,9 @@ fn every_target(engine: Choice, bundle: Option<&Utf8Path>, first: bool) -> cli::
         cluster: Some(cluster::Choice::Local),
         engine,
         bundle: bundle.map(Utf8Path::to_owned),
+        prebuilt: None,
+        accept_recipe: false,
+        registry: None,
         plan: false,
         // Its first target is built twice: once as always, once from nothing. Once is enough.
         no_cache: first,
@@ -221,7 +224,11 @@ fn section(name: &str, step: &dyn Fn() -> Result<Done>) -> &'static str {
 /// What the steps need and is missing: packages of the host, and components of the toolchain.
 fn install(workspace: &Workspace, bundle: Option<&Utf8Path>) -> Result<()> {
     let bundle = Bundle::given(bundle)?;
-    setup::ensure(workspace, setup::Purpose::Ci, bundle.as_ref())?;
+    let besides = setup::Besides {
+        bundle: bundle.as_ref(),
+        registry: true,
+    };
+    setup::ensure(workspace, setup::Purpose::Ci, besides)?;
     setup::ensure_rust_components()
 }
 

@@ -13,6 +13,8 @@ use super::e2e;
 use crate::cache;
 use crate::cli;
 use crate::engine::{Engine, ask};
+use crate::pipeline::build::PREBUILT;
+use crate::pipeline::tag::archive_named;
 use crate::process;
 use crate::report;
 use crate::run::{self, State};
@@ -63,7 +65,7 @@ pub fn run(workspace: &Workspace, options: &cli::Clean) -> Result<()> {
 
 /// Sources, binaries and archives that no run of this checkout has used for long.
 fn collect_caches(workspace: &Workspace) -> Result<Vec<Utf8PathBuf>> {
-    const CACHES: [&str; 3] = ["objects", "bin", IMAGES];
+    const CACHES: [&str; 4] = ["objects", "bin", IMAGES, PREBUILT];
     let state = workspace.state_directory();
     let mut removed = Vec::new();
     for cache in CACHES {
@@ -128,7 +130,7 @@ fn remove_images(engine: &Engine, archives: &BTreeSet<String>) -> Result<()> {
         .arg(format!("label={}", crate::run::LABEL_TARGET))
         .args(["--format", "{{.Repository}}:{{.Tag}}"]);
     let listed = ask::capture(&listing)?.stdout;
-    let loaded = |reference: &&str| archives.contains(&archive_name(reference));
+    let loaded = |reference: &&str| archives.contains(&archive_named(reference));
     let mut count = 0;
     for reference in listed.lines().filter(loaded) {
         let removal = engine.invocation().args(["rmi", reference]);
@@ -141,10 +143,4 @@ fn remove_images(engine: &Engine, archives: &BTreeSet<String>) -> Result<()> {
     }
     report::note(&format!("removed {count} images"));
     Ok(())
-}
-
-/// What phase 1 calls the archive of an image.
-fn archive_name(reference: &str) -> String {
-    let last = reference.rsplit('/').next().unwrap_or_default();
-    format!("{}.oci.tar", last.replace(':', "_"))
 }

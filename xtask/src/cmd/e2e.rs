@@ -20,12 +20,14 @@ use crate::source::workspace::{Target, Workspace};
 mod deadline;
 mod filters;
 mod finish;
+mod naming;
 mod pause;
 mod plan;
 mod session;
 mod watch;
 
 use self::deadline::Deadline;
+use self::naming::Naming;
 use self::pause::Pause;
 
 /// Runs the targets, one after the other.
@@ -54,6 +56,7 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     }
     // Each run opens it for itself; what is wrong with it is told before any.
     let bundle = Bundle::given(options.bundle.as_deref())?;
+    let naming = Naming::of(options)?;
     if options.plan {
         check_plan(options)?;
         return plan::print(workspace, &targets, options);
@@ -66,7 +69,10 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
         super::setup::ensure(
             workspace,
             super::setup::Purpose::MainJob(options.engine),
-            bundle.as_ref(),
+            super::setup::Besides {
+                bundle: bundle.as_ref(),
+                registry: naming.asks_registry(),
+            },
         )?;
     }
     let _server = docker_server(workspace, options)?;

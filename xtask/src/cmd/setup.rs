@@ -34,7 +34,11 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 /// [`crate::exit::Exit::Host`] when something is still missing.
 pub fn run(workspace: &Workspace, options: &cli::Setup) -> Result<()> {
     let bundle = Bundle::given(options.bundle.as_deref())?;
-    let commands = commands(workspace, bundle.as_ref())?;
+    let besides = Besides {
+        bundle: bundle.as_ref(),
+        registry: false,
+    };
+    let commands = commands(workspace, besides)?;
     if commands.is_empty() {
         // Installed is not the same as working: then the reason is told, not that all is well.
         find_engine(Choice::Auto).context("nothing is missing that could be installed")?;
@@ -56,7 +60,7 @@ pub fn run(workspace: &Workspace, options: &cli::Setup) -> Result<()> {
     install(
         workspace,
         Purpose::MainJob(Choice::Auto),
-        bundle.as_ref(),
+        besides,
         &commands,
     )?;
     match &bundle {
@@ -99,20 +103,31 @@ fn take(bundle: &Bundle, yes: bool) -> Result<()> {
 pub enum Purpose {
     /// To build, deploy and test a target on this engine.
     MainJob(Choice),
+    /// To build images, with no engine.
+    Build,
     /// To prove it on both engines.
     Ci,
+}
+
+/// What is used besides.
+#[derive(Clone, Copy, Debug)]
+pub struct Besides<'a> {
+    /// A bundle.
+    pub bundle: Option<&'a Bundle>,
+    /// A registry.
+    pub registry: bool,
 }
 
 /// Installs what is lacking, and says so; asks nobody. Costs nothing when all is there.
 ///
 /// # Errors
 /// [`crate::exit::Exit::Host`] when something is still missing.
-pub fn ensure(workspace: &Workspace, purpose: Purpose, bundle: Option<&Bundle>) -> Result<()> {
-    let packages = missing_packages(workspace, purpose, bundle)?;
+pub fn ensure(workspace: &Workspace, purpose: Purpose, besides: Besides<'_>) -> Result<()> {
+    let packages = missing_packages(workspace, purpose, besides)?;
     if packages.is_empty() {
         return Ok(());
     }
-    install(workspace, purpose, bundle, &apt_commands(&packages)?)
+    install(workspace, purpose, besides, &apt_commands(&packages)?)
 }
 
 /// Installs the parts of the Rust toolchain that `ci` needs, and says so; asks nobody.
@@ -163,11 +178,17 @@ fn component_command(missing: &[&str]) -> Result<Invocation> {
 fn missing_packages(
     workspace: &Workspace,
     purpose: Purpose,
-    bundle: Option<&Bundle>,
+    besides: Besides<'_>,
 ) -> Result<Vec<&'static str>> {
     let mut needs = needs::all(&workspace.root);
-    if bundle.is_some_and(Bundle::needs_zstd) {
+    if besides.bundle.is_some_and(Bundle::needs_zstd) {
         needs.push(needs::zstd());
+    }
+    if besides.registry {
+        needs.push(needs::skopeo());
+    }
+    if purpose == Purpose::Ci {
+        needs.push(needs::registry_of_tests());
     }
     let mut packages = packages(needs, purpose, |choice| find_engine(choice).is_ok());
     packages.sort_unstable();
@@ -191,6 +212,10 @@ fn packages(
             needs.retain(|need| need.part != Part::SecondEngine);
             choice
         }
+        Purpose::Build => {
+            needs.retain(|need| [Part::Build, Part::Registry].contains(&need.part));
+            Choice::Auto
+        }
         Purpose::Ci => Choice::Auto,
     };
     let part = match engine {
@@ -212,8 +237,8 @@ fn find_engine(choice: Choice) -> Result<Engine> {
     Engine::find(folder, choice)
 }
 
-fn commands(workspace: &Workspace, bundle: Option<&Bundle>) -> Result<Vec<Invocation>> {
-    let packages = missing_packages(workspace, Purpose::MainJob(Choice::Auto), bundle)?;
+fn commands(workspace: &Workspace, besides: Besides<'_>) -> Result<Vec<Invocation>> {
+    let packages = missing_packages(workspace, Purpose::MainJob(Choice::Auto), besides)?;
     let mut commands = match packages.is_empty() {
         true => Vec::new(),
         false => apt_commands(&packages)?,
@@ -303,7 +328,7 @@ fn has_lists() -> bool {
 fn install(
     workspace: &Workspace,
     purpose: Purpose,
-    bundle: Option<&Bundle>,
+    besides: Besides<'_>,
     commands: &[Invocation],
 ) -> Result<()> {
     if let Err(error) = run_all(commands) {
@@ -314,7 +339,7 @@ fn install(
         run_all(&[update()?])?;
         run_all(commands)?;
     }
-    let left = missing_packages(workspace, purpose, bundle)?;
+    let left = missing_packages(workspace, purpose, besides)?;
     if left.is_empty() {
         return Ok(());
     }
@@ -381,6 +406,7 @@ mod tests {
             need(Part::Engine, "podman", &["podman"]),
             need(Part::SecondEngine, "dockerd", &["docker.io"]),
             need(Part::Images, "mmdebstrap", &["mmdebstrap"]),
+            need(Part::Registry, "skopeo", &["skopeo"]),
         ]
     }
 
@@ -393,12 +419,13 @@ mod tests {
     #[test]
     fn what_is_installed_is_what_the_engine_needs_that_is_asked_for() {
         let (auto, podman, docker) = (Choice::Auto, Choice::Podman, Choice::Docker);
-        let rest = ["gcc", "libc6-dev", "podman", "mmdebstrap"];
+        let rest = ["gcc", "libc6-dev", "podman", "mmdebstrap", "skopeo"];
         check(&[], Purpose::MainJob(auto), &[], &rest);
         check(&[], Purpose::MainJob(podman), &[], &rest);
-        let with_docker = ["gcc", "libc6-dev", "docker.io", "mmdebstrap"];
+        let with_docker = ["gcc", "libc6-dev", "docker.io", "mmdebstrap", "skopeo"];
         check(&[], Purpose::MainJob(docker), &[], &with_docker);
-        let there = ["cc", "mmdebstrap"];
+        check(&[], Purpose::Build, &[], &["gcc", "libc6-dev", "skopeo"]);
+        let there = ["cc", "mmdebstrap", "skopeo"];
         check(&there, Purpose::Ci, &[], &["podman", "docker.io"]);
         // That one works is no reason to leave out the other, which is asked for.
         check(
@@ -418,7 +445,7 @@ mod tests {
         check(&there, Purpose::MainJob(docker), &[auto, docker], &[]);
         check(&there, Purpose::MainJob(auto), &[auto, docker], &[]);
         check(
-            &["cc", "mmdebstrap", "dockerd"],
+            &["cc", "mmdebstrap", "skopeo", "dockerd"],
             Purpose::MainJob(docker),
             &[],
             &[],

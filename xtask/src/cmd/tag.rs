@@ -9,6 +9,7 @@ use crate::cli;
 use crate::digest::Digest;
 use crate::engine::Platform;
 use crate::pipeline::Images;
+use crate::pipeline::build::prebuilt::Prebuilt;
 use crate::pipeline::build::recipe::Profile;
 use crate::pipeline::tag::{Inputs, Repository, Tagged, tag};
 use crate::secrets;
@@ -32,7 +33,11 @@ struct Image {
 /// An unknown target, or sources that cannot be hashed.
 pub fn run(workspace: &Workspace, options: &cli::Tag) -> Result<()> {
     let target = workspace.target(&options.target)?;
-    let images = compute(workspace, target, options.profile)?;
+    let repository = options
+        .registry
+        .clone()
+        .unwrap_or_else(Repository::localhost);
+    let images = compute(workspace, target, options.profile, (repository, None))?;
     if !options.json {
         let against = images
             .get(&workspace.against)
@@ -60,13 +65,15 @@ pub(super) fn compute(
     workspace: &Workspace,
     target: &Target,
     profile: Profile,
+    (repository, prebuilt): (Repository, Option<&Prebuilt>),
 ) -> Result<Images<Tagged>> {
     tag(&Inputs {
         workspace,
         target,
-        repository: Repository::localhost(),
+        repository,
         platform: Platform::host()?,
         profile,
+        prebuilt,
         keep_in: None,
     })
 }

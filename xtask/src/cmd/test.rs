@@ -43,7 +43,10 @@ pub fn run(workspace: &Workspace, options: &cli::Test) -> Result<()> {
         setup::ensure(
             workspace,
             setup::Purpose::MainJob(Choice::Auto),
-            bundle.as_ref(),
+            setup::Besides {
+                bundle: bundle.as_ref(),
+                registry: false,
+            },
         )?;
     }
     with_postgres(workspace, bundle.as_ref(), |url| {

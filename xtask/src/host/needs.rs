@@ -31,6 +31,8 @@ pub enum Part {
     Images,
     /// The archives of an offline bundle are unpacked with it.
     Bundle,
+    /// Images go to a registry and come from one with it.
+    Registry,
     /// docker is used with it, by `ci` or where it is asked for; the main job does without.
     SecondEngine,
 }
@@ -117,6 +119,30 @@ pub fn zstd() -> Need {
         packages: &["zstd"],
         found: found("zstd"),
         part: Part::Bundle,
+    }
+}
+
+/// What pushes images and takes them back.
+#[must_use]
+pub fn skopeo() -> Need {
+    Need {
+        name: "skopeo",
+        purpose: "pushes images to a registry, and fetches them",
+        packages: &["skopeo"],
+        found: found("skopeo"),
+        part: Part::Registry,
+    }
+}
+
+/// The registry that the tests of pushing and fetching start for themselves.
+#[must_use]
+pub fn registry_of_tests() -> Need {
+    Need {
+        name: "docker-registry",
+        purpose: "is the registry of tests",
+        packages: &["docker-registry"],
+        found: found("docker-registry"),
+        part: Part::Registry,
     }
 }
 

@@ -21,7 +21,7 @@ use self::layer::Layer;
 pub use self::observed::Observed;
 
 /// Bumped when the layout of image or config changes; part of every recipe.
-pub const TEMPLATE_VERSION: u32 = 1;
+pub const TEMPLATE_VERSION: u32 = 2;
 
 /// What goes into an image.
 #[derive(Clone, Debug)]

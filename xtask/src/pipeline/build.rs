@@ -1,4 +1,5 @@
-//! Phase 1: exactly the frozen bytes, with the tag of phase 0; the tests of the run as well.
+//! Phase 1: exactly the frozen bytes, with the tag of phase 0; the tests of the run as well. An
+//! image that another job built of them is taken where such ones are asked for, and then not built.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -16,19 +17,23 @@ use super::{Frozen, Images, Stage};
 use crate::digest::Digest;
 use crate::engine::Archive;
 use crate::exit::{Exit, Failure};
-use crate::image::{self, Contents};
+use crate::image::{self, Assembled, Contents};
 use crate::process::Invocation;
 use crate::report::{self, live};
 use crate::source::snapshot::PackageSnapshot;
 use crate::source::workspace::{PackageName, Workspace};
 
 use self::kept::{Kept, Store};
+use self::labels::Labels;
+use self::prebuilt::Offer;
 use self::workshop::{Product, Workshop};
 
 mod config;
 mod environment;
 mod inspect;
 mod kept;
+mod labels;
+pub mod prebuilt;
 mod probe;
 pub mod recipe;
 mod workshop;
@@ -41,7 +46,12 @@ pub enum Origin {
     Built,
     /// Found by the digest of all that made it, and hashed again.
     Kept,
+    /// Built by another job from these very sources, and found to be what it says.
+    Fetched,
 }
+
+/// The folder for images that were fetched, each under the digest of its manifest.
+pub const PREBUILT: &str = "prebuilt";
 
 /// An image whose archive lies on disk and whose ID is known.
 #[derive(Clone, Debug)]
@@ -50,6 +60,7 @@ pub struct Built {
     source: Digest,
     recipe: Digest,
     origin: Origin,
+    fetched: Option<Arc<Offer>>,
     binary: Digest,
     image_id: Digest,
     manifest: Digest,
@@ -75,10 +86,16 @@ impl Built {
         self.recipe
     }
 
-    /// Compiled or kept.
+    /// Compiled, kept or fetched.
     #[must_use]
     pub const fn origin(&self) -> Origin {
         self.origin
+    }
+
+    /// As it was found, if another job built it.
+    #[must_use]
+    pub fn fetched(&self) -> Option<&Offer> {
+        self.fetched.as_deref()
     }
 
     /// SHA-256 of the binary.
@@ -221,25 +238,44 @@ pub fn build_images(
     Ok(build_with(workspace, images, options, None)?.0)
 }
 
+/// A step of phase 1 that would be gone through.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The command; nothing where a file is read.
+    pub invocation: Option<Invocation>,
+    /// What comes of it.
+    pub origin: Origin,
+    /// Where an image is taken from that another job built.
+    pub place: Option<String>,
+}
+
 /// What [`build`] would call for each package and for the tests, and whether the result is there
 /// already, so that it would not.
 ///
 /// # Errors
 /// When what is kept cannot be read.
-pub fn plan(workspace: &Workspace, images: &Images<Tagged>) -> Result<Vec<(Invocation, Origin)>> {
+pub fn plan(workspace: &Workspace, images: &Images<Tagged>) -> Result<Vec<Planned>> {
     let frozen = images.frozen();
     let state = workspace.state_directory();
     let store = Store::of(&state);
-    let tests = Product::Tests(&workspace.tests, frozen.target());
-    let products = images.iter().map(|(package, _)| Product::Binary(package));
-    products
-        .chain([tests])
-        .map(|product| {
-            let kept = store.find(&product.kept_name(), sources(frozen, &product).1)?;
-            let origin = kept.map_or(Origin::Built, |_| Origin::Kept);
-            Ok((workshop::planned(&state, frozen.recipe(), &product), origin))
+    let build = |product: Product<'_>| {
+        let kept = store.find(&product.kept_name(), sources(frozen, &product).1)?;
+        Ok(Planned {
+            invocation: Some(workshop::planned(&state, frozen.recipe(), &product)),
+            origin: kept.map_or(Origin::Built, |_| Origin::Kept),
+            place: None,
         })
-        .collect()
+    };
+    let step = |(package, image): (&PackageName, &Tagged)| match image.offer() {
+        None => build(Product::Binary(package)),
+        Some(offer) => Ok(Planned {
+            invocation: offer.fetching(&state),
+            origin: Origin::Fetched,
+            place: Some(offer.place()),
+        }),
+    };
+    let tests = build(Product::Tests(&workspace.tests, frozen.target()));
+    images.iter().map(step).chain([tests]).collect()
 }
 
 /// A binary, and whether it was there.
@@ -255,21 +291,29 @@ fn build_with(
     tests: Option<Product<'_>>,
 ) -> Result<(Images<Built>, Option<Binary>)> {
     let frozen = Arc::clone(images.frozen());
-    let packages: Vec<PackageName> = images.iter().map(|(name, _)| name.clone()).collect();
+    let state = workspace.state_directory();
+    let packages: Vec<PackageName> = images
+        .iter()
+        .filter(|(_, image)| image.offer().is_none())
+        .map(|(name, _)| name.clone())
+        .collect();
     let products: Vec<Product<'_>> = packages.iter().map(Product::Binary).chain(tests).collect();
-    let mut binaries = provide(&workspace.state_directory(), &frozen, &products, options)?;
+    let mut binaries = provide(&state, &frozen, &products, options)?;
     let tests = tests.and_then(|tests| binaries.remove(&tests.kept_name()));
     fs::create_dir_all(options.archives)
         .with_context(|| format!("cannot make {}", options.archives))?;
     let tagged = images.iter().collect::<Vec<_>>();
     let _activity = live::begin("packing", format!("{} images", tagged.len()));
-    let assembled = in_parallel(&tagged, |(package, tagged)| {
+    let built = in_parallel(&tagged, |(package, tagged)| {
+        if let Some(offer) = tagged.offer() {
+            return Offer::take(offer, &state, options.archives);
+        }
         let version = &workspace.package(package.as_str())?.version;
         let binary = &binaries[package.as_str()];
         assemble(&frozen, tagged, version, binary, options.archives)
     })?;
-    let mut assembled = assembled.into_iter();
-    let images = images.advance(|_| assembled.next().context("an image was not assembled"))?;
+    let mut built = built.into_iter();
+    let images = images.advance(|_| built.next().context("an image was not assembled"))?;
     Ok((images, tests))
 }
 
@@ -386,45 +430,57 @@ fn assemble(
 ) -> Result<Built> {
     let reference = tagged.reference();
     let package = reference.package();
-    let labels = [
-        ("phase-zero.package", package.to_string()),
-        ("phase-zero.target", frozen.target().to_string()),
-        ("phase-zero.source-digest", tagged.source().to_string()),
-        ("phase-zero.recipe-digest", tagged.recipe().to_string()),
+    let mut labels = Labels {
+        package: package.to_string(),
+        target: frozen.target().to_string(),
+        source: tagged.source(),
+        recipe: tagged.recipe(),
+        recipe_fields: frozen.recipe().fields().clone(),
+    }
+    .written()?;
+    let described = [
         ("org.opencontainers.image.title", package.to_string()),
         ("org.opencontainers.image.version", version.to_owned()),
     ];
+    labels.extend(described.map(|(name, value)| (name.to_owned(), value)));
     let (name, binary_name) = (reference.to_string(), format!("/{package}"));
     let image = image::assemble(&Contents {
         reference: &name,
         binary_name: &binary_name,
         binary: &binary.kept.bytes,
         platform: frozen.platform(),
-        labels: labels.map(|(name, value)| (name.to_owned(), value)).into(),
+        labels,
     })
     .map_err(|error| {
         Failure::new(Exit::Build, format!("cannot make an image of {package}")).caused_by(error)
     })?;
-    let archive = archives.join(format!("{package}_{}.oci.tar", reference.tag()));
-    let write_whole = || -> Result<()> {
-        let file = tempfile::NamedTempFile::new_in(archives)?;
-        image.write_archive(file.as_file())?;
-        let readable = Permissions::from_mode(0o644);
-        file.as_file().set_permissions(readable)?;
-        file.persist(&archive)?;
-        Ok(())
-    };
-    write_whole().with_context(|| format!("cannot write {archive}"))?;
+    let archive = archives.join(reference.archive_name());
+    write_archive(&image, &archive)?;
     Ok(Built {
         reference: reference.clone(),
         source: tagged.source(),
         recipe: tagged.recipe(),
         origin: binary.origin,
+        fetched: None,
         binary: binary.kept.digest,
         image_id: image.image_id,
         manifest: image.manifest_digest,
         archive,
     })
+}
+
+/// Whole or not at all.
+fn write_archive(image: &Assembled<'_>, archive: &Utf8Path) -> Result<()> {
+    let write_whole = || -> Result<()> {
+        let folder = archive.parent().context("an archive in no folder")?;
+        let file = tempfile::NamedTempFile::new_in(folder)?;
+        image.write_archive(file.as_file())?;
+        let readable = Permissions::from_mode(0o644);
+        file.as_file().set_permissions(readable)?;
+        file.persist(archive)?;
+        Ok(())
+    };
+    write_whole().with_context(|| format!("cannot write {archive}"))
 }
 
 /// One thread each: these are few, and bound by hashing.

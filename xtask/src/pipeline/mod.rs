@@ -20,8 +20,10 @@ pub mod build;
 pub mod clean;
 pub mod deploy;
 pub mod load;
+pub mod push;
 #[cfg(doctest)]
 mod refused;
+mod repository;
 pub mod tag;
 pub mod test;
 

@@ -13,6 +13,30 @@
 //! fn phase_3(images: Images<Tagged>, cluster: &Cluster) { let _ = load(images, cluster); }
 //! ```
 //!
+//! A push takes what was built, not what was only named; and there is no other name to push it to.
+//!
+//! ```
+//! # use xtask::pipeline::{Images, build::Built, push::push, tag::{Repository, Tagged}};
+//! fn push_it(images: Images<Built>, repository: &Repository) { let _ = push(images, repository); }
+//! ```
+//!
+//! ```compile_fail,E0308
+//! # use xtask::pipeline::{Images, build::Built, push::push, tag::{Repository, Tagged}};
+//! fn push_it(images: Images<Tagged>, repository: &Repository) { let _ = push(images, repository); }
+//! ```
+//!
+//! An image that another job built is found, and not claimed.
+//!
+//! ```
+//! # use xtask::pipeline::build::{Built, prebuilt::Offer};
+//! fn claim(image: &Built) -> Option<&Offer> { image.fetched() }
+//! ```
+//!
+//! ```compile_fail,E0451
+//! # use xtask::pipeline::build::{Built, prebuilt::Offer};
+//! fn claim(image: &Offer) -> Offer { Offer { differences: Vec::new(), ..todo!() } }
+//! ```
+//!
 //! A deployment takes what was seen in the cluster, not what was only built.
 //!
 //! ```

@@ -8,31 +8,21 @@ use std::thread;
 use anyhow::{Result, ensure};
 use camino::Utf8Path;
 
+use super::build::prebuilt::{Offer, Prebuilt};
 use super::build::recipe::{Profile, Recipe};
+pub use super::repository::Repository;
 use crate::digest::Digest;
 use crate::engine::Platform;
 use crate::report::live;
 use crate::source::snapshot::{Keep, PackageSnapshot, Scope, Snapshot};
 use crate::source::workspace::{PackageName, Target, TargetName, Workspace};
 
-/// Where images are named: `localhost`, or a registry's `host/path`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Repository(String);
-
-impl Repository {
-    /// Of images that are loaded, not pushed.
-    #[must_use]
-    pub fn localhost() -> Self {
-        Self("localhost".to_owned())
-    }
-}
-
 /// A full image reference, `localhost/datastorage:gateway-3f9a1c0b7d52e8f4`. It is made from the
 /// sources and nothing else: there is no way from a string, and no operation that gives an image
 /// another name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ImageRef {
-    repository: String,
+    repository: Repository,
     package: PackageName,
     tag: String,
 }
@@ -42,14 +32,20 @@ impl ImageRef {
         repository: &Repository,
         target: &TargetName,
         package: &PackageSnapshot,
-        recipe: &Recipe,
+        recipe: Digest,
     ) -> Self {
-        let tag_digest = tag_digest(package.source(), recipe.digest());
+        let tag_digest = tag_digest(package.source(), recipe);
         Self {
-            repository: repository.0.clone(),
+            repository: repository.clone(),
             package: package.name().clone(),
             tag: format!("{target}-{}", tag_digest.short()),
         }
+    }
+
+    /// Where it is named.
+    #[must_use]
+    pub const fn repository(&self) -> &Repository {
+        &self.repository
     }
 
     /// The package.
@@ -62,6 +58,39 @@ impl ImageRef {
     #[must_use]
     pub fn tag(&self) -> &str {
         &self.tag
+    }
+
+    /// What the archive of the image is called.
+    #[must_use]
+    pub fn archive_name(&self) -> String {
+        archive_named(&self.to_string())
+    }
+}
+
+/// A name that an image has in a registry, whoever gave it. It can be looked at and is no reference:
+/// no image of a run is made, loaded or deployed by it.
+#[derive(Clone, Debug)]
+pub struct NameThere(ImageRef);
+
+impl fmt::Display for NameThere {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// What the archive of an image is called that an engine lists under this name: archives of two
+/// repositories lie side by side, and no two references have one.
+#[must_use]
+pub fn archive_named(reference: &str) -> String {
+    let (place, name) = reference.rsplit_once('/').unwrap_or(("", reference));
+    let name = name.replace(':', "_");
+    match place {
+        // Of no registry: most are.
+        "" | "localhost" => format!("{name}.oci.tar"),
+        place => format!(
+            "{}+{name}.oci.tar",
+            place.replace('/', "+").replace(':', "=")
+        ),
     }
 }
 
@@ -84,12 +113,47 @@ pub fn tag_digest(source: Digest, recipe: Digest) -> Digest {
     Digest::of(&bytes)
 }
 
-/// An image that has a name and is not built yet.
+/// What the images of a run can be called: all that is in a reference is decided but the recipe,
+/// which another job may have chosen.
+#[derive(Debug)]
+pub struct Names<'a> {
+    repository: &'a Repository,
+    target: &'a TargetName,
+    snapshot: &'a Snapshot,
+}
+
+impl Names<'_> {
+    /// What the image of these very sources is called if it is built so.
+    pub(in crate::pipeline) fn reference(&self, package: &PackageName, recipe: Digest) -> ImageRef {
+        let package = self.snapshot.package(package);
+        ImageRef::new(self.repository, self.target, package, recipe)
+    }
+
+    /// What an image of this package with some tag is called in the registry.
+    pub(in crate::pipeline) fn there(&self, package: &PackageName, tag: &str) -> NameThere {
+        NameThere(ImageRef {
+            repository: self.repository.clone(),
+            package: package.clone(),
+            tag: tag.to_owned(),
+        })
+    }
+
+    pub(in crate::pipeline) const fn target(&self) -> &TargetName {
+        self.target
+    }
+
+    pub(in crate::pipeline) fn source(&self, package: &PackageName) -> Digest {
+        self.snapshot.package(package).source()
+    }
+}
+
+/// An image that has a name and is not built here yet.
 #[derive(Clone, Debug)]
 pub struct Tagged {
     reference: ImageRef,
     source: Digest,
     recipe: Digest,
+    offer: Option<Arc<Offer>>,
 }
 
 impl Tagged {
@@ -109,6 +173,12 @@ impl Tagged {
     #[must_use]
     pub const fn recipe(&self) -> Digest {
         self.recipe
+    }
+
+    /// The image that another job built under this very name, where such ones were asked for.
+    #[must_use]
+    pub const fn offer(&self) -> Option<&Arc<Offer>> {
+        self.offer.as_ref()
     }
 }
 
@@ -220,6 +290,8 @@ pub struct Inputs<'a> {
     pub platform: Platform,
     /// How they are built.
     pub profile: Profile,
+    /// Where another job left the images; `None`: they are built here.
+    pub prebuilt: Option<&'a Prebuilt>,
     /// Keeps the bytes for the build in this state directory; `None` for `tag` and `--plan`.
     pub keep_in: Option<&'a Utf8Path>,
 }
@@ -227,7 +299,8 @@ pub struct Inputs<'a> {
 /// Hashes every package of the target, and its tests, once.
 ///
 /// # Errors
-/// When a source cannot be hashed or the recipe cannot be told. There is no fallback tag.
+/// When a source cannot be hashed or the recipe cannot be told. There is no fallback tag. When
+/// images are to be taken, and one of them is not there or is not of these sources.
 pub fn tag(inputs: &Inputs<'_>) -> Result<Images<Tagged>> {
     let Inputs {
         workspace, target, ..
@@ -256,12 +329,25 @@ pub fn tag(inputs: &Inputs<'_>) -> Result<Images<Tagged>> {
         (snapshot, recipe)
     });
     let (snapshot, recipe) = (snapshot?, recipe?);
+    let names = Names {
+        repository: &inputs.repository,
+        target: &target.name,
+        snapshot: &snapshot,
+    };
+    let mut offers = match inputs.prebuilt {
+        Some(prebuilt) => prebuilt.find(&names, target.packages(), &recipe, &inputs.platform)?,
+        None => BTreeMap::new(),
+    };
     let tagged = |package: &PackageName| {
-        let frozen = snapshot.package(package);
+        let offer = offers.remove(package).map(Arc::new);
+        let built_by = offer
+            .as_ref()
+            .map_or(recipe.digest(), |offer| offer.recipe());
         let image = Tagged {
-            reference: ImageRef::new(&inputs.repository, &target.name, frozen, &recipe),
-            source: frozen.source(),
-            recipe: recipe.digest(),
+            reference: names.reference(package, built_by),
+            source: names.source(package),
+            recipe: built_by,
+            offer,
         };
         (package.clone(), image)
     };
@@ -290,9 +376,23 @@ mod tests {
             repository: Repository::localhost(),
             platform: Platform::host().unwrap(),
             profile: Profile::E2e,
+            prebuilt: None,
             keep_in: None,
         })
         .unwrap()
+    }
+
+    #[test]
+    fn archives_of_two_repositories_have_two_names() {
+        let all = [
+            "a.b/c", "a.b:1/c", "a.b/c/d", "a.b/c_d", "a.b/c.d", "a.b/c-d",
+        ];
+        let of = |place: &str| archive_named(&format!("{place}/store:gate-0123"));
+        let names: std::collections::BTreeSet<String> = all.map(of).into();
+        assert_eq!(names.len(), all.len());
+        assert!(names.iter().all(|name| !name.contains([':', '/'])));
+        assert!(names.contains("a.b=1+c+store_gate-0123.oci.tar"));
+        assert_eq!(of("localhost"), "store_gate-0123.oci.tar");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::host;
 use crate::manifest::Manifests;
 use crate::pipeline::Images;
 use crate::pipeline::attest::Evidence;
+use crate::pipeline::build::prebuilt::Offer;
 use crate::pipeline::build::{Built, Origin, TestProgram};
 use crate::pipeline::load::Loaded;
 use crate::pipeline::tag::Tagged;
@@ -130,6 +131,12 @@ struct ImageFacts {
 #[derive(Debug, Serialize)]
 struct BuiltFacts {
     origin: Origin,
+    /// Where it was taken from, if another job built it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fetched_from: Option<String>,
+    /// In what its recipe differs from this machine's, where that was accepted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    accepted_recipe: Vec<String>,
     binary_digest: Digest,
     image_id: String,
     manifest_digest: String,
@@ -299,7 +306,7 @@ impl Receipt {
 
     /// The other programs that took part, as each tells its version.
     pub fn other_tools(&mut self) {
-        const TOOLS: [&str; 7] = [
+        const TOOLS: [&str; 8] = [
             "git",
             "runc",
             "crun",
@@ -307,6 +314,7 @@ impl Receipt {
             "netavark",
             "aardvark-dns",
             "mmdebstrap",
+            "skopeo",
         ];
         let versions = thread::scope(|scope| {
             let asking = TOOLS.map(|name| (name, scope.spawn(move || host::version(name))));
@@ -365,6 +373,11 @@ impl Receipt {
             if let Some(facts) = self.images.get_mut(package.as_str()) {
                 facts.built = Some(BuiltFacts {
                     origin: image.origin(),
+                    fetched_from: image.fetched().map(Offer::place),
+                    accepted_recipe: image
+                        .fetched()
+                        .map(|offer| offer.differences().to_vec())
+                        .unwrap_or_default(),
                     binary_digest: image.binary(),
                     image_id: image.image_id().oci(),
                     manifest_digest: image.manifest().oci(),

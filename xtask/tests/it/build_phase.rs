@@ -184,6 +184,7 @@ pub(crate) fn freeze(workspace: &Workspace, target: &str) -> Images<Tagged> {
         repository: Repository::localhost(),
         platform: Platform::host().unwrap(),
         profile: Profile::E2e,
+        prebuilt: None,
         keep_in: Some(&workspace.state),
     })
     .unwrap()

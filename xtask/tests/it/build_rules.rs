@@ -216,8 +216,9 @@ fn cargo_is_called_by_its_own_path_and_for_one_locked_package() {
     let packages = ["gate", "store", "test-e2e"];
     let calls = plan(&workspace, &images).unwrap();
     assert_eq!(calls.len(), packages.len());
-    for ((call, origin), package) in calls.iter().zip(packages) {
-        assert_eq!(*origin, Origin::Built);
+    for (step, package) in calls.iter().zip(packages) {
+        assert_eq!((step.origin, &step.place), (Origin::Built, &None));
+        let call = step.invocation.as_ref().unwrap();
         assert_eq!(call.program(), format!("{}/bin/cargo", sysroot.trim()));
         let manifest = tree.path(&format!("target/e2e/src/{package}/Cargo.toml"));
         let call = call.to_string();

@@ -77,20 +77,23 @@ Arguments:
   [TEST FILTER]...  Run only the tests whose name contains one of these
 
 Options:
-      --all                   Test every target
-      --keep <WHEN>           Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
-      --watch                 Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
-      --cluster <CLUSTER>     What it is deployed to; `local`, if the workspace names no other [env: E2E_CLUSTER=] [possible values: local, kind]
-      --engine <ENGINE>       Which container engine runs it [env: E2E_ENGINE=] [default: auto] [possible values: auto, podman, docker]
-      --bundle <DIR>          A folder with tools and images for machines without a network [env: E2E_BUNDLE=]
-      --plan                  Print phases, references and commands; run nothing
-      --no-cache              Build in an empty folder all the same, and compare with what is kept
-      --pause-before <PHASE>  Stop before this phase until Enter or SIGUSR1 [possible values: build, load, deploy, attest, test, clean]
-      --timeout <SECONDS>     End after this many seconds, clean up, and exit with code 9
-      --yes                   Install what is missing without asking
-      --report <DIR>          Copy receipt, JUnit report and logs of each run to this folder
-      --profile <PROFILE>     Cargo profile of the services [default: e2e] [possible values: e2e, release]
-  -h, --help                  Print help (see more with '--help')
+      --all                       Test every target
+      --keep <WHEN>               Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
+      --watch                     Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
+      --cluster <CLUSTER>         What it is deployed to; `local`, if the workspace names no other [env: E2E_CLUSTER=] [possible values: local, kind]
+      --engine <ENGINE>           Which container engine runs it [env: E2E_ENGINE=] [default: auto] [possible values: auto, podman, docker]
+      --bundle <DIR>              A folder with tools and images for machines without a network [env: E2E_BUNDLE=]
+      --prebuilt <DIR|HOST/PATH>  Take the images that `build` left in this folder or pushed to this registry; fail if they are not of these sources
+      --accept-recipe             Take them also if they were built by another recipe (an older compiler)
+      --registry <HOST/PATH>      Name images in this registry
+      --plan                      Print phases, references and commands; run nothing
+      --no-cache                  Build in an empty folder all the same, and compare with what is kept
+      --pause-before <PHASE>      Stop before this phase until Enter or SIGUSR1 [possible values: build, load, deploy, attest, test, clean]
+      --timeout <SECONDS>         End after this many seconds, clean up, and exit with code 9
+      --yes                       Install what is missing without asking
+      --report <DIR>              Copy receipt, JUnit report and logs of each run to this folder
+      --profile <PROFILE>         Cargo profile of the services [default: e2e] [possible values: e2e, release]
+  -h, --help                      Print help (see more with '--help')
 "
     );
 }
@@ -122,6 +125,48 @@ fn a_matrix_is_one_line_with_a_job_for_each_target() {
     assert_eq!(String::from_utf8(told.stdout).unwrap(), text);
     let written = std::fs::read_to_string(outputs.path()).unwrap();
     assert_eq!(written, format!("before=1\nmatrix={text}"));
+}
+
+#[test]
+fn what_does_not_go_together_is_told() {
+    for (arguments, words) in [
+        (
+            &["build", "--all", "--push"][..],
+            "the following required arguments were not provided:\n  --registry <HOST/PATH>",
+        ),
+        (
+            &["build", "--all", "--registry", "https://ghcr.io/us"],
+            "no place in a registry: leave `https://` out: `ghcr.io/us`",
+        ),
+        (
+            &["e2e", "gateway", "--accept-recipe"],
+            "required arguments were not provided:\n  --prebuilt",
+        ),
+        (
+            &["e2e", "gateway", "--prebuilt", "x", "--no-cache"],
+            "'--prebuilt <DIR|HOST/PATH>' cannot be used with '--no-cache'",
+        ),
+        (
+            &["e2e", "gateway", "--prebuilt", "nowhere"],
+            "--prebuilt nowhere: there is no such folder",
+        ),
+        (
+            &[
+                "e2e",
+                "gateway",
+                "--prebuilt",
+                "ghcr.io/us",
+                "--registry",
+                "ghcr.io/them",
+            ],
+            "--registry ghcr.io/them is not where --prebuilt ghcr.io/us has images",
+        ),
+    ] {
+        let output = xtask(arguments);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(text.contains(words), "`{words}` is not in: {text}");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+    }
 }
 
 #[test]

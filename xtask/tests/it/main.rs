@@ -14,6 +14,7 @@ mod host_room;
 mod image_assembly;
 mod load_phase;
 mod manifest_reading;
+mod prebuilt;
 mod process_children;
 mod process_interrupt;
 mod production_manifests;

@@ -16,16 +16,34 @@ fn try_tag(
     profile: Profile,
     keep: bool,
 ) -> anyhow::Result<Images<Tagged>> {
+    try_tag_as(tree, target, profile, keep, Repository::localhost())
+}
+
+fn try_tag_as(
+    tree: &Tree,
+    target: &str,
+    profile: Profile,
+    keep: bool,
+    repository: Repository,
+) -> anyhow::Result<Images<Tagged>> {
     let mut workspace = tree.workspace();
     workspace.state = tree.path("target/e2e");
     tag(&Inputs {
         workspace: &workspace,
         target: workspace.target(target)?,
-        repository: Repository::localhost(),
+        repository,
         platform: Platform::host()?,
         profile,
+        prebuilt: None,
         keep_in: keep.then_some(&workspace.state),
     })
+}
+
+/// The image of `store` as it is called in a registry.
+fn store_in(tree: &Tree, registry: &str) -> Tagged {
+    let repository = registry.parse().unwrap();
+    let images = try_tag_as(tree, "store", Profile::E2e, false, repository).unwrap();
+    images.iter().next().unwrap().1.clone()
 }
 
 /// The image of `store`.
@@ -45,6 +63,12 @@ fn a_tag_is_made_of_target_source_and_recipe() {
     assert_eq!(tag_digest(first.source(), first.recipe()), digest);
     let name = format!("localhost/store:store-{}", &digest.to_string()[..16]);
     assert_eq!(first.reference().to_string(), name);
+
+    let in_registry = store_in(&tree, "127.0.0.1:5000/team");
+    assert_eq!(
+        in_registry.reference().to_string(),
+        name.replace("localhost/", "127.0.0.1:5000/team/")
+    );
 
     let other_target = store(&tree, "pipeline", Profile::E2e);
     assert_eq!(other_target.source(), first.source());

@@ -195,7 +195,17 @@ fn few_places_can_make_an_image_or_name_one() {
         places("image::assemble(&Contents"),
         [bench, crash, probe, build]
     );
-    assert_eq!(places("ImageRef::new("), ["xtask/src/pipeline/tag.rs"]);
+    let tag = "xtask/src/pipeline/tag.rs";
+    assert_eq!(places("ImageRef::new("), [tag]);
+    // Names that images have in a registry, for looking at; they are no references of a run.
+    assert_eq!(places("(ImageRef {"), [tag]);
+    let prebuilt = "xtask/src/pipeline/build/prebuilt.rs";
+    assert_eq!(places("Ok(Built {"), [prebuilt, build]);
+    assert_eq!(places("Ok(Offer {"), [prebuilt]);
+    // The one push, to the name that the image has.
+    let registry = "xtask/src/registry.rs";
+    assert_eq!(places("\"docker://{}\", image.reference()"), [registry]);
+    assert_eq!(places("--dest-"), [registry]);
     let references = "xtask/src/manifest/references.rs";
     assert_eq!(places("= Seen {"), [references; 2]);
 }

@@ -61,6 +61,7 @@ fn phase_zero(tree: &Utf8Path, target: &str, state: &Utf8Path) -> Result<()> {
         repository: Repository::localhost(),
         platform: Platform::host()?,
         profile: Profile::E2e,
+        prebuilt: None,
         keep_in: Some(state),
     })?;
     Ok(())

@@ -20,6 +20,7 @@ use crate::engine::{Choice, Engine};
 use crate::manifest::Manifests;
 use crate::pipeline::build::recipe::Profile;
 use crate::pipeline::load::load;
+use crate::pipeline::tag::Repository;
 use crate::poll::{self, Look};
 use crate::process::interrupt::Shield;
 use crate::process::{self, Background, Echo, Invocation};
@@ -230,7 +231,13 @@ fn start_by_hand(
     run: &Run,
     engine: &Engine,
 ) -> Result<Duration> {
-    let built = build_target(workspace, target, Profile::E2e, false)?;
+    let built = build_target(
+        workspace,
+        target,
+        Profile::E2e,
+        &Repository::localhost(),
+        false,
+    )?;
     let secrets = Secrets::make(workspace, target, run.directory())?;
     let manifests = Manifests::read(workspace, target.manifests())?;
     let begun = Instant::now();

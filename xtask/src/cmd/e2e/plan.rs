@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::naming::Naming;
 use crate::bundle::Bundle;
 use crate::cli;
 use crate::cluster::local::Preview;
@@ -52,7 +53,12 @@ fn plan(
     engine: &Engine,
     (directory, shown): (&Utf8Path, Utf8PathBuf),
 ) -> Result<String> {
-    let images = tag::compute(workspace, target, options.profile)?;
+    let Naming {
+        repository,
+        prebuilt,
+    } = Naming::of(options)?;
+    let named = (repository, prebuilt.as_ref());
+    let images = tag::compute(workspace, target, options.profile, named)?;
     let checkout = run::checkout(&workspace.root);
     let labels = run::labels(RUN, &checkout, &target.name, directory);
     let preview = Preview {
@@ -111,14 +117,19 @@ fn tag_and_build(
         );
     }
     phase(text, 1, "build", "exactly those bytes; the tests as well");
-    for (invocation, origin) in build::plan(workspace, images)? {
-        let kept = origin == Origin::Kept && !options.no_cache;
+    for step in build::plan(workspace, images)? {
+        if let Some(place) = &step.place {
+            let _ = writeln!(text, "    taken from {place}, where another job built it");
+        }
+        let kept = step.origin == Origin::Kept && !options.no_cache;
         let there = if kept {
             "  # kept from before, so not called"
         } else {
             ""
         };
-        let _ = writeln!(text, "    $ {}{there}", wrapped(invocation));
+        if let Some(invocation) = step.invocation {
+            let _ = writeln!(text, "    $ {}{there}", wrapped(invocation));
+        }
     }
     Ok(())
 }
@@ -126,14 +137,9 @@ fn tag_and_build(
 /// The archive of each image.
 fn archives(workspace: &Workspace, images: &Images<Tagged>) -> Vec<Utf8PathBuf> {
     let folder = workspace.state_directory().join("images");
-    let names = images.iter().map(|(_, image)| {
-        let reference = image.reference();
-        folder.join(format!(
-            "{}_{}.oci.tar",
-            reference.package(),
-            reference.tag()
-        ))
-    });
+    let names = images
+        .iter()
+        .map(|(_, image)| folder.join(image.reference().archive_name()));
     names.collect()
 }
 

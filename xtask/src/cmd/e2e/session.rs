@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Error, Result, anyhow};
 
 use super::Outcome;
+use super::naming::Naming;
 use super::pause::Pause;
 use super::watch::standing::{Cycle, Standing};
 use crate::bundle::Bundle;
@@ -19,11 +20,10 @@ use crate::engine::{Engine, Platform};
 use crate::exit::{Exit, Failure};
 use crate::manifest::Manifests;
 use crate::pipeline::attest::{Attested, attest};
-use crate::pipeline::build::recipe::Profile;
 use crate::pipeline::build::{Built, Options, Origin, TestProgram, build};
 use crate::pipeline::deploy::deploy;
 use crate::pipeline::load::load;
-use crate::pipeline::tag::{Inputs, Repository, Tagged, tag};
+use crate::pipeline::tag::{Inputs, Tagged, tag};
 use crate::pipeline::test::{check_filters, test, told_so_far};
 use crate::pipeline::{Frozen, Images};
 use crate::process::interrupt;
@@ -279,9 +279,9 @@ impl<'a> Session<'a> {
     }
 
     fn tag(&mut self) -> Result<Images<Tagged>> {
-        let (workspace, target, profile) = (self.workspace, self.target, self.options.profile);
+        let (workspace, target, options) = (self.workspace, self.target, self.options);
         let taken = self.taken.images.take();
-        let (images, took) = taken.unwrap_or_else(|| freeze(workspace, target, profile));
+        let (images, took) = taken.unwrap_or_else(|| freeze(workspace, target, options));
         let images = self.receipt.phase_taken("tag", images, took)?;
         self.receipt.tagged(&images);
         self.frozen = Some(Arc::clone(images.frozen()));
@@ -506,32 +506,37 @@ pub(super) fn read_manifests(
 pub(super) fn freeze(
     workspace: &Workspace,
     target: &Target,
-    profile: Profile,
+    options: &cli::E2e,
 ) -> (Result<Images<Tagged>>, Duration) {
     let begun = Instant::now();
     let state = workspace.state_directory();
-    let images = Platform::host().and_then(|platform| {
+    let freeze = || {
+        let naming = Naming::of(options)?;
         tag(&Inputs {
             workspace,
             target,
-            repository: Repository::localhost(),
-            platform,
-            profile,
+            repository: naming.repository,
+            platform: Platform::host()?,
+            profile: options.profile,
+            prebuilt: naming.prebuilt.as_ref(),
             keep_in: Some(&state),
         })
-    });
-    (images, begun.elapsed())
+    };
+    (freeze(), begun.elapsed())
 }
 
 fn origins(built: &Images<Built>, program: &TestProgram) -> String {
-    let compiled = built
-        .iter()
-        .map(|(_, image)| image.origin())
-        .chain([program.origin()])
-        .filter(|&origin| origin == Origin::Built)
-        .count();
-    let total = built.iter().count();
-    format!("{total} images and the tests, {compiled} compiled")
+    let count = |wanted| {
+        let images = built.iter().map(|(_, image)| image.origin());
+        let all = images.chain([program.origin()]);
+        all.filter(|&origin| origin == wanted).count()
+    };
+    let (total, compiled) = (built.iter().count(), count(Origin::Built));
+    match count(Origin::Fetched) {
+        0 => format!("{total} images and the tests, {compiled} compiled"),
+        // All of a run are taken, or none is.
+        _ => format!("the tests, {compiled} compiled; {total} images were taken"),
+    }
 }
 
 /// What phase 2 works with; it goes beside phases 0 and 1 and knows nothing of them.

@@ -61,6 +61,9 @@ pub(super) fn only_target<'a>(
             "what an edit did not change stays on the local cluster alone",
         );
     }
+    if options.prebuilt.is_some() {
+        return refuse("--prebuilt", "what is edited here was built nowhere else");
+    }
     if options.plan {
         return refuse("--plan", "a plan runs nothing");
     }
@@ -209,7 +212,7 @@ impl Watch {
             Ok(target) => {
                 let manifests = read_manifests(&workspace, target);
                 let images = match trouble {
-                    None => freeze(&workspace, target, self.options.profile),
+                    None => freeze(&workspace, target, &self.options),
                     Some(error) => (Err(error), manifests.1),
                 };
                 let fingerprint = match (&manifests.0, &images.0) {

@@ -112,7 +112,9 @@ impl Recipe {
             .filter_map(|name| {
                 let here = self.fields.get(name).unwrap_or(&nothing);
                 let there = there.get(name).unwrap_or(&nothing);
-                (here != there).then(|| format!("{name}: {here} here, {there} there"))
+                let told = |value: &String| value.trim_end().replace('\n', "; ");
+                (here != there)
+                    .then(|| format!("{name}: {} here, {} there", told(here), told(there)))
             })
             .collect()
     }
@@ -130,7 +132,8 @@ impl Recipe {
     }
 }
 
-fn digest_of<'a>(fields: impl Iterator<Item = (&'a String, &'a String)>) -> Digest {
+/// Of all fields of a recipe.
+pub(super) fn digest_of<'a>(fields: impl Iterator<Item = (&'a String, &'a String)>) -> Digest {
     Digest::of(&encode(fields))
 }
 
