@@ -12,7 +12,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -219,16 +219,33 @@ impl Run {
     pub fn clean_up(&self, engine: &Engine) -> Result<()> {
         let label = format!("{LABEL_RUN}={}", self.id);
         remove_all(engine, &self.id).map_err(|error| {
-            Failure::new(
-                Exit::Internal,
-                format!("not everything of run {} could be removed", self.id),
-            )
+            let mut message = format!("not everything of run {} could be removed", self.id);
+            // What is left is known, or everything may be.
+            if error.downcast_ref::<Left>().is_none() {
+                message.push_str(&format!("; it made {}", self.made().join(", ")));
+            }
+            Failure::new(Exit::Internal, message)
             .hint(format!(
                 "`cargo xtask clean` removes what is left, and so does the next run; it carries the label {label}"
             ))
             .caused_by(error)
         })?;
         self.note(CLEANED, &json!({}))
+    }
+
+    /// What stands in its journal, for people: removal goes by labels.
+    fn made(&self) -> Vec<String> {
+        let journal = fs::read(self.directory.join(JOURNAL)).unwrap_or_default();
+        let lines = journal.split(|&byte| byte == b'\n');
+        lines
+            .filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok())
+            .filter(|line| line["event"] == "make")
+            .filter_map(|line| {
+                let details = &line["details"];
+                let (kind, name) = (details["kind"].as_str()?, details["name"].as_str()?);
+                Some(format!("{kind} {name}"))
+            })
+            .collect()
     }
 
     /// Whether its folder is still the one that it made.
@@ -641,6 +658,11 @@ pub fn remove_labelled(engine: &Engine, label: &str) -> Result<()> {
     Ok(())
 }
 
+/// What is there after every attempt to remove it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Left(String);
+
 /// Tells whether there was anything.
 fn remove_found(
     engine: &Engine,
@@ -696,13 +718,9 @@ fn remove_found(
     if left.is_empty() {
         return Ok(found);
     }
-    bail!(
-        "left with label {label}: {}{}",
-        left.told(),
-        reasons
-            .first()
-            .map_or_else(String::new, |reason| format!("\n  {reason:#}"))
-    )
+    let reason = reasons.first();
+    let reason = reason.map_or_else(String::new, |reason| format!("\n  {reason:#}"));
+    Err(Left(format!("left with label {label}: {}{reason}", left.told())).into())
 }
 
 fn remove(engine: &Engine, resources: &Resources, reasons: &mut Vec<anyhow::Error>) {

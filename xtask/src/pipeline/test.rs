@@ -108,7 +108,7 @@ pub fn test(
         of_this_run,
         "the tests are of other sources than what was proved"
     );
-    let invocation = invocation(run.directory(), program.path(), filters);
+    let invocation = invocation(run.id(), run.directory(), program.path(), filters);
     run.note(
         "test",
         &serde_json::json!({"command": invocation.to_string()}),
@@ -140,7 +140,7 @@ pub fn check_filters(run: &Run, program: &TestProgram, filters: &[String]) -> Re
         return Ok(());
     }
     let list = |filters: &[String]| {
-        let list = invocation(run.directory(), program.path(), filters).arg("--list");
+        let list = invocation(run.id(), run.directory(), program.path(), filters).arg("--list");
         process::output(&list, LIST_DEADLINE)
     };
     let asked = list(filters)?;
@@ -253,8 +253,12 @@ fn panic_of(test: &str, said: &str) -> Option<(String, String)> {
 
 /// How the test program is called; `--plan` shows the same.
 #[must_use]
-pub fn invocation(run_directory: &Utf8Path, program: &Utf8Path, filters: &[String]) -> Invocation {
-    let id = run_directory.file_name().unwrap_or_default();
+pub fn invocation(
+    id: &str,
+    run_directory: &Utf8Path,
+    program: &Utf8Path,
+    filters: &[String],
+) -> Invocation {
     Invocation::new(program.as_str())
         .args(filters.iter().map(String::as_str))
         // Whoever finds a run without it looks whether it has grown old.

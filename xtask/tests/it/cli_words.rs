@@ -70,7 +70,7 @@ fn help_of_e2e_names_every_flag() {
         "\
 Build, deploy, prove and test a target, then remove everything again
 
-Usage: cargo xtask e2e [OPTIONS] [TARGET]... [-- <TEST FILTER>...]
+Usage: cargo xtask e2e [OPTIONS] <TARGET...|--all> [-- <TEST FILTER>...]
 
 Arguments:
   [TARGET]...       Targets to test, one run after the other

@@ -88,7 +88,7 @@ fn plan(
     phase(&mut text, 5, "attest", looked_at);
     phase(&mut text, 6, "test", "from outside");
     let program = Utf8Path::new("<test program>");
-    let tests = test::invocation(directory, program, &options.filters);
+    let tests = test::invocation(RUN, directory, program, &options.filters);
     commands(&mut text, [wrapped(tests)]);
     phase(
         &mut text,
