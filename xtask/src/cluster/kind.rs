@@ -277,12 +277,16 @@ impl Kind {
         let wanted: Vec<Wanted> = self.deployed.iter().map(|one| one.wanted.clone()).collect();
         let deadlines = self.deployed.iter().map(|one| deadline_of(&one.service));
         let deadline = deadlines.max().unwrap_or_default();
+        let nodes_are_up = AtomicBool::new(false);
         thread::scope(|scope| {
             let names = scope.spawn(|| {
-                let kubectl = &self.kubectl;
-                kubectl.wait_for_roll_out("kube-system", "coredns", NAMES_DEADLINE)
+                let ready =
+                    self.kubectl
+                        .wait_for_roll_out("kube-system", "coredns", NAMES_DEADLINE);
+                nodes_are_up.store(true, Ordering::Relaxed);
+                ready
             });
-            let waited = roll_out::wait(&self.kubectl, &wanted, deadline, &activity);
+            let waited = roll_out::wait(&self.kubectl, &wanted, deadline, &nodes_are_up, &activity);
             joined(names).and(waited)
         })?;
         self.reach(&activity)

@@ -23,6 +23,17 @@ pub enum Followed {
     Stderr,
 }
 
+/// What came, or did not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A line, without its end.
+    Line(String),
+    /// Nothing in that time.
+    Nothing,
+    /// The stream has ended.
+    Ended,
+}
+
 /// A child whose lines are events, each told when it comes. It is ended with its group when this is
 /// dropped.
 pub struct Follow {
@@ -90,6 +101,35 @@ impl Follow {
         self.next_line_unless(&AtomicBool::new(false))
     }
 
+    /// The next line if one comes within this time: a look at what else has changed, in between.
+    ///
+    /// # Errors
+    /// As [`Self::next_line`].
+    pub fn next_within(&self, time: Duration) -> Result<Next, ProcessError> {
+        let until = Instant::now() + time;
+        loop {
+            match self.lines.recv_timeout(TICK.min(time)) {
+                Ok(line) => return Ok(Next::Line(line)),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Next::Ended),
+                Err(RecvTimeoutError::Timeout) => self.check()?,
+            }
+            if Instant::now() >= until {
+                return Ok(Next::Nothing);
+            }
+        }
+    }
+
+    /// Whether it may go on.
+    fn check(&self) -> Result<(), ProcessError> {
+        if let Some(signal) = interrupt::pending() {
+            return Err(self.cut(Cut::Interrupted(signal)));
+        }
+        if limit(&self.running).is_some_and(|limit| limit <= Instant::now()) {
+            return Err(self.cut(Cut::Deadline));
+        }
+        Ok(())
+    }
+
     /// The same; none as well when nobody wants it any more.
     ///
     /// # Errors
@@ -99,13 +139,7 @@ impl Follow {
             match self.lines.recv_timeout(TICK) {
                 Ok(line) => return Ok(Some(line)),
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            if let Some(signal) = interrupt::pending() {
-                return Err(self.cut(Cut::Interrupted(signal)));
-            }
-            if limit(&self.running).is_some_and(|limit| limit <= Instant::now()) {
-                return Err(self.cut(Cut::Deadline));
+                Err(RecvTimeoutError::Timeout) => self.check()?,
             }
         }
         Ok(None)

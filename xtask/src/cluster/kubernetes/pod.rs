@@ -140,12 +140,6 @@ impl Pod {
     /// into an empty namespace, has no reason to end.
     pub(crate) fn failure(&self) -> Option<String> {
         let name = self.name();
-        if let Some(condition) = self.condition("PodScheduled")
-            && condition.reason.as_deref() == Some("Unschedulable")
-        {
-            let message = condition.message.as_deref().unwrap_or_default();
-            return Some(format!("pod {name} fits on no node: {message}"));
-        }
         if self.status.phase == "Failed" {
             let reason = words(
                 self.status.reason.as_deref(),
@@ -160,6 +154,14 @@ impl Pod {
         let mains = self.status.container_statuses.iter();
         let mains = mains.filter_map(|status| failed_main(name, status));
         inits.chain(mains).next()
+    }
+
+    /// Why no node takes it. On nodes that are coming up that passes.
+    pub(crate) fn unschedulable(&self) -> Option<String> {
+        let condition = self.condition("PodScheduled")?;
+        let message = condition.message.as_deref().unwrap_or_default();
+        let is_so = condition.reason.as_deref() == Some("Unschedulable");
+        is_so.then(|| format!("pod {} fits on no node: {message}", self.name()))
     }
 
     /// How it stands, in a few words.
@@ -308,7 +310,9 @@ mod tests {
         let scheduled = json!({"conditions": [{
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "no cpu",
         }]});
-        fails(scheduled, &["no cpu"]);
+        let homeless = pod(scheduled);
+        assert_eq!(homeless.failure(), None);
+        assert!(homeless.unschedulable().unwrap().contains("no cpu"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! the wait. Nothing is asked again and again; the API server tells what changes.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -11,7 +12,11 @@ use super::Kubectl;
 use super::pod::Pod;
 use crate::exit::{Exit, Failure};
 use crate::process::ProcessError;
+use crate::process::follow::Next;
 use crate::report::live::Activity;
+
+/// How often it is looked whether nodes have come up, where no event comes.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// A Deployment whose pods must be ready.
 #[derive(Clone, Debug)]
@@ -66,10 +71,12 @@ impl Seen {
         Ok(())
     }
 
-    fn judge(&self, wanted: &[Wanted]) -> Verdict {
+    /// As long as nodes are coming up, that a pod fits on none will pass.
+    fn judge(&self, wanted: &[Wanted], nodes_are_up: bool) -> Verdict {
         let pods = self.0.values().filter(|pod| !pod.is_going());
         for pod in pods.clone() {
-            if let Some(failure) = pod.failure() {
+            let homeless = pod.unschedulable().filter(|_| nodes_are_up);
+            if let Some(failure) = homeless.or_else(|| pod.failure()) {
                 return Verdict::Failed(pod.name().to_owned(), failure);
             }
         }
@@ -88,7 +95,7 @@ impl Seen {
     }
 }
 
-/// Waits until every pod of `wanted` is ready.
+/// Waits until every pod of `wanted` is ready; `nodes_are_up` is set beside it, when it is known.
 ///
 /// # Errors
 /// [`Exit::Deploy`] with the reason, when one never will be or the time is over; a signal.
@@ -96,23 +103,26 @@ pub(crate) fn wait(
     kubectl: &Kubectl,
     wanted: &[Wanted],
     deadline: Duration,
+    nodes_are_up: &AtomicBool,
     activity: &Activity,
 ) -> Result<()> {
     let mut seen = Seen::default();
     let watch = kubectl.watch_pods(deadline)?;
     let mut last = "no pod yet".to_owned();
     loop {
-        match watch.next_line() {
-            Ok(Some(line)) => seen.take(&line)?,
+        match watch.next_within(LOOK_INTERVAL) {
+            Ok(Next::Line(line)) => seen.take(&line)?,
+            // Nodes may have come up.
+            Ok(Next::Nothing) => {}
             // A server ends its watches when it likes.
-            Ok(None) => {
+            Ok(Next::Ended) => {
                 watch.finish()?;
                 return Err(late(deadline, &last));
             }
             Err(ProcessError::Deadline { .. }) => return Err(late(deadline, &last)),
             Err(error) => return Err(error.into()),
         }
-        match seen.judge(wanted) {
+        match seen.judge(wanted, nodes_are_up.load(Ordering::Relaxed)) {
             Verdict::Ready => return Ok(()),
             Verdict::NotYet(status) => {
                 activity.say(status.as_str());
@@ -171,22 +181,39 @@ mod tests {
     fn ready_is_who_is_ready_now() {
         let mut seen = Seen::default();
         assert_eq!(
-            seen.judge(&wanted(1)),
+            seen.judge(&wanted(1), true),
             Verdict::NotYet("gateway: no pod yet".to_owned())
         );
         seen.take(&event("ADDED", "a", "gateway", false)).unwrap();
         seen.take(&event("ADDED", "o", "other", true)).unwrap();
         assert_eq!(
-            seen.judge(&wanted(1)),
+            seen.judge(&wanted(1), true),
             Verdict::NotYet("a: running, not ready".to_owned())
         );
         seen.take(&event("MODIFIED", "a", "gateway", true)).unwrap();
-        assert_eq!(seen.judge(&wanted(1)), Verdict::Ready);
-        assert!(matches!(seen.judge(&wanted(2)), Verdict::NotYet(_)));
+        assert_eq!(seen.judge(&wanted(1), true), Verdict::Ready);
+        assert!(matches!(seen.judge(&wanted(2), true), Verdict::NotYet(_)));
         seen.take(&event("DELETED", "a", "gateway", true)).unwrap();
-        assert!(matches!(seen.judge(&wanted(1)), Verdict::NotYet(_)));
+        assert!(matches!(seen.judge(&wanted(1), true), Verdict::NotYet(_)));
         seen.take(r#"{"type":"ERROR","object":{"message":"too old"}}"#)
             .unwrap_err();
+    }
+
+    #[test]
+    fn that_a_pod_fits_nowhere_counts_when_nodes_are_up() {
+        let mut seen = Seen::default();
+        let condition = json!({
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "a taint",
+        });
+        let line = json!({"type": "ADDED", "object": {
+            "metadata": {"name": "a", "labels": {"app": "gateway"}}, "status": {"conditions": [condition]},
+        }});
+        seen.take(&line.to_string()).unwrap();
+        assert!(matches!(seen.judge(&wanted(1), false), Verdict::NotYet(_)));
+        assert!(
+            matches!(seen.judge(&wanted(1), true), Verdict::Failed(_, reason)
+            if reason.contains("a taint"))
+        );
     }
 
     #[test]
@@ -198,7 +225,7 @@ mod tests {
         }});
         seen.take(&line.to_string()).unwrap();
         assert!(
-            matches!(seen.judge(&wanted(1)), Verdict::Failed(pod, reason)
+            matches!(seen.judge(&wanted(1), true), Verdict::Failed(pod, reason)
             if pod == "a" && reason.contains("ErrImageNeverPull"))
         );
     }
