@@ -30,6 +30,7 @@ use self::workshop::{Product, Workshop};
 
 mod config;
 mod environment;
+mod given;
 mod inspect;
 mod kept;
 mod labels;

@@ -161,7 +161,9 @@ impl Lock {
                 continue;
             }
             let chosen = self.choose(dependency, entry);
-            if chosen.is_empty() {
+            // Of members cargo locks everything; of others only what a feature turns on.
+            let is_off = dependency.optional && !manifest.member;
+            if chosen.is_empty() && !is_off {
                 return Err(stale(&dependency.package));
             }
             wanted.extend(chosen);

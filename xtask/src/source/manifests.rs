@@ -53,6 +53,8 @@ pub(crate) struct Dependency {
     pub(crate) directory: Option<Utf8PathBuf>,
     /// The version that is asked for, if one is.
     pub(crate) requirement: Option<String>,
+    /// Whether a feature turns it on.
+    pub(crate) optional: bool,
 }
 
 /// The names under which cargo reads dependencies of a kind; the second is its old spelling.
@@ -262,6 +264,7 @@ fn dependency(
         kind,
         directory: directory.transpose()?,
         requirement: value.as_str().or(text("version")).map(str::to_owned),
+        optional: value.get("optional").and_then(Value::as_bool) == Some(true),
     })
 }
 

@@ -9,6 +9,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::json;
 use tempfile::TempDir;
 use xtask::engine::Platform;
+use xtask::exit::{Exit, Failure};
 use xtask::pipeline::build::recipe::{Profile, Recipe};
 use xtask::source::workspace::Workspace;
 
@@ -45,9 +46,13 @@ impl Tree {
     }
 
     fn probe(&self, profile: Profile) -> Recipe {
+        self.try_probe(profile).unwrap()
+    }
+
+    fn try_probe(&self, profile: Profile) -> anyhow::Result<Recipe> {
         let mut workspace = Workspace::load(self.root()).unwrap();
         workspace.state = self.root().join("target/e2e");
-        Recipe::probe(&workspace, &Platform::host().unwrap(), profile).unwrap()
+        Recipe::probe(&workspace, &Platform::host().unwrap(), profile)
     }
 
     fn remembered(&self) -> Vec<Utf8PathBuf> {
@@ -140,6 +145,97 @@ fn profile_and_configuration_are_in_it() {
     assert_ne!(tree.probe(Profile::E2e).digest(), plain.digest());
     tree.write(".cargo/config.toml", "");
     assert_eq!(tree.probe(Profile::E2e).digest(), plain.digest());
+}
+
+/// A program that another process wrote: none of ours has it open.
+fn write_script(path: &Utf8Path, text: &str) {
+    let written = path.with_extension("text");
+    fs::write(&written, text).unwrap();
+    let copied = Command::new("install")
+        .args(["-m755", written.as_str(), path.as_str()])
+        .status();
+    assert!(copied.unwrap().success());
+}
+
+#[test]
+fn what_configuration_names_beyond_the_tree_is_in_it() {
+    let tree = Tree::new();
+    let folder = tempfile::tempdir().unwrap();
+    let folder = Utf8Path::from_path(folder.path()).unwrap();
+    let at = |name: &str| folder.join(name);
+    let linker = |number: u8| write_script(&at("ld.sh"), &format!("#!/bin/sh\n# {number}\n"));
+    linker(1);
+    for name in ["n.o", "of-build.o", "of-env"] {
+        fs::write(at(name), "one").unwrap();
+    }
+    let triple = Platform::host().unwrap().rust_triple();
+    let config = format!(
+        "[target.{triple}]\nlinker = '{folder}/ld.sh'\n\
+         rustflags = ['-Clink-arg={folder}/n.o', '-Clink-arg={folder}/later.o']\n\
+         [env]\nA = {{ value = '{folder}/of-env', force = true }}\n"
+    );
+    tree.write(".cargo/config.toml", &config);
+    let mut before = tree.probe(Profile::E2e);
+    let mut check = |changed: &str| {
+        let now = tree.probe(Profile::E2e);
+        let told = now.differences(before.fields());
+        assert_eq!(told.len(), 1, "{told:?}");
+        let expected = format!("given {}: ", at(changed));
+        assert!(told[0].starts_with(&expected), "{told:?}");
+        assert_ne!(now.digest(), before.digest());
+        before = now;
+    };
+    linker(2);
+    check("ld.sh");
+    patch(&at("n.o"), "two");
+    check("n.o");
+    patch(&at("of-env"), "two");
+    check("of-env");
+    fs::write(at("later.o"), "one").unwrap();
+    check("later.o");
+    let config = format!("[build]\nrustflags = '-C link-arg={folder}/of-build.o'\n");
+    tree.write(".cargo/config.toml", &config);
+    let before = tree.probe(Profile::E2e);
+    patch(&at("of-build.o"), "two");
+    assert_ne!(tree.probe(Profile::E2e).digest(), before.digest());
+}
+
+#[test]
+fn configuration_that_leads_to_what_nobody_hashed_is_refused() {
+    let tree = Tree::new();
+    let triple = Platform::host().unwrap().rust_triple();
+    for (config, told) in [
+        (
+            "[source.crates-io]\nreplace-with = 'vendored'\n[source.vendored]\ndirectory = '/vendor'\n".to_owned(),
+            "`source.vendored.directory` is refused",
+        ),
+        (
+            format!("[target.{triple}]\nrustflags = ['-Lnative=/usr']\n"),
+            "`-Lnative=/usr` of cargo's configuration leads to /usr,",
+        ),
+        (
+            "[target.'cfg(unix)']\nrustflags = ['-Clink-arg=@/etc/passwd']\n".to_owned(),
+            "takes arguments from a file",
+        ),
+        (
+            "[build]\nrustflags = '-l z'\n".to_owned(),
+            "names a library that is looked for",
+        ),
+        (
+            format!("[target.{triple}.z]\nrustc-link-search = ['/usr']\n"),
+            ".z` names libraries that nobody hashed",
+        ),
+        (
+            "[env]\nCFLAGS = '-I/usr'\n".to_owned(),
+            "`env.CFLAGS` of ",
+        ),
+    ] {
+        tree.write(".cargo/config.toml", &config);
+        let error = tree.try_probe(Profile::E2e).unwrap_err();
+        let failure = Failure::find(&error).unwrap();
+        assert_eq!(failure.exit(), Exit::Source, "{config}");
+        assert!(error.to_string().contains(told), "{config}: {error}");
+    }
 }
 
 const ROOT: &str = "BUILD_RECIPE_ROOT";

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use camino::Utf8Path;
 use rustix::fs::{CWD, FileType, FlockOperation, Mode, mknodat};
+use xtask::engine::Platform;
 use xtask::exit::{Exit, Failure};
 use xtask::pipeline::build::{Options, Origin, build_images, plan};
 use xtask::poll::{self, Look};
@@ -107,6 +108,92 @@ fn what_one_package_turns_on_is_off_for_another() {
     assert_eq!(said(&tree, image(&images, "gate")), "without\n");
     let store = said(&tree, image(&images, "store"));
     assert!(store.contains(" common=with "), "{store}");
+}
+
+/// Compiles an object that nobody freezes: `number` gives this.
+fn compile_number(object: &Utf8Path, number: u8) {
+    let source = object.with_extension("c");
+    fs::write(
+        &source,
+        format!("int number(void) {{ return {number}; }}\n"),
+    )
+    .unwrap();
+    let compiled = Command::new("cc")
+        .args(["-c", "-o", object.as_str(), source.as_str()])
+        .status();
+    assert!(compiled.unwrap().success());
+}
+
+#[test]
+fn an_object_that_configuration_names_is_linked_as_it_is_now() {
+    let tree = tree();
+    let folder = tempfile::tempdir().unwrap();
+    let object = Utf8Path::from_path(folder.path()).unwrap().join("n.o");
+    compile_number(&object, 1);
+    let triple = Platform::host().unwrap().rust_triple();
+    let config = format!("[target.{triple}]\nrustflags = ['-Clink-arg={object}']\n");
+    tree.write(".cargo/config.toml", &config);
+    let main = "unsafe extern \"C\" { safe fn number() -> i32; }\n\
+                fn main() { println!(\"{}\", number()); }\n";
+    tree.write(GATE, main);
+    // The others do not call it, and are linked with it, too.
+    check_gate_says(&tree, "1\n");
+    compile_number(&object, 2);
+    check_gate_says(&tree, "2\n");
+    compile_number(&object, 1);
+    check_gate_says(&tree, "1\n");
+}
+
+#[test]
+fn what_configuration_names_must_not_change_during_a_build() {
+    let tree = tree();
+    let given = tree.path("target/given");
+    tree.write("target/given", "one");
+    tree.write(".cargo/config.toml", &format!("[env]\nGIVEN = '{given}'\n"));
+    let script = "fn main() {\n\
+                  let given = std::env::var(\"GIVEN\").unwrap();\n\
+                  let text = std::fs::read_to_string(&given).unwrap();\n\
+                  println!(\"cargo::rustc-env=TEXT={text}\");\n\
+                  if text == \"one\" { std::fs::write(&given, \"two\").unwrap(); }\n}\n";
+    tree.write("services/gate/build.rs", script);
+    write_gate(&tree, "\"{}\", env!(\"TEXT\")");
+    check_fails(&tree, Exit::Build);
+    let record = tree.path("target/e2e/build-records/toolchain");
+    assert!(!record.exists(), "what was compiled is of use to nobody");
+    check_gate_says(&tree, "two\n");
+}
+
+/// Of a package that is no member cargo locks no dependency that no feature turns on.
+#[test]
+fn a_patch_may_have_dependencies_that_are_off() {
+    let tree = tree();
+    let root = fs::read_to_string(tree.path("Cargo.toml")).unwrap();
+    let root = format!("{root}\n[patch.crates-io]\nitoa = {{ path = \"vendor/itoa\" }}\n");
+    tree.write("Cargo.toml", &root);
+    let patch = manifest(
+        "itoa",
+        "[dependencies]\nno-panic = { version = \"0.1\", optional = true }\n",
+    );
+    tree.write("vendor/itoa/Cargo.toml", &patch);
+    tree.write(
+        "vendor/itoa/src/lib.rs",
+        "pub const WORD: &str = \"one\";\n",
+    );
+    let gate = fs::read_to_string(tree.path("services/gate/Cargo.toml")).unwrap();
+    tree.write(
+        "services/gate/Cargo.toml",
+        &format!("{gate}itoa = \"0.1\"\n"),
+    );
+    tree.edit(
+        "Cargo.lock",
+        "name = \"gate\"\nversion = \"0.1.0\"\ndependencies = [\"common\"]",
+        "name = \"gate\"\nversion = \"0.1.0\"\ndependencies = [\"common\", \"itoa\"]\n\n\
+         [[package]]\nname = \"itoa\"\nversion = \"0.1.0\"",
+    );
+    write_gate(&tree, "\"{}\", itoa::WORD");
+    check_gate_says(&tree, "one\n");
+    tree.edit("vendor/itoa/src/lib.rs", "one", "two");
+    check_gate_says(&tree, "two\n");
 }
 
 #[test]

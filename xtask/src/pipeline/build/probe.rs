@@ -14,6 +14,7 @@ use cargo_platform::Cfg;
 use serde::{Deserialize, Serialize};
 
 use super::config::Config;
+use super::given::Given;
 use super::recipe::{Profile, SCHEMA_VERSION, Tools};
 use crate::digest::Digest;
 use crate::engine::Platform;
@@ -58,6 +59,8 @@ pub(super) struct Seen {
 struct Record {
     key: Key,
     stamps: Vec<Stamp>,
+    /// Programs that configuration names, and where PATH led.
+    programs: BTreeMap<String, Option<Utf8PathBuf>>,
     seen: Seen,
 }
 
@@ -79,13 +82,13 @@ struct Key {
 
 /// A file as it was when it was read or run; `None`: it was not there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stamp {
+pub(super) struct Stamp {
     path: Utf8PathBuf,
     state: Option<(u64, u64, u64, i64, i64, i64, i64)>,
 }
 
 impl Stamp {
-    fn of(path: Utf8PathBuf) -> Self {
+    pub(super) fn of(path: Utf8PathBuf) -> Self {
         let state = std::fs::metadata(&path).ok().map(|metadata| {
             (
                 metadata.dev(),
@@ -103,6 +106,11 @@ impl Stamp {
     fn holds(&self) -> bool {
         Self::of(self.path.clone()) == *self
     }
+
+    #[cfg(test)]
+    pub(super) fn path(&self) -> &Utf8Path {
+        &self.path
+    }
 }
 
 /// Looks, or remembers what was seen.
@@ -113,11 +121,17 @@ pub(super) fn look(workspace: &Workspace, platform: &Platform, profile: Profile)
     if let Some(record) = remembered(&kept, &key) {
         return Ok(record.seen);
     }
-    let (seen, files) = look_anew(&key)?;
-    let mut stamps: Vec<_> = files.into_iter().map(Stamp::of).collect();
+    let (seen, files, given) = look_anew(&key)?;
+    let mut stamps = given.stamps;
+    stamps.extend(files.into_iter().map(Stamp::of));
     stamps.sort_by(|left, right| left.path.cmp(&right.path));
     stamps.dedup();
-    let record = Record { key, stamps, seen };
+    let record = Record {
+        key,
+        stamps,
+        programs: given.programs,
+        seen,
+    };
     // Forgetting costs some milliseconds the next time; it is no reason to fail.
     let _ = remember(&folder, &kept, &record);
     Ok(record.seen)
@@ -126,7 +140,11 @@ pub(super) fn look(workspace: &Workspace, platform: &Platform, profile: Profile)
 fn remembered(kept: &Utf8Path, key: &Key) -> Option<Record> {
     let text = std::fs::read(kept).ok()?;
     let record: Record = serde_json::from_slice(&text).ok()?;
-    (record.key == *key && record.stamps.iter().all(Stamp::holds)).then_some(record)
+    let mut programs = record.programs.iter();
+    let holds = record.key == *key
+        && record.stamps.iter().all(Stamp::holds)
+        && programs.all(|(name, place)| on_path(name) == *place);
+    holds.then_some(record)
 }
 
 fn remember(folder: &Utf8Path, kept: &Utf8Path, record: &Record) -> Result<()> {
@@ -169,7 +187,7 @@ fn cargo_home() -> Result<Utf8PathBuf> {
     Ok(home.canonicalize_utf8().unwrap_or(home))
 }
 
-fn on_path(program: &str) -> Option<Utf8PathBuf> {
+pub(super) fn on_path(program: &str) -> Option<Utf8PathBuf> {
     let path = std::env::var("PATH").ok()?;
     path.split(':')
         .filter(|folder| folder.starts_with('/'))
@@ -184,11 +202,12 @@ fn located(program: &str) -> Utf8PathBuf {
     found.unwrap_or_else(|| program.into())
 }
 
-fn look_anew(key: &Key) -> Result<(Seen, Vec<Utf8PathBuf>)> {
+fn look_anew(key: &Key) -> Result<(Seen, Vec<Utf8PathBuf>, Given)> {
     let config = Config::read(&key.root, &key.cargo_home)?;
+    config.check_overrides(&key.triple)?;
     let (rust, c) = thread::scope(|scope| {
         let rust = scope.spawn(|| look_at_rust(key, &config));
-        let c = look_at_c(key, &config);
+        let c = look_at_c(key);
         let rust = rust
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -198,8 +217,10 @@ fn look_anew(key: &Key) -> Result<(Seen, Vec<Utf8PathBuf>)> {
     files.extend(files_c);
     files.extend(Config::candidates(&key.root, &key.cargo_home));
 
-    let toolchain_file = toolchain_file_digest(&key.root)?;
     let mut fields: BTreeMap<String, String> = c;
+    let given = look_at_given(key, &config, &rust, &mut fields)?;
+
+    let toolchain_file = toolchain_file_digest(&key.root)?;
     let text = |text: &str| text.to_owned();
     fields.extend([
         (text("schema"), key.versions.0.to_string()),
@@ -223,8 +244,9 @@ fn look_anew(key: &Key) -> Result<(Seen, Vec<Utf8PathBuf>)> {
         rustflags: rust.rustflags,
         config: config.handed_on()?,
         config_variables: config.variables(),
+        given: given.files.clone(),
     };
-    Ok((Seen { fields, tools }, files))
+    Ok((Seen { fields, tools }, files, given))
 }
 
 struct Rust {
@@ -234,6 +256,7 @@ struct Rust {
     verbose_version: String,
     cargo_version: String,
     rustflags: Vec<String>,
+    linker: Option<(String, String)>,
 }
 
 /// rustup's `rustc` is asked once where the real one is; from there on that one is called.
@@ -255,7 +278,7 @@ fn look_at_rust(key: &Key, config: &Config) -> Result<(Rust, Vec<Utf8PathBuf>)> 
     let verbose_version = process::capture(&in_root(&rustc).arg("-vV"), DEADLINE)?.stdout;
     let cargo_version = process::capture(&in_root(&cargo).arg("-V"), DEADLINE)?.stdout;
     let mut cfgs = Vec::new();
-    if config.has_conditional_flags() {
+    if config.has_conditions() {
         let ask = in_root(&rustc).args(["--print", "cfg", "--target", &key.triple]);
         for line in process::capture(&ask, DEADLINE)?.stdout.lines() {
             cfgs.push(Cfg::from_str(line)?);
@@ -278,6 +301,7 @@ fn look_at_rust(key: &Key, config: &Config) -> Result<(Rust, Vec<Utf8PathBuf>)> 
         verbose_version,
         cargo_version,
         rustflags: config.rustflags(&key.triple, &cfgs)?,
+        linker: config.linker(&key.triple, &cfgs)?,
     };
     Ok((rust, files))
 }
@@ -317,45 +341,47 @@ fn toolchain_file_digest(root: &Utf8Path) -> Result<String> {
     Ok("none".to_owned())
 }
 
-fn look_at_c(key: &Key, config: &Config) -> Result<(BTreeMap<String, String>, Vec<Utf8PathBuf>)> {
-    let no_compiler = || {
-        Failure::new(
-            Exit::Host,
-            "there is no C compiler (`cc`) on PATH, which rustc links with",
-        )
-        .hint(HINT_C)
-    };
-    let cc = key.cc_on_path.clone().ok_or_else(no_compiler)?;
-    // As a build sees it: GCC_EXEC_PREFIX or COMPILER_PATH would make it tell of other files than
-    // those that are linked.
+/// Asks a tool of C as a build would: GCC_EXEC_PREFIX or COMPILER_PATH would make it tell of other
+/// files than those that are linked.
+fn ask(program: &Utf8Path, argument: String) -> Result<String> {
     let variables: BTreeMap<String, String> = [
         ("PATH".to_owned(), std::env::var("PATH").unwrap_or_default()),
         ("LC_ALL".to_owned(), "C".to_owned()),
     ]
     .into();
-    let ask = |program: &Utf8Path, argument: String| -> Result<String> {
-        let invocation = Invocation::new(program.as_str())
-            .arg(argument)
-            .environment_exactly(variables.clone())
-            .current_dir(Utf8Path::new("/").to_owned());
-        Ok(process::capture(&invocation, DEADLINE)?.stdout)
-    };
-    let version = |program: &Utf8Path| -> Result<String> {
-        let text = ask(program, "--version".to_owned())?;
-        Ok(text.lines().next().unwrap_or_default().trim().to_owned())
-    };
-    let mut files = vec![cc.clone()];
-    let mut fields: BTreeMap<String, String> = [("cc".to_owned(), version(&cc)?)].into();
-    let ld = located(ask(&cc, "-print-prog-name=ld".to_owned())?.trim());
+    let invocation = Invocation::new(program.as_str())
+        .arg(argument)
+        .environment_exactly(variables)
+        .current_dir(Utf8Path::new("/").to_owned());
+    Ok(process::capture(&invocation, DEADLINE)?.stdout)
+}
+
+fn version(program: &Utf8Path) -> Result<String> {
+    let text = ask(program, "--version".to_owned())?;
+    Ok(text.lines().next().unwrap_or_default().trim().to_owned())
+}
+
+fn c_compiler(key: &Key) -> Result<&Utf8Path> {
+    key.cc_on_path.as_deref().ok_or_else(|| {
+        let what = "there is no C compiler (`cc`) on PATH, which rustc links with";
+        Failure::new(Exit::Host, what).hint(HINT_C).into()
+    })
+}
+
+/// Where the C compiler finds a linker.
+fn find_linker(cc: &Utf8Path, name: &str) -> Result<Utf8PathBuf> {
+    Ok(located(ask(cc, format!("-print-prog-name={name}"))?.trim()))
+}
+
+fn look_at_c(key: &Key) -> Result<(BTreeMap<String, String>, Vec<Utf8PathBuf>)> {
+    let cc = c_compiler(key)?;
+    let mut files = vec![cc.to_owned()];
+    let mut fields: BTreeMap<String, String> = [("cc".to_owned(), version(cc)?)].into();
+    let ld = find_linker(cc, "ld")?;
     fields.insert("ld".to_owned(), version(&ld)?);
     files.push(ld);
-    if let Some(linker) = config.linker(&key.triple) {
-        let linker = located(&linker);
-        fields.insert("linker".to_owned(), version(&linker)?);
-        files.push(linker);
-    }
     for name in LINKED_IN {
-        let path = ask(&cc, format!("-print-file-name={name}"))?;
+        let path = ask(cc, format!("-print-file-name={name}"))?;
         let path = Utf8Path::new(path.trim());
         // cc gives the bare name back when it knows no such file.
         if path.is_absolute() {
@@ -367,6 +393,31 @@ fn look_at_c(key: &Key, config: &Config) -> Result<(BTreeMap<String, String>, Ve
         return Err(Failure::new(Exit::Host, what).hint(HINT_C).into());
     }
     Ok((fields, files))
+}
+
+/// What configuration names beyond the tree.
+fn look_at_given(
+    key: &Key,
+    config: &Config,
+    rust: &Rust,
+    fields: &mut BTreeMap<String, String>,
+) -> Result<Given> {
+    let mut given = Given::default();
+    if let Some((written, place)) = &rust.linker {
+        given.program(written, place)?;
+        fields.insert("linker".to_owned(), version(&located(place))?);
+    }
+    let cc = c_compiler(key)?;
+    given.flags(
+        &rust.rustflags,
+        |name| fields.contains_key(&format!("linked-in lib{name}.a")),
+        |name| find_linker(cc, name),
+    )?;
+    for (file, name, value) in config.environment() {
+        given.variable(file, name, value)?;
+    }
+    fields.extend(given.fields.clone());
+    Ok(given)
 }
 
 /// Hashes a library, and those that it names when it is a linker script (`libm.a` is one).

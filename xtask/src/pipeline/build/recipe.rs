@@ -67,6 +67,8 @@ pub(super) struct Tools {
     pub(super) config: String,
     /// Names of the variables that configuration sets.
     pub(super) config_variables: Vec<String>,
+    /// Files beyond the tree that configuration names, as they were hashed.
+    pub(super) given: BTreeMap<Utf8PathBuf, Digest>,
 }
 
 impl Recipe {

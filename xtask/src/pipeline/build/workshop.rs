@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use tempfile::TempDir;
 
 use super::environment::{self, Folders};
+use super::given;
 use super::inspect::{self, Allowed, Told};
 use super::recipe::Recipe;
 use crate::digest::Digest;
@@ -102,6 +103,8 @@ impl Folder {
     }
 }
 
+/// Where all records of the shared folder stand.
+const RECORDS: &str = "build-records";
 /// How the name of a folder begins that a build from nothing makes.
 const EMPTY_FOLDER: &str = "empty-build-";
 
@@ -143,6 +146,23 @@ impl<'a> Workshop<'a> {
 
     /// Builds the frozen bytes of one package; gives the bytes of what was built.
     pub(super) fn build(&self, product: &Product<'_>, frozen: &PackageSnapshot) -> Result<Vec<u8>> {
+        let built = self.build_frozen(product, frozen);
+        // Of what configuration names beyond the tree nothing is frozen. When it changed, nobody
+        // knows which of it cargo has compiled, in whatever crate: the folder is nobody's any more.
+        if let Err(changed) = given::check_unchanged(&self.recipe.tools().given) {
+            if let Folder::Shared { .. } = self.folder {
+                let toolchain = toolchain_record(&self.state);
+                fs::remove_file(&toolchain)
+                    .with_context(|| format!("cannot remove {toolchain}"))?;
+            }
+            return Err(changed);
+        }
+        let bytes = built?;
+        self.remember(frozen)?;
+        Ok(bytes)
+    }
+
+    fn build_frozen(&self, product: &Product<'_>, frozen: &PackageSnapshot) -> Result<Vec<u8>> {
         let activity = live::begin("building", product.kept_name());
         let mirror = Mirror::sync(&self.state, frozen)?;
         let manifest = mirror.root().join("Cargo.toml");
@@ -181,7 +201,6 @@ impl<'a> Workshop<'a> {
         let executable = told.executable(name, kind)?;
         let bytes = fs::read(executable).with_context(|| format!("cannot read {executable}"))?;
         inspect::check_paths(&bytes, &allowed)?;
-        self.remember(frozen)?;
         Ok(bytes)
     }
 
@@ -289,12 +308,17 @@ fn take_lock(path: &Utf8Path) -> Result<OwnedFd> {
     }
 }
 
+/// Where it stands what the folder was made with.
+fn toolchain_record(state: &Utf8Path) -> Utf8PathBuf {
+    state.join(RECORDS).join("toolchain")
+}
+
 /// Of what another toolchain compiled, or what was linked with another C library, cargo would keep
 /// some. The folder says which one it is of.
 fn shared_folder(state: &Utf8Path, recipe: &Recipe) -> Result<Folder> {
     let path = state.join("build");
-    let all_records = state.join("build-records");
-    let toolchain = all_records.join("toolchain");
+    let all_records = state.join(RECORDS);
+    let toolchain = toolchain_record(state);
     let wanted = recipe.toolchain_digest().to_string();
     let found = fs::read_to_string(&toolchain).ok();
     if found.as_deref().map(str::trim) != Some(&wanted) {
