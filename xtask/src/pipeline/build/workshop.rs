@@ -151,9 +151,7 @@ impl<'a> Workshop<'a> {
         // knows which of it cargo has compiled, in whatever crate: the folder is nobody's any more.
         if let Err(changed) = given::check_unchanged(&self.recipe.tools().given) {
             if let Folder::Shared { .. } = self.folder {
-                let toolchain = toolchain_record(&self.state);
-                fs::remove_file(&toolchain)
-                    .with_context(|| format!("cannot remove {toolchain}"))?;
+                remove_record(&toolchain_record(&self.state))?;
             }
             return Err(changed);
         }
@@ -232,12 +230,8 @@ impl<'a> Workshop<'a> {
             if recorded.as_deref().map(str::trim) == Some(&wanted.to_string()) {
                 continue;
             }
-            match fs::remove_file(&record) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(error).with_context(|| format!("cannot remove {record}"));
-                }
-                _ => stale.push(package.clone()),
-            }
+            remove_record(&record)?;
+            stale.push(package.clone());
         }
         Ok(stale)
     }
@@ -336,6 +330,15 @@ fn shared_folder(state: &Utf8Path, recipe: &Recipe) -> Result<Folder> {
     let records = all_records.join(recipe.profile().as_str());
     fs::create_dir_all(&records).with_context(|| format!("cannot make {records}"))?;
     Ok(Folder::Shared { path, records })
+}
+
+fn remove_record(record: &Utf8Path) -> Result<()> {
+    match fs::remove_file(record) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {record}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn remove_folder(folder: &Utf8Path) -> Result<()> {
