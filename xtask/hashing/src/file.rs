@@ -1,15 +1,19 @@
-//! Reads one file, once, with as few system calls as prove that it did not change meanwhile.
+//! Reads one file that rests, once, with as few system calls as prove that it did not change
+//! meanwhile.
 
 use std::fs::{File, FileType, Metadata};
 use std::io::{self, Read as _};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::time::Instant;
 
 use rustix::fs::{Mode, OFlags, Stat};
 use rustix::io::Errno;
 use rustix::path::Arg;
 use serde::{Deserialize, Serialize};
+
+use crate::rest::{self, Pause, Restless};
 
 /// What tells one state of a file from another without reading it. The kernel sets the change
 /// time at each write, rename and chmod, and offers no way to set it back.
@@ -37,6 +41,12 @@ impl Stamp {
         }
     }
 
+    /// Of its two times the later one, since 1970.
+    pub(crate) fn youngest_nanoseconds(&self) -> i128 {
+        let (seconds, nanoseconds) = self.modified.max(self.changed);
+        i128::from(seconds) * 1_000_000_000 + i128::from(nanoseconds)
+    }
+
     /// Of what the kernel told.
     pub(crate) fn of_stat(stat: &Stat) -> Self {
         // The kernel's types differ between machines; none of these values is that large.
@@ -62,8 +72,8 @@ pub(crate) enum Plain {
         /// Its owner may execute it.
         executable: bool,
     },
-    /// A file that was written to while it was read; what was read of it means nothing.
-    Changed,
+    /// A file that was written to just now, or while it was read: what was read of it means nothing.
+    Restless(Restless),
     /// Something else.
     Other,
 }
@@ -78,7 +88,7 @@ pub enum Found {
         /// Its owner may execute it.
         executable: bool,
     },
-    /// A file that was written to while it was read; what was read of it means nothing.
+    /// A file that was written to over and over; what was read of it means nothing.
     Changed,
     /// A symbolic link.
     Link,
@@ -91,15 +101,23 @@ pub enum Found {
 }
 
 /// Looks at a path and, if a file lies there, reads it into `bytes`, whatever was in there before.
-/// A link at the end of the path is not followed, and nothing is waited for.
+/// A link at the end of the path is not followed, and nothing is waited for but that a file that
+/// was written to just now rests.
 ///
 /// # Errors
 /// What opening and reading give, but for a path that leads nowhere.
-pub fn read(path: &Path, bytes: &mut Vec<u8>) -> io::Result<Found> {
-    let opened = read_plain(rustix::fs::CWD, path, bytes);
+pub fn read(path: &Path, bytes: &mut Vec<u8>, pause: Pause<'_>) -> io::Result<Found> {
+    let begun = Instant::now();
+    let mut opened = read_plain(rustix::fs::CWD, path, bytes, None);
+    while let Ok(Plain::Restless(before)) = opened {
+        if !rest::wait([before], begun, pause) {
+            return Ok(Found::Changed);
+        }
+        opened = read_plain(rustix::fs::CWD, path, bytes, Some(before));
+    }
     match opened {
         Ok(Plain::File { stamp, executable }) => Ok(Found::File { stamp, executable }),
-        Ok(Plain::Changed) => Ok(Found::Changed),
+        Ok(Plain::Restless(_)) => Ok(Found::Changed),
         Ok(Plain::Other) => match path.symlink_metadata() {
             Ok(metadata) => Ok(told(metadata.file_type())),
             Err(error) if is_missing(&error) => Ok(Found::Missing),
@@ -109,27 +127,35 @@ pub fn read(path: &Path, bytes: &mut Vec<u8>) -> io::Result<Found> {
     }
 }
 
-/// Opens a name in a folder and, if it is a plain file, reads it.
+/// Opens a name in a folder and, if it is a plain file that rests, reads it; `before` is how it was
+/// seen when it last did not.
 pub(crate) fn read_plain(
     folder: BorrowedFd<'_>,
     name: impl Arg,
     bytes: &mut Vec<u8>,
+    before: Option<Restless>,
 ) -> io::Result<Plain> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut file = File::from(rustix::fs::openat(folder, name, flags, Mode::empty())?);
-    let before = rustix::fs::fstat(&file)?;
-    if !rustix::fs::FileType::from_raw_mode(before.st_mode).is_file() {
+    let opened = rustix::fs::fstat(&file)?;
+    if !rustix::fs::FileType::from_raw_mode(opened.st_mode).is_file() {
         return Ok(Plain::Other);
     }
-    let stamp = Stamp::of_stat(&before);
+    let stamp = Stamp::of_stat(&opened);
+    // Equal stamps would not tell of a write that goes on now.
+    if let Some(restless) = Restless::look(stamp, before) {
+        return Ok(Plain::Restless(restless));
+    }
     let complete = fill(&mut file, stamp.length_bytes, bytes)?;
-    // Equal stamps say that nothing was written, cut or added since: the end need not be read.
-    if !complete || Stamp::of_stat(&rustix::fs::fstat(&file)?) != stamp {
-        return Ok(Plain::Changed);
+    // Of a file that rested, equal stamps say that nothing was written, cut or added since: the
+    // end need not be read.
+    let read = Stamp::of_stat(&rustix::fs::fstat(&file)?);
+    if !complete || read != stamp {
+        return Ok(Plain::Restless(Restless::written(read)));
     }
     Ok(Plain::File {
         stamp,
-        executable: before.st_mode & 0o100 != 0,
+        executable: opened.st_mode & 0o100 != 0,
     })
 }
 
@@ -200,6 +226,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::{Found, read};
+    use crate::rest::tests::pause;
 
     #[test]
     fn each_kind_is_told() {
@@ -222,7 +249,7 @@ mod tests {
         .unwrap();
         let mut bytes = b"what was there before".to_vec();
         let mut found = |name: &str| {
-            let found = read(&path(name), &mut bytes).unwrap();
+            let found = read(&path(name), &mut bytes, &pause).unwrap();
             match found {
                 Found::File { executable, .. } => {
                     let text = String::from_utf8(bytes.clone()).unwrap();

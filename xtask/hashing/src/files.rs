@@ -7,12 +7,13 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 
 use crate::digest::Digest;
 use crate::file::{self, Stamp};
+use crate::rest::{self, Pause, Restless};
 
 /// How many paths a thread takes at once: neighbours lie in the same folder.
 const BATCH: usize = 16;
@@ -24,7 +25,7 @@ pub enum Outcome {
     Known,
     /// A file, read and hashed, and its bytes kept if that was asked for.
     File(ReadFile),
-    /// A file that was written to while it was read.
+    /// A file that was written to over and over.
     Changed,
     /// A file whose bytes could not be kept: their digest, and why.
     NotKept(Digest, io::Error),
@@ -35,7 +36,8 @@ pub enum Outcome {
 /// A file that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadFile {
-    /// As it was before and after it was read.
+    /// As it was before and after it was read. It had rested before: no write that was still going on
+    /// then can have ended under the same stamp.
     pub stamp: Stamp,
     /// Its owner may execute it.
     pub executable: bool,
@@ -56,7 +58,8 @@ pub struct Store<'a> {
 }
 
 /// Reads these paths, relative to `root`; the outcomes are in their order. `known` tells the stamp
-/// of what need not be read again.
+/// of what need not be read again. What was written to just now is read when everything else has
+/// been, and has rested.
 ///
 /// # Errors
 /// When the root or the store cannot be opened.
@@ -66,40 +69,82 @@ pub fn read_all(
     threads_count: usize,
     store: Option<&Store<'_>>,
     known: &(dyn Fn(&str) -> Option<Stamp> + Sync),
+    pause: Pause<'_>,
 ) -> io::Result<Vec<Outcome>> {
     let root: OwnedFd = File::open(root)?.into();
     let objects = store.map(|store| File::open(store.folder)).transpose()?;
-    let objects = store.zip(objects.as_ref());
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut reader = Reader {
-            root: root.as_fd(),
-            objects: objects.map(|(store, folder)| (store, folder.as_fd())),
-            used_after: used_after(store),
-            folder: None,
-            buffers: Default::default(),
-        };
-        let mut batches = Vec::new();
-        loop {
-            let start = next.fetch_add(BATCH, Ordering::Relaxed);
-            let Some(left) = paths.get(start..).filter(|left| !left.is_empty()) else {
-                return batches;
-            };
-            let batch = &left[..left.len().min(BATCH)];
-            batches.push((start, reader.outcomes(batch, known)));
-        }
+    let tree = Tree {
+        root: root.as_fd(),
+        objects: store.zip(objects.as_ref().map(File::as_fd)),
+        used_after: used_after(store),
+        known,
     };
-    let mut batches = thread::scope(|scope| {
-        let others: Vec<_> = (1..threads_count).map(|_| scope.spawn(work)).collect();
-        let mut batches = work();
-        for other in others {
-            let found = other.join();
-            batches.extend(found.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+    let begun = Instant::now();
+    let mut outcomes = Vec::with_capacity(paths.len());
+    let mut restless = Vec::new();
+    for (place, came) in tree.read(paths, &[], threads_count).into_iter().enumerate() {
+        restless.extend(came.as_ref().err().map(|before| (place, *before)));
+        outcomes.push(came.unwrap_or(Outcome::Changed));
+    }
+    while !restless.is_empty() && rest::wait(restless.iter().map(|(_, one)| *one), begun, pause) {
+        let (places, before): (Vec<usize>, Vec<Restless>) = restless.drain(..).unzip();
+        let paths: Vec<String> = places.iter().map(|place| paths[*place].clone()).collect();
+        let came = tree.read(&paths, &before, threads_count);
+        for (place, came) in places.into_iter().zip(came) {
+            match came {
+                Ok(outcome) => outcomes[place] = outcome,
+                Err(before) => restless.push((place, before)),
+            }
         }
-        batches
-    });
-    batches.sort_unstable_by_key(|(start, _)| *start);
-    Ok(batches.into_iter().flat_map(|(_, batch)| batch).collect())
+    }
+    Ok(outcomes)
+}
+
+/// What came of one path, or that its file does not rest yet.
+type Came = Result<Outcome, Restless>;
+
+/// What every reading of some paths works with.
+#[derive(Clone, Copy)]
+struct Tree<'a> {
+    root: BorrowedFd<'a>,
+    objects: Option<(&'a Store<'a>, BorrowedFd<'a>)>,
+    used_after: i64,
+    known: &'a (dyn Fn(&str) -> Option<Stamp> + Sync),
+}
+
+impl Tree<'_> {
+    /// Once; `before` has for each path how it was seen before, or nothing at all.
+    fn read(&self, paths: &[String], before: &[Restless], threads_count: usize) -> Vec<Came> {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut reader = Reader {
+                tree: *self,
+                folder: None,
+                buffers: Default::default(),
+            };
+            let mut batches = Vec::new();
+            loop {
+                let start = next.fetch_add(BATCH, Ordering::Relaxed);
+                let Some(left) = paths.get(start..).filter(|left| !left.is_empty()) else {
+                    return batches;
+                };
+                let batch = &left[..left.len().min(BATCH)];
+                let before = before.get(start..).unwrap_or_default();
+                batches.push((start, reader.outcomes(batch, before)));
+            }
+        };
+        let mut batches = thread::scope(|scope| {
+            let others: Vec<_> = (1..threads_count).map(|_| scope.spawn(work)).collect();
+            let mut batches = work();
+            for other in others {
+                let found = other.join();
+                batches.extend(found.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            }
+            batches
+        });
+        batches.sort_unstable_by_key(|(start, _)| *start);
+        batches.into_iter().flat_map(|(_, batch)| batch).collect()
+    }
 }
 
 /// Seconds since 1970.
@@ -115,9 +160,7 @@ fn used_after(store: Option<&Store<'_>>) -> i64 {
 /// One thread's way through the paths; the buffers serve every file, and a folder is opened once
 /// for the files in it that follow each other.
 struct Reader<'a> {
-    root: BorrowedFd<'a>,
-    objects: Option<(&'a Store<'a>, BorrowedFd<'a>)>,
-    used_after: i64,
+    tree: Tree<'a>,
     folder: Option<(&'a str, Option<OwnedFd>)>,
     buffers: [Vec<u8>; 2],
 }
@@ -130,30 +173,28 @@ struct Unhashed {
 
 impl<'a> Reader<'a> {
     /// Files are hashed two at a time.
-    fn outcomes(
-        &mut self,
-        paths: &'a [String],
-        known: &dyn Fn(&str) -> Option<Stamp>,
-    ) -> Vec<Outcome> {
+    fn outcomes(&mut self, paths: &'a [String], before: &[Restless]) -> Vec<Came> {
         let mut outcomes = Vec::with_capacity(paths.len());
         // In the first buffer, until the second has a file as well.
         let mut first: Option<(usize, Unhashed)> = None;
         for (place, path) in paths.iter().enumerate() {
-            match self.look(path, usize::from(first.is_some()), known) {
-                Err(outcome) => outcomes.push((place, outcome)),
+            match self.look(path, usize::from(first.is_some()), before.get(place)) {
+                Err(came) => outcomes.push((place, came)),
                 Ok(file) => match first.take() {
                     None => first = Some((place, file)),
-                    Some((place_before, before)) => {
+                    Some((place_before, one_before)) => {
                         let [one, other] = Digest::of_both(&self.buffers[0], &self.buffers[1]);
-                        outcomes.push((place_before, self.keep(&before, &self.buffers[0], one)));
-                        outcomes.push((place, self.keep(&file, &self.buffers[1], other)));
+                        let kept = self.keep(&one_before, &self.buffers[0], one);
+                        outcomes.push((place_before, Ok(kept)));
+                        let kept = self.keep(&file, &self.buffers[1], other);
+                        outcomes.push((place, Ok(kept)));
                     }
                 },
             }
         }
         if let Some((place, file)) = first {
             let bytes = &self.buffers[0];
-            outcomes.push((place, self.keep(&file, bytes, Digest::of(bytes))));
+            outcomes.push((place, Ok(self.keep(&file, bytes, Digest::of(bytes)))));
         }
         outcomes.sort_unstable_by_key(|(place, _)| *place);
         outcomes.into_iter().map(|(_, outcome)| outcome).collect()
@@ -164,32 +205,33 @@ impl<'a> Reader<'a> {
         &mut self,
         path: &'a str,
         buffer: usize,
-        known: &dyn Fn(&str) -> Option<Stamp>,
-    ) -> Result<Unhashed, Outcome> {
+        before: Option<&Restless>,
+    ) -> Result<Unhashed, Came> {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         if self.folder.as_ref().is_none_or(|(last, _)| *last != folder) {
-            self.folder = Some((folder, open_folder(self.root, folder)));
+            self.folder = Some((folder, open_folder(self.tree.root, folder)));
         }
         let Some((_, Some(folder))) = &self.folder else {
-            return Err(Outcome::Other);
+            return Err(Ok(Outcome::Other));
         };
-        if let Some(stamp) = known(path)
+        if let Some(stamp) = (self.tree.known)(path)
             && let Ok(found) = rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)
             && Stamp::of_stat(&found) == stamp
         {
-            return Err(Outcome::Known);
+            return Err(Ok(Outcome::Known));
         }
-        match file::read_plain(folder.as_fd(), name, &mut self.buffers[buffer]) {
+        let buffer = &mut self.buffers[buffer];
+        match file::read_plain(folder.as_fd(), name, buffer, before.copied()) {
             Ok(file::Plain::File { stamp, executable }) => Ok(Unhashed { stamp, executable }),
-            Ok(file::Plain::Changed) => Err(Outcome::Changed),
-            Ok(file::Plain::Other) | Err(_) => Err(Outcome::Other),
+            Ok(file::Plain::Restless(restless)) => Err(Err(restless)),
+            Ok(file::Plain::Other) | Err(_) => Err(Ok(Outcome::Other)),
         }
     }
 
     /// Keeps the bytes of a file if that is asked for and they are not there.
     fn keep(&self, file: &Unhashed, bytes: &[u8], digest: Digest) -> Outcome {
         let length_bytes = bytes.len() as u64;
-        if let Some((store, objects)) = &self.objects
+        if let Some((store, objects)) = &self.tree.objects
             && !self.is_kept(*objects, digest, length_bytes)
             && let Err(error) = (store.keep)(digest, bytes)
         {
@@ -211,7 +253,7 @@ impl<'a> Reader<'a> {
             let kind = rustix::fs::FileType::from_raw_mode(found.st_mode);
             kind.is_file()
                 && u64::try_from(found.st_size) == Ok(length_bytes)
-                && found.st_mtime > self.used_after
+                && found.st_mtime > self.tree.used_after
         })
     }
 }
@@ -226,12 +268,28 @@ fn open_folder(root: BorrowedFd<'_>, folder: &str) -> Option<OwnedFd> {
 mod tests {
     use std::fs;
     use std::io;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{FileExt as _, symlink};
+    use std::path::Path;
     use std::sync::Mutex;
-    use std::time::Duration;
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::{Duration, Instant, SystemTime};
 
-    use super::{Outcome, ReadFile, Store, read_all};
+    use super::{Outcome, ReadFile, Store};
     use crate::digest::Digest;
+    use crate::file::Stamp;
+    use crate::rest::PATIENCE;
+    use crate::rest::tests::pause;
+
+    /// What the tests want of it most: everything, and nothing known.
+    fn read_all(
+        root: &Path,
+        paths: &[String],
+        store: Option<&Store<'_>>,
+        known: Option<Stamp>,
+    ) -> Vec<Outcome> {
+        super::read_all(root, paths, 3, store, &|_| known, &pause).unwrap()
+    }
 
     #[test]
     fn every_path_has_its_outcome_in_its_order() {
@@ -261,7 +319,7 @@ mod tests {
             used_within: Duration::from_secs(3600),
             keep: &keep,
         };
-        let read = || read_all(&root, &paths, 3, Some(&store), &|_| None).unwrap();
+        let read = || read_all(&root, &paths, Some(&store), None);
         let outcomes = read();
         assert_eq!(outcomes.len(), paths.len());
         for (path, outcome) in paths.iter().zip(&outcomes) {
@@ -298,14 +356,114 @@ mod tests {
             used_within: Duration::ZERO,
             keep: &keep,
         };
-        let first = read_all(folder.path(), &paths, 1, None, &|_| None).unwrap();
+        let first = read_all(folder.path(), &paths, None, None);
         let [Outcome::File(ReadFile { stamp, .. })] = first[..] else {
             panic!("{first:?}");
         };
-        let again = read_all(folder.path(), &paths, 1, Some(&store), &|_| Some(stamp)).unwrap();
+        let again = read_all(folder.path(), &paths, Some(&store), Some(stamp));
         assert!(matches!(again[..], [Outcome::Known]), "{again:?}");
         fs::write(folder.path().join("file"), "two").unwrap();
-        let again = read_all(folder.path(), &paths, 1, Some(&store), &|_| Some(stamp)).unwrap();
+        let again = read_all(folder.path(), &paths, Some(&store), Some(stamp));
         assert!(matches!(again[..], [Outcome::NotKept(..)]), "{again:?}");
+    }
+
+    /// Each state of a file is one byte over and over, and is written at once.
+    #[test]
+    fn what_is_read_beside_writers_is_a_whole_state() {
+        const LENGTH: usize = 300_000;
+        const WRITING: Duration = Duration::from_secs(1);
+        let folder = tempfile::tempdir().unwrap();
+        let states: Vec<Vec<u8>> = (0..=u8::MAX).map(|state| vec![state; LENGTH]).collect();
+        let paths: Vec<String> = (0..64).map(|index| format!("{index:02}")).collect();
+        let files = paths.iter().map(|path| {
+            let file = fs::File::create(folder.path().join(path)).unwrap();
+            file.write_all_at(&states[0], 0).unwrap();
+            file
+        });
+        let files: Vec<fs::File> = files.collect();
+        let whole: Vec<Digest> = states.iter().map(|state| Digest::of(state)).collect();
+        let (writing, written) = (AtomicUsize::new(2), AtomicUsize::new(0));
+        let write = |files: &[fs::File]| {
+            let begun = Instant::now();
+            for state in states.iter().cycle() {
+                for file in files {
+                    assert_eq!(file.write_at(state, 0).unwrap(), LENGTH);
+                    written.fetch_add(1, Ordering::Relaxed);
+                }
+                if begun.elapsed() > WRITING {
+                    break;
+                }
+            }
+            writing.fetch_sub(1, Ordering::Relaxed);
+        };
+        thread::scope(|scope| {
+            let (one, other) = files.split_at(files.len() / 2);
+            scope.spawn(|| write(one));
+            scope.spawn(|| write(other));
+            loop {
+                let done = writing.load(Ordering::Relaxed) == 0;
+                let outcomes = read_all(folder.path(), &paths, None, None);
+                for (path, outcome) in paths.iter().zip(&outcomes) {
+                    match outcome {
+                        Outcome::File(file) => {
+                            assert!(whole.contains(&file.digest), "{path}: torn")
+                        }
+                        other => assert!(!done && matches!(other, Outcome::Changed), "{other:?}"),
+                    }
+                }
+                if done {
+                    break;
+                }
+            }
+        });
+        assert!(written.into_inner() > 1000);
+    }
+
+    #[test]
+    fn what_is_young_is_waited_for_and_what_is_old_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "one").unwrap();
+        let paths = ["file".to_owned()];
+        let waited = AtomicBool::new(false);
+        let wait = |time| {
+            waited.store(true, Ordering::Relaxed);
+            pause(time)
+        };
+        let read = || super::read_all(folder.path(), &paths, 1, None, &|_| None, &wait).unwrap();
+        assert!(matches!(read()[..], [Outcome::File(_)]));
+        assert!(waited.swap(false, Ordering::Relaxed));
+        assert!(matches!(read()[..], [Outcome::File(_)]));
+        assert!(!waited.swap(false, Ordering::Relaxed));
+        // A time to come is never old: that it stays as it is has to be seen.
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_secs(3600))
+            .unwrap();
+        assert!(matches!(read()[..], [Outcome::File(_)]));
+        assert!(waited.swap(false, Ordering::Relaxed));
+        // Who is told to wait for nothing is told nothing of it.
+        fs::write(&path, "two").unwrap();
+        let never = super::read_all(folder.path(), &paths, 1, None, &|_| None, &|_| false).unwrap();
+        assert!(matches!(never[..], [Outcome::Changed]));
+    }
+
+    #[test]
+    fn what_is_written_over_and_over_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "one").unwrap();
+        let paths = ["file".to_owned(), "gone".to_owned()];
+        let rewrite = |time| {
+            fs::write(&path, "two").unwrap();
+            pause(time / 2)
+        };
+        let begun = Instant::now();
+        let outcomes =
+            super::read_all(folder.path(), &paths, 1, None, &|_| None, &rewrite).unwrap();
+        assert!(
+            matches!(outcomes[..], [Outcome::Changed, Outcome::Other]),
+            "{outcomes:?}"
+        );
+        assert!(begun.elapsed() >= PATIENCE);
     }
 }

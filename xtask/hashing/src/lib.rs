@@ -8,3 +8,4 @@ pub mod encoding;
 pub mod file;
 pub mod files;
 pub mod names;
+pub mod rest;

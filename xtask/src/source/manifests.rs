@@ -7,7 +7,9 @@ use anyhow::{Context, Result, anyhow};
 use camino::{Utf8Component, Utf8Path, Utf8PathBuf};
 use toml::{Table, Value};
 
+use super::reading;
 use crate::exit::{Exit, Failure};
+use crate::process::interrupt;
 
 /// The manifest of the workspace and those of its packages.
 #[derive(Clone, Debug)]
@@ -294,18 +296,21 @@ fn inside(manifest: &Utf8Path, base: &Utf8Path, path: &str) -> Result<Utf8PathBu
 }
 
 fn read_table(root: &Utf8Path, path: &Utf8Path) -> Result<Table> {
-    let text = fs_err_read(&root.join(path)).map_err(|error| {
-        Failure::new(Exit::Source, format!("cannot read the manifest {path}")).caused_by(error)
-    })?;
+    let absolute = root.join(path);
+    let text = match reading::text(&absolute) {
+        Ok(text) => text,
+        Err(error) => {
+            interrupt::check()?;
+            let what = format!("cannot read the manifest {path}");
+            let failure = Failure::new(Exit::Source, what);
+            return Err(failure.caused_by(anyhow!("{absolute}: {error:#}")).into());
+        }
+    };
     text.parse().map_err(|error: toml::de::Error| {
         Failure::new(Exit::Source, format!("{path} is not valid TOML"))
             .caused_by(error)
             .into()
     })
-}
-
-fn fs_err_read(path: &Utf8Path) -> Result<String> {
-    std::fs::read_to_string(path).map_err(|error| anyhow!("{path}: {error}"))
 }
 
 pub(crate) fn refused(manifest: impl AsRef<Utf8Path>, what: &str) -> anyhow::Error {

@@ -1,14 +1,19 @@
-//! Reads one source file, once: its bytes, what it is, and proof that it did not change meanwhile.
-//! Refuses everything that is neither a file nor a link, and says what to do about it.
+//! Reads one source file, once, when it rests: its bytes, what it is, and proof that it did not change
+//! meanwhile. Refuses everything that is neither a file nor a link, and says what to do about it.
 
 use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
+use std::time::Duration;
 
+use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
 use hashing::file::{self, Found, Stamp};
+use rustix::io::Errno;
 
 use crate::exit::{Exit, Failure};
+use crate::poll;
+use crate::process::interrupt;
 
 /// Something at a path that cannot be hashed.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,22 +33,25 @@ impl Problem {
     }
 }
 
-/// All of them together, or nothing.
-pub(crate) fn refuse(mut problems: Vec<Problem>) -> Result<(), Failure> {
+/// All of them together, or nothing; an interruption, which may have made them.
+pub(crate) fn refuse(mut problems: Vec<Problem>) -> Result<()> {
     problems.sort();
     problems.dedup();
     let Some(first) = problems.first() else {
         return Ok(());
     };
+    interrupt::check()?;
     let line = |problem: &Problem| format!("{} {}", problem.path, problem.what);
     if problems.len() == 1 {
-        return Err(Failure::new(Exit::Source, line(first)).hint(&first.fix));
+        return Err(Failure::new(Exit::Source, line(first))
+            .hint(&first.fix)
+            .into());
     }
     let mut message = format!("{} sources cannot be hashed", problems.len());
     for problem in &problems {
         message.push_str(&format!("\n  {} (fix: {})", line(problem), problem.fix));
     }
-    Err(Failure::new(Exit::Source, message))
+    Err(Failure::new(Exit::Source, message).into())
 }
 
 /// What lies at a path, and can be hashed.
@@ -75,7 +83,7 @@ pub(crate) fn read(
     buffer: &mut Vec<u8>,
 ) -> Result<Node, Problem> {
     let absolute = root.join(path);
-    let found = file::read(absolute.as_std_path(), buffer);
+    let found = file::read(absolute.as_std_path(), buffer, &pause);
     match found.map_err(|error| unreadable(path, &error))? {
         Found::File { stamp, executable } => Ok(Node::File { stamp, executable }),
         Found::Folder => Ok(Node::Folder),
@@ -98,13 +106,34 @@ pub(crate) fn read(
     }
 }
 
+/// The text of a file, at the end of any links.
+///
+/// # Errors
+/// What opening and reading give, and for a file that is written to over and over.
+pub(crate) fn text(path: &Utf8Path) -> Result<String> {
+    let mut bytes = Vec::new();
+    let mut found = file::read(path.as_std_path(), &mut bytes, &pause)?;
+    if matches!(found, Found::Link) {
+        found = file::read(&path.as_std_path().canonicalize()?, &mut bytes, &pause)?;
+    }
+    match found {
+        Found::File { .. } => Ok(String::from_utf8(bytes)?),
+        Found::Missing => Err(io::Error::from(Errno::NOENT).into()),
+        Found::Changed => anyhow::bail!("{CHANGED}"),
+        Found::Link | Found::Folder | Found::Special(_) => anyhow::bail!("is no file"),
+    }
+}
+
+/// Lets a file rest, unless a signal came: then nothing is waited for.
+pub(crate) fn pause(time: Duration) -> bool {
+    poll::pause(time).is_ok()
+}
+
+const CHANGED: &str = "changed while it was read";
+
 /// A file that was written to while it was read.
 pub(crate) fn changed(path: &Utf8Path) -> Problem {
-    Problem::new(
-        path,
-        "changed while it was read",
-        "run again when nothing writes to it",
-    )
+    Problem::new(path, CHANGED, "run again when nothing writes to it")
 }
 
 const SPECIAL_FIX: &str = "remove it, or name it in .gitignore";

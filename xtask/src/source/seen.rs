@@ -88,7 +88,9 @@ pub(crate) fn read_all(
         Seen::File(file) => Some(file.stamp),
         _ => None,
     };
-    let outcomes = files::read_all(root.as_std_path(), &wanted, THREADS, store.as_ref(), &stamp)
+    // Every stamp here is one of a file that rested when it was read: the same again is the same.
+    let (root_path, store) = (root.as_std_path(), store.as_ref());
+    let outcomes = files::read_all(root_path, &wanted, THREADS, store, &stamp, &reading::pause)
         .with_context(|| format!("cannot read {root}"))?;
     let mut seen = Vec::with_capacity(wanted.len());
     let mut problems = Vec::new();
