@@ -2,7 +2,9 @@
 //! still the one that was looked at. Asks nothing of the network and starts no
 //! process.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, Instant};
 
@@ -22,11 +24,24 @@ pub mod room;
 const LOCK_DEADLINE: Duration = Duration::from_secs(1500);
 const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
+/// PATH, without the folders whose names are no UTF-8: the others count all the same.
+#[must_use]
+pub fn path() -> String {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    utf8_folders(&path)
+}
+
+fn utf8_folders(path: &OsStr) -> String {
+    let folders = path.as_bytes().split(|byte| *byte == b':');
+    let folders: Vec<&str> = folders.filter_map(|one| str::from_utf8(one).ok()).collect();
+    folders.join(":")
+}
+
 /// The program of this name: on PATH, or in the folders for administration, which PATH often lacks.
 #[must_use]
 pub fn program(name: &str) -> Option<Utf8PathBuf> {
-    let path = std::env::var("PATH").unwrap_or_default();
-    path.split(':')
+    path()
+        .split(':')
         .filter(|folder| folder.starts_with('/'))
         .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"])
         .map(|folder| Utf8Path::new(folder).join(name))
@@ -196,4 +211,19 @@ pub fn lock(name: &str) -> Result<File> {
         Ok(Look::NotYet(waiting))
     })?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
+    use super::utf8_folders;
+
+    #[test]
+    fn a_folder_of_any_name_hides_no_other() {
+        let path = OsStr::from_bytes(b"/one:/no/\xff:/two:");
+        assert_eq!(utf8_folders(path), "/one:/two:");
+        assert_eq!(utf8_folders(OsStr::new("")), "");
+    }
 }

@@ -3,12 +3,14 @@
 //! shows its command line, ready to be pasted. There is no shell here.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Read as _, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -16,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use rustix::io::FdFlags;
+use rustix::io::{Errno, FdFlags};
 use rustix::process::{Pid, Signal};
 
 use crate::exit::Exit;
@@ -125,13 +127,12 @@ pub enum ProcessError {
         command: String,
     },
     /// Starting or reading it failed.
-    #[error("cannot run: {command}")]
+    #[error("cannot run: {command}\n  {reason}")]
     Io {
         /// The whole line.
         command: String,
         /// Why.
-        #[source]
-        source: std::io::Error,
+        reason: io::Error,
     },
 }
 
@@ -240,22 +241,19 @@ impl Invocation {
     /// The program by its path, as the child's `PATH` tells it. To look for a name there, the
     /// standard library copies the tool first (fork), and every thread that writes meanwhile has to
     /// copy what it writes to; a path is started at once (`posix_spawn`).
-    fn executable(&self) -> String {
+    fn executable(&self) -> Option<OsString> {
         let (Environment::Inherited(variables) | Environment::Exactly(variables)) =
             &self.environment;
         let inherits = matches!(self.environment, Environment::Inherited(_));
-        let inherited = || std::env::var("PATH").ok();
         let path = match variables.get("PATH") {
-            None if inherits && !self.removed.contains("PATH") => inherited(),
-            set => set.cloned(),
+            None if inherits && !self.removed.contains("PATH") => std::env::var_os("PATH"),
+            set => set.map(OsString::from),
         };
-        let found = path.and_then(|path| find_in(&path, &self.program));
-        // What is not found is left to be looked for, and to be told as missing.
-        found.unwrap_or_else(|| self.program.clone())
+        find_in(&path?, &self.program)
     }
 
-    fn expression(&self) -> duct::Expression {
-        let mut expression = duct::cmd(self.executable(), &self.arguments)
+    fn expression(&self, program: &OsStr) -> duct::Expression {
+        let mut expression = duct::cmd(program, &self.arguments)
             .unchecked()
             .before_spawn(|command| {
                 command.process_group(0);
@@ -380,16 +378,18 @@ impl Invocation {
 
 /// Where a name is found in the folders of a `PATH`. A folder that is relative means another one in
 /// the child than here: from there on nothing is found.
-fn find_in(path: &str, program: &str) -> Option<String> {
+fn find_in(path: &OsStr, program: &str) -> Option<OsString> {
     if program.is_empty() || program.contains('/') {
         return None;
     }
-    let folders = path.split(':').take_while(|folder| folder.starts_with('/'));
-    let mut files = folders.map(|folder| format!("{folder}/{program}"));
-    files.find(|file| {
+    let folders = path.as_bytes().split(|byte| *byte == b':');
+    let folders = folders.take_while(|folder| folder.starts_with(b"/"));
+    let mut files = folders.map(|folder| Path::new(OsStr::from_bytes(folder)).join(program));
+    let found = files.find(|file| {
         let executable = rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok();
-        executable && Utf8Path::new(file).is_file()
-    })
+        executable && file.is_file()
+    });
+    found.map(PathBuf::into_os_string)
 }
 
 fn quoted(text: &str) -> String {
@@ -459,9 +459,9 @@ pub fn pipe(
     deadline: Duration,
 ) -> Result<Captured, ProcessError> {
     let line = format!("{first} | {second}");
-    let (reader, writer) = io::pipe().map_err(|source| ProcessError::Io {
+    let (reader, writer) = io::pipe().map_err(|reason| ProcessError::Io {
         command: line.clone(),
-        source,
+        reason,
     })?;
     let giving = begin(
         first,
@@ -601,9 +601,9 @@ impl Background {
         // It may have ended by itself a moment ago.
         let _ = rustix::process::kill_process(self.running.group, Signal::KILL);
         let ended = self.running.handle.wait_deadline(Instant::now() + GRACE);
-        ended.map(drop).map_err(|source| ProcessError::Io {
+        ended.map(drop).map_err(|reason| ProcessError::Io {
             command: self.command.clone(),
-            source,
+            reason,
         })
     }
 
@@ -622,9 +622,9 @@ impl Background {
                     stderr: last_lines(&text_of(&self.running.stderr)),
                 })
             }
-            Err(source) => Err(ProcessError::Io {
+            Err(reason) => Err(ProcessError::Io {
                 command: self.command.clone(),
-                source,
+                reason,
             }),
         }
     }
@@ -643,9 +643,9 @@ fn open_log(
     let open = |path: &Utf8Path| OpenOptions::new().create(true).append(true).open(path);
     match log.map(open).transpose() {
         Ok(file) => Ok(file.map(|file| Arc::new(Mutex::new(file)))),
-        Err(source) => Err(ProcessError::Io {
+        Err(reason) => Err(ProcessError::Io {
             command: invocation.to_string(),
-            source,
+            reason,
         }),
     }
 }
@@ -770,7 +770,7 @@ impl Cut {
                 stderr: last_lines(stderr),
             },
             Self::Interrupted(signal) => ProcessError::Interrupted { signal, command },
-            Self::Io(source) => ProcessError::Io { command, source },
+            Self::Io(reason) => ProcessError::Io { command, reason },
         }
     }
 }
@@ -822,14 +822,14 @@ fn begin(
             command: command(),
         });
     }
-    start(invocation, input, streams, deadline).map_err(|source| match source.kind() {
+    start(invocation, input, streams, deadline).map_err(|reason| match reason.kind() {
         io::ErrorKind::NotFound if directory_exists(invocation) => ProcessError::NotFound {
             program: invocation.program.clone(),
             command: command(),
         },
         _ => ProcessError::Io {
             command: command(),
-            source,
+            reason,
         },
     })
 }
@@ -855,20 +855,27 @@ fn start(
         }
     };
     let (stderr_reader, stderr_writer) = io::pipe()?;
-    let expression = invocation
-        .expression()
-        .stdout_file(OwnedFd::from(stdout_writer))
-        .stderr_file(OwnedFd::from(stderr_writer));
-    let expression = match input {
-        Feed::Given(Input::Empty) => expression.stdin_null(),
-        Feed::Given(Input::Bytes(bytes)) => expression.stdin_bytes(bytes.clone()),
-        Feed::Given(Input::File(path)) => expression.stdin_path(path),
-        Feed::Pipe(reader) => expression.stdin_file(OwnedFd::from(reader)),
+    let attempt = |program: &OsStr| {
+        let expression = invocation
+            .expression(program)
+            .stdout_file(OwnedFd::from(stdout_writer.try_clone()?))
+            .stderr_file(OwnedFd::from(stderr_writer.try_clone()?));
+        let expression = match &input {
+            Feed::Given(Input::Empty) => expression.stdin_null(),
+            Feed::Given(Input::Bytes(bytes)) => expression.stdin_bytes(bytes.clone()),
+            Feed::Given(Input::File(path)) => expression.stdin_path(path),
+            Feed::Pipe(reader) => expression.stdin_file(OwnedFd::from(reader.try_clone()?)),
+        };
+        spawn(&expression, &invocation.inherited)
     };
     let started = Instant::now();
-    let handle = spawn(&expression, &invocation.inherited)?;
-    // Holds our ends of the pipes for writing: they would never seem closed.
-    drop(expression);
+    let handle = match invocation.executable().map(|program| attempt(&program)) {
+        Some(Err(error)) if looks_further(&error) => attempt(invocation.program.as_ref()),
+        Some(outcome) => outcome,
+        None => attempt(invocation.program.as_ref()),
+    }?;
+    // Our ends of the pipes for writing: they would never seem closed.
+    drop((stdout_writer, stderr_writer, input));
     let id = handle.pids().first().copied().unwrap_or_default();
     let group = i32::try_from(id)
         .ok()
@@ -888,6 +895,13 @@ fn start(
         stderr,
         streams_ended,
     })
+}
+
+/// Whether a search of `PATH` goes on after this, or asks a shell: the interpreter that the file names
+/// is not there, or it names none.
+fn looks_further(error: &io::Error) -> bool {
+    let number = error.raw_os_error().map(Errno::from_raw_os_error);
+    matches!(number, Some(Errno::NOENT | Errno::NOEXEC))
 }
 
 /// Keeps other threads from starting a child while a file is inheritable: that child would keep
@@ -1097,6 +1111,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::Path;
     use std::sync::Mutex;
 
     use super::{Destination, Echo, Invocation, Lines, Terminal, find_in, hear};
@@ -1109,18 +1126,27 @@ mod tests {
         std::fs::create_dir_all(format!("{own}/cat")).unwrap();
         std::fs::write(format!("{folder}/cat"), "no program").unwrap();
         // Neither a folder nor what may not be executed is a program.
+        let find = |path: &str, program| {
+            let found = find_in(OsStr::new(path), program)?;
+            Some(found.into_string().unwrap())
+        };
         let path = format!("{own}:{folder}:/bin");
-        assert_eq!(find_in(&path, "cat").as_deref(), Some("/bin/cat"));
-        assert_eq!(find_in(&format!("{own}:bin:/bin"), "cat"), None);
-        assert_eq!(find_in(":/bin", "cat"), None);
-        assert_eq!(find_in("/bin", "/bin/cat"), None);
+        assert_eq!(find(&path, "cat").as_deref(), Some("/bin/cat"));
+        assert_eq!(find(&format!("{own}:bin:/bin"), "cat"), None);
+        assert_eq!(find(":/bin", "cat"), None);
+        assert_eq!(find("/bin", "/bin/cat"), None);
+        // A folder may have any name.
+        let bytes = [b"/no/\xff:", path.as_bytes()].concat();
+        let found = find_in(OsStr::from_bytes(&bytes), "cat");
+        assert_eq!(found.as_deref(), Some(OsStr::new("/bin/cat")));
         let cat = Invocation::new("cat");
-        assert!(cat.executable().ends_with("/cat"));
-        assert_eq!(cat.clone().env("PATH", &path).executable(), "/bin/cat");
-        assert_eq!(cat.clone().env("PATH", &own).executable(), "cat");
-        assert_eq!(cat.clone().env_remove("PATH").executable(), "cat");
+        assert!(Path::new(&cat.executable().unwrap()).ends_with("cat"));
+        let elsewhere = cat.clone().env("PATH", &path).executable();
+        assert_eq!(elsewhere.as_deref(), Some(OsStr::new("/bin/cat")));
+        assert_eq!(cat.clone().env("PATH", &own).executable(), None);
+        assert_eq!(cat.clone().env_remove("PATH").executable(), None);
         let none = std::collections::BTreeMap::new();
-        assert_eq!(cat.environment_exactly(none).executable(), "cat");
+        assert_eq!(cat.environment_exactly(none).executable(), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -121,6 +122,42 @@ fn a_failure_names_command_code_and_last_words() {
     );
     let all = output(&shell("kill -9 $$"), AMPLE).unwrap();
     assert_eq!(all.code, 137);
+}
+
+/// A file that may be executed.
+fn program(path: &Utf8Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_program_is_looked_for_as_a_shell_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = Utf8Path::from_path(folder.path()).unwrap();
+    let path = format!("{folder}/broken:{folder}/good:/usr/bin:/bin");
+    let ask = |name: &str, path: &str| {
+        let invocation = Invocation::new(name).arg("it's").env("PATH", path);
+        let input = Input::Bytes(b"given".to_vec());
+        capture_with_input(&invocation, &input, AMPLE)
+    };
+    // One without an interpreter is for a shell.
+    program(&folder.join("good/bare"), "cat && echo \" bare $1\"\n");
+    assert_eq!(ask("bare", &path).unwrap().stdout, "given bare it's\n");
+    // One whose interpreter is missing is passed over.
+    program(&folder.join("broken/tool"), "#!/no/such/interpreter\n");
+    let nothing_else = ask("tool", &path).unwrap_err();
+    assert!(
+        matches!(nothing_else, ProcessError::NotFound { .. }),
+        "{nothing_else:?}"
+    );
+    program(&folder.join("good/tool"), "#!/bin/sh\necho good; cat\n");
+    assert_eq!(ask("tool", &path).unwrap().stdout, "good\ngiven");
+    // What stands in its way is told.
+    let not_executable = folder.join("plain");
+    std::fs::write(&not_executable, "#!/bin/sh\n").unwrap();
+    let refused = ask(not_executable.as_str(), &path).unwrap_err().to_string();
+    assert!(refused.contains("Permission denied"), "{refused}");
 }
 
 #[test]

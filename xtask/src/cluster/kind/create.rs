@@ -129,7 +129,7 @@ fn invocation(engine: &Engine, program: &Utf8Path, id: &str) -> Invocation {
     let kind = environment.fold(kind, |kind, (name, value)| kind.env(name, value));
     // kind looks for the engine on PATH; it must be the one that was found to work.
     let name = engine.kind.program();
-    let path = std::env::var("PATH").unwrap_or_default();
+    let path = host::path();
     match engine.program.parent() {
         Some(folder) if host::program(name).as_ref() != Some(&engine.program) => {
             kind.env("PATH", format!("{folder}:{path}"))

@@ -6,6 +6,7 @@ use std::sync::Once;
 use camino::Utf8Path;
 
 use super::recipe::{Recipe, Tools};
+use crate::host;
 use crate::report;
 
 /// Taken from the shell as they are; none reaches the bytes of a binary.
@@ -107,7 +108,7 @@ pub(super) fn of_build(
 ) -> BTreeMap<String, String> {
     let tools = recipe.tools();
     let mut variables: BTreeMap<String, String> = taken(|name| TAKEN.contains(&name));
-    let path = std::env::var("PATH").unwrap_or_default();
+    let path = host::path();
     // git, started by a build script, must not find the repository around the mirror.
     let ceilings = [folders.state, folders.mirrors, folders.build].map(Utf8Path::as_str);
     let set = [

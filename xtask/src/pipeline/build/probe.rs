@@ -19,6 +19,7 @@ use super::recipe::{Profile, SCHEMA_VERSION, Tools};
 use crate::digest::Digest;
 use crate::engine::Platform;
 use crate::exit::{Exit, Failure};
+use crate::host;
 use crate::image;
 use crate::process::{self, Invocation};
 use crate::source::workspace::Workspace;
@@ -188,8 +189,8 @@ fn cargo_home() -> Result<Utf8PathBuf> {
 }
 
 pub(super) fn on_path(program: &str) -> Option<Utf8PathBuf> {
-    let path = std::env::var("PATH").ok()?;
-    path.split(':')
+    host::path()
+        .split(':')
         .filter(|folder| folder.starts_with('/'))
         .map(|folder| Utf8Path::new(folder).join(program))
         .find(|candidate| candidate.is_file())
@@ -345,7 +346,7 @@ fn toolchain_file_digest(root: &Utf8Path) -> Result<String> {
 /// files than those that are linked.
 fn ask(program: &Utf8Path, argument: String) -> Result<String> {
     let variables: BTreeMap<String, String> = [
-        ("PATH".to_owned(), std::env::var("PATH").unwrap_or_default()),
+        ("PATH".to_owned(), host::path()),
         ("LC_ALL".to_owned(), "C".to_owned()),
     ]
     .into();
