@@ -352,6 +352,31 @@ pub fn list(workspace: &Workspace) -> Result<Vec<Record>> {
     Ok(records)
 }
 
+/// The runs of this checkout that live or are kept, by ID: those of this build folder, and those of
+/// which the engine has something.
+///
+/// # Errors
+/// When the folder cannot be read, or the engine does not answer.
+pub fn standing(workspace: &Workspace, engine: &Engine) -> Result<BTreeMap<String, State>> {
+    let here = checkout(&workspace.root);
+    let mut runs = BTreeMap::new();
+    for record in list(workspace)? {
+        if record.checkout.as_deref() == Some(&here) {
+            runs.insert(record.id, record.state);
+        }
+    }
+    for (id, owner) in owners(engine, &format!("{LABEL_CHECKOUT}={here}"))? {
+        let state = match owner.directory.filter(|directory| directory.is_dir()) {
+            Some(directory) => state(&id, &directory)?,
+            None if is_alive(&id) => State::Running,
+            None => State::Dead,
+        };
+        runs.insert(id, state);
+    }
+    runs.retain(|_, state| matches!(state, State::Running | State::Kept));
+    Ok(runs)
+}
+
 /// Removes what runs left whose process has died; gives their IDs. Runs that live and runs that are
 /// kept are not touched. A dead run of another checkout goes too when its folder proves that it is
 /// dead: nobody else may ever come to remove it, and its containers hold ports and memory. One

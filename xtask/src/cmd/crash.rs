@@ -12,12 +12,13 @@ use camino::{Utf8Path, Utf8PathBuf};
 use super::print_data;
 use crate::cli;
 use crate::engine::{Engine, left};
+use crate::exit::{Exit, Failure};
 use crate::host::diverted;
 use crate::poll::{self, Look};
 use crate::process::interrupt::Shield;
 use crate::process::{self, Background, Echo, Invocation, ProcessError};
 use crate::report::{self, table};
-use crate::run::{self, Resources};
+use crate::run::{self, Resources, State};
 use crate::source::workspace::{Target, Workspace};
 
 mod others;
@@ -34,11 +35,12 @@ const LINES_MAX: usize = 60;
 /// Kills and looks, round after round.
 ///
 /// # Errors
-/// What was found wrong, with the round and the moment of the kill.
+/// [`Exit::Host`] when other runs of this checkout stand; what was found wrong, with the round and the moment of the kill.
 pub fn run(workspace: &Workspace, options: &cli::Crash) -> Result<()> {
     let target = workspace.target(&options.target)?;
     let (_folder, folder) = super::temporary()?;
     let engine = Engine::find(&folder, options.engine)?;
+    stands_alone(workspace, &engine)?;
     let crash = Crash {
         workspace,
         target,
@@ -71,6 +73,31 @@ pub fn run(workspace: &Workspace, options: &cli::Crash) -> Result<()> {
     outcome?;
     removed?;
     print_data(&format!("crash: green, {} rounds\n", options.rounds))
+}
+
+/// What a run has that lives or is kept would be taken for what a killed one left.
+///
+/// # Errors
+/// [`Exit::Host`], naming these runs.
+pub fn stands_alone(workspace: &Workspace, engine: &Engine) -> Result<()> {
+    let standing = run::standing(workspace, engine)?;
+    if standing.is_empty() {
+        return Ok(());
+    }
+    let told = |(id, state): (&String, &State)| match state {
+        State::Running => format!("{id} (lives)"),
+        _ => format!("{id} (kept)"),
+    };
+    let runs: Vec<String> = standing.iter().map(told).collect();
+    let what = format!(
+        "runs of this checkout stand, and what they have would be taken for leftovers: {}",
+        runs.join(", ")
+    );
+    let hint = match standing.values().any(|state| *state == State::Running) {
+        true => "let those that live end, then: cargo xtask clean",
+        false => "cargo xtask clean",
+    };
+    Err(Failure::new(Exit::Host, what).hint(hint).into())
 }
 
 /// What every round works with.

@@ -9,8 +9,11 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use camino::{Utf8Path, Utf8PathBuf};
+use xtask::cmd::crash;
 use xtask::engine::{Engine, EngineKind, Limits, Platform};
+use xtask::exit::Exit;
 use xtask::poll::{self, Look};
+use xtask::report;
 use xtask::run::{
     self, LABEL_CHECKOUT, LABEL_DIRECTORY, LABEL_RUN, Resource, Resources, Run, State,
 };
@@ -405,6 +408,62 @@ fn what_cannot_be_judged_from_here_is_left_alone() {
     let swept = run::sweep(&world.workspace, &other.engine).unwrap();
     assert_eq!(swept, Vec::<String>::new());
     assert_eq!(other.left().len(), 3);
+}
+
+/// What `crash` names as standing in its way; nothing if it would begin. Asked again as
+/// [`World::check_state`] does.
+#[track_caller]
+fn check_in_the_way(workspace: &Workspace, engine: &Engine, expected: &[String]) {
+    poll::until("refusal", DEADLINE, INTERVAL, || {
+        let Err(error) = crash::stands_alone(workspace, engine) else {
+            return Ok(match expected.is_empty() {
+                true => Look::Found(()),
+                false => Look::NotYet("begins".to_owned()),
+            });
+        };
+        assert_eq!(report::exit_of(&error), Exit::Host);
+        let text = report::error_text(&error);
+        assert!(text.contains("cargo xtask clean"), "{text}");
+        let line = error.to_string();
+        let (_, runs) = line.split_once("leftovers: ").unwrap();
+        let mut runs: Vec<&str> = runs.split(", ").collect();
+        runs.sort_unstable();
+        Ok(match runs == expected {
+            true => Look::Found(()),
+            false => Look::NotYet(text),
+        })
+    })
+    .unwrap();
+}
+
+#[test]
+fn a_crash_is_refused_beside_runs_that_stand() {
+    let (world, other) = (World::new(), World::new());
+    let check = |workspace, expected: &mut [String]| {
+        expected.sort_unstable();
+        check_in_the_way(workspace, &world.engine, expected);
+    };
+    // Neither what died nor what belongs to another checkout is in the way.
+    let (dead, foreign) = (world.begin(), other.begin());
+    world.make_all(&dead);
+    world.make_all(&foreign);
+    world.end(dead);
+    check(&world.workspace, &mut []);
+    // One that lives and has made nothing yet, and one that is kept.
+    let (living, kept) = (world.begin(), world.begin());
+    world.make_all(&kept);
+    kept.keep().unwrap();
+    let lives = format!("{} (lives)", living.id());
+    let kept = format!("{} (kept)", world.end(kept));
+    check(&world.workspace, &mut [lives, kept.clone()]);
+    living.clean_up(&world.engine).unwrap();
+    world.end(living);
+    // From another build folder of the same checkout the engine tells of it.
+    let mut elsewhere = world.workspace.clone();
+    elsewhere.state = world.root.join("another");
+    check(&elsewhere, &mut [kept]);
+    run::sweep_kept(&world.workspace, &world.engine).unwrap();
+    check(&world.workspace, &mut []);
 }
 
 #[test]
