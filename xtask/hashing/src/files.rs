@@ -406,7 +406,7 @@ mod tests {
                 for (path, outcome) in paths.iter().zip(&outcomes) {
                     match outcome {
                         Outcome::File(file) => {
-                            assert!(whole.contains(&file.digest), "{path}: torn")
+                            assert!(whole.contains(&file.digest), "{path}: torn");
                         }
                         other => assert!(!done && matches!(other, Outcome::Changed), "{other:?}"),
                     }

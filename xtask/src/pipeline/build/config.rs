@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use cargo_platform::{Cfg, CfgExpr};
 
+use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
 
 /// Tables that can change what a build makes.
@@ -96,7 +97,7 @@ impl Config {
             .iter()
             .map(|layer| &layer.table)
             .filter(|table| !table.is_empty())
-            .map(toml::to_string)
+            .map(|table| toml::to_string(&without_values(table)))
             .collect::<Result<_, _>>()?;
         Ok(layers.join("---\n"))
     }
@@ -352,6 +353,24 @@ fn words(flags: &toml::Value) -> Result<Vec<String>> {
     }
 }
 
+/// With digests in place of what `[env]` sets: the text becomes a label of the image, and a value may
+/// be a secret.
+fn without_values(table: &toml::Table) -> toml::Table {
+    let mut table = table.clone();
+    let variables = table.get_mut("env").and_then(toml::Value::as_table_mut);
+    for (_, variable) in variables.into_iter().flatten() {
+        let value = match variable {
+            toml::Value::Table(detailed) => detailed.get_mut("value"),
+            value => Some(value),
+        };
+        if let Some(value) = value {
+            let digest = Digest::of(value.to_string().as_bytes());
+            *value = format!("sha256:{digest}").into();
+        }
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
     use std::str::FromStr as _;
@@ -424,6 +443,20 @@ mod tests {
             assert_ne!(config(reaching, "").unwrap().text().unwrap(), nothing);
             assert_ne!(config("", reaching).unwrap().text().unwrap(), nothing);
         }
+    }
+
+    #[test]
+    fn what_a_variable_holds_is_told_to_nobody() {
+        let text = |value: &str| {
+            let set = format!("[env]\nA = '{value}'\nB = {{ value = '{value}', force = true }}");
+            config(&set, "").unwrap().text().unwrap()
+        };
+        let told = text("open sesame");
+        assert!(
+            !told.contains("sesame") && told.contains("force = true"),
+            "{told}"
+        );
+        assert_ne!(told, text("open barley"));
     }
 
     #[test]
