@@ -268,11 +268,10 @@ fn open_folder(root: BorrowedFd<'_>, folder: &str) -> Option<OwnedFd> {
 mod tests {
     use std::fs;
     use std::io;
-    use std::os::unix::fs::{FileExt as _, symlink};
+    use std::os::unix::fs::symlink;
     use std::path::Path;
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    use std::thread;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::{Duration, Instant, SystemTime};
 
     use super::{Outcome, ReadFile, Store};
@@ -367,58 +366,6 @@ mod tests {
         assert!(matches!(again[..], [Outcome::NotKept(..)]), "{again:?}");
     }
 
-    /// Each state of a file is one byte over and over, and is written at once.
-    #[test]
-    fn what_is_read_beside_writers_is_a_whole_state() {
-        const LENGTH: usize = 300_000;
-        const WRITING: Duration = Duration::from_secs(1);
-        let folder = tempfile::tempdir().unwrap();
-        let states: Vec<Vec<u8>> = (0..=u8::MAX).map(|state| vec![state; LENGTH]).collect();
-        let paths: Vec<String> = (0..64).map(|index| format!("{index:02}")).collect();
-        let files = paths.iter().map(|path| {
-            let file = fs::File::create(folder.path().join(path)).unwrap();
-            file.write_all_at(&states[0], 0).unwrap();
-            file
-        });
-        let files: Vec<fs::File> = files.collect();
-        let whole: Vec<Digest> = states.iter().map(|state| Digest::of(state)).collect();
-        let (writing, written) = (AtomicUsize::new(2), AtomicUsize::new(0));
-        let write = |files: &[fs::File]| {
-            let begun = Instant::now();
-            for state in states.iter().cycle() {
-                for file in files {
-                    assert_eq!(file.write_at(state, 0).unwrap(), LENGTH);
-                    written.fetch_add(1, Ordering::Relaxed);
-                }
-                if begun.elapsed() > WRITING {
-                    break;
-                }
-            }
-            writing.fetch_sub(1, Ordering::Relaxed);
-        };
-        thread::scope(|scope| {
-            let (one, other) = files.split_at(files.len() / 2);
-            scope.spawn(|| write(one));
-            scope.spawn(|| write(other));
-            loop {
-                let done = writing.load(Ordering::Relaxed) == 0;
-                let outcomes = read_all(folder.path(), &paths, None, None);
-                for (path, outcome) in paths.iter().zip(&outcomes) {
-                    match outcome {
-                        Outcome::File(file) => {
-                            assert!(whole.contains(&file.digest), "{path}: torn");
-                        }
-                        other => assert!(!done && matches!(other, Outcome::Changed), "{other:?}"),
-                    }
-                }
-                if done {
-                    break;
-                }
-            }
-        });
-        assert!(written.into_inner() > 1000);
-    }
-
     #[test]
     fn what_is_young_is_waited_for_and_what_is_old_is_not() {
         let folder = tempfile::tempdir().unwrap();
@@ -453,9 +400,14 @@ mod tests {
         let path = folder.path().join("file");
         fs::write(&path, "one").unwrap();
         let paths = ["file".to_owned(), "gone".to_owned()];
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        let to_come = Mutex::new(SystemTime::now() + Duration::from_secs(3600));
+        // A time to come is never old, whatever this thread was kept from meanwhile.
         let rewrite = |time| {
-            fs::write(&path, "two").unwrap();
-            pause(time / 2)
+            let mut to_come = to_come.lock().unwrap();
+            *to_come += Duration::from_secs(1);
+            file.set_modified(*to_come).unwrap();
+            pause(time)
         };
         let begun = Instant::now();
         let outcomes =
