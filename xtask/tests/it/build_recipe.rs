@@ -347,3 +347,29 @@ fn another_linker_or_c_library_is_another_recipe() {
     let first = Utf8PathBuf::from(format!("{earlier}:{tools}"));
     assert_eq!(fields(&tree, &first)["ld"], "ld 2.42");
 }
+
+#[test]
+fn a_linker_that_path_finds_elsewhere_is_another_recipe() {
+    let tree = Tree::new();
+    let folder = tempfile::tempdir().unwrap();
+    let tools = Utf8Path::from_path(folder.path()).unwrap();
+    write_cc(tools, "12.2");
+    write_ld(tools, "2.40");
+    for name in ["libc.a", "libm.a"] {
+        fs::write(tools.join(name), "one").unwrap();
+    }
+    let triple = Platform::host().unwrap().rust_triple();
+    let config = format!("[target.{triple}]\nlinker = 'own-linker'\n");
+    tree.write(".cargo/config.toml", &config);
+    write_script(&tools.join("own-linker"), "#!/bin/sh\n# 1\n");
+    let before = fields(&tree, tools);
+    let earlier = tools.join("earlier");
+    fs::create_dir(&earlier).unwrap();
+    let first = Utf8PathBuf::from(format!("{earlier}:{tools}"));
+    // Neither the compiler nor its linker is another one by that, and no file changed.
+    assert_eq!(fields(&tree, &first), before);
+    write_script(&earlier.join("own-linker"), "#!/bin/sh\n# 2\n");
+    let now = fields(&tree, &first);
+    assert_ne!(now["given own-linker"], before["given own-linker"]);
+    assert_eq!(now.len(), before.len());
+}
