@@ -337,8 +337,9 @@ fn ask_images(target: &str, profile: &str) -> Result<BTreeMap<String, Present>, 
     let arguments = ["xtask", "tag", target, "--json", "--profile", profile];
     let mut command = Command::new(&cargo);
     command.args(arguments);
-    if let Some(folder) = env::var_os("CARGO_MANIFEST_DIR") {
-        command.current_dir(folder);
+    if env::var_os("CARGO_MANIFEST_DIR").is_some() {
+        // From where a relative CARGO_TARGET_DIR is meant, too.
+        command.current_dir(workspace_root());
     }
     let line = format!("{} {}", cargo.display(), arguments.join(" "));
     // Not by a macro: what those print is shown when a test has failed, and this when it waits.
