@@ -11,7 +11,13 @@ use crate::pipeline::test::TestReport;
 /// How many rows of the guilty log reach the terminal. With the other parts it makes one screen of 24.
 pub(crate) const LOG_ROWS_MAX: usize = 7;
 /// The same where a test failed: most lines are of the other tests.
-pub(crate) const LOG_ROWS_OF_TESTS_MAX: usize = 6;
+pub(crate) const fn log_rows_of_tests(failed_count: usize) -> usize {
+    match failed_count {
+        0 | 1 => 6,
+        2 => 2,
+        _ => 0,
+    }
+}
 /// How many rows one line may take, of a log or of an error.
 const LINE_ROWS_MAX: usize = 2;
 /// How many lines tell the containers.
@@ -23,14 +29,15 @@ const TESTS_TOLD_MAX: usize = 3;
 /// How many lines of what one of them said.
 const MESSAGE_LINES_MAX: usize = 6;
 /// How many names of others.
-const NAMES_MAX: usize = 5;
+const NAMES_MAX: usize = 3;
 /// What is said of a failure stands under this.
 const INDENT: usize = 13;
 
 /// The failed tests: the first with what they said, then some names, then how many more.
 #[must_use]
-pub fn failed_tests(report: &TestReport) -> String {
+pub fn failed_tests(report: &TestReport, columns: usize) -> String {
     let mut text = String::new();
+    let failed_count = report.failed().count();
     for (index, test) in report.failed().enumerate() {
         if index >= TESTS_TOLD_MAX + NAMES_MAX {
             break;
@@ -38,22 +45,22 @@ pub fn failed_tests(report: &TestReport) -> String {
         let place = test.location.as_deref().unwrap_or("-");
         text.push_str(&format!("      FAILED {} ({place})\n", test.name));
         let message = test.message.as_deref().unwrap_or("it said nothing");
-        let told = if index < TESTS_TOLD_MAX {
-            MESSAGE_LINES_MAX
-        } else {
-            0
+        let told = match index < TESTS_TOLD_MAX {
+            true if failed_count > TESTS_TOLD_MAX => 1,
+            true => MESSAGE_LINES_MAX / failed_count,
+            false => 0,
         };
         for line in message.lines().take(told) {
-            text.push_str(&format!("             {}\n", cut(line)));
+            text.push_str(&format!(
+                "             {}\n",
+                cut_to(line, columns.saturating_sub(INDENT + 1).max(40))
+            ));
         }
-        if message.lines().count() > told && told > 0 {
+        if message.lines().count() > told && told > 1 {
             text.push_str("             ...\n");
         }
     }
-    let more = report
-        .failed()
-        .count()
-        .saturating_sub(TESTS_TOLD_MAX + NAMES_MAX);
+    let more = failed_count.saturating_sub(TESTS_TOLD_MAX + NAMES_MAX);
     if more > 0 {
         text.push_str(&format!("         and {more} more in junit.xml\n"));
     }
@@ -234,11 +241,6 @@ fn text_of(value: &serde_json::Value) -> String {
         serde_json::Value::String(text) => text.clone(),
         value => value.to_string(),
     }
-}
-
-fn cut(line: &str) -> String {
-    const COLUMNS_MAX: usize = 200;
-    cut_to(line, COLUMNS_MAX)
 }
 
 fn cut_to(line: &str, columns: usize) -> String {
@@ -438,9 +440,10 @@ mod tests {
             results: results.collect(),
             program_succeeded: false,
         };
-        let text = failed_tests(&report);
-        assert!(text.lines().count() < 31, "{text}");
-        assert!(text.contains("FAILED test_7 ") && !text.contains("FAILED test_8 "));
-        assert!(text.ends_with("and 22 more in junit.xml\n"), "{text}");
+        let text = failed_tests(&report, 80);
+        // Beside containers, the path of a log, and what stands at the end.
+        assert!(text.lines().count() <= 16, "{text}");
+        assert!(text.contains("FAILED test_5 ") && !text.contains("FAILED test_6 "));
+        assert!(text.ends_with("and 24 more in junit.xml\n"), "{text}");
     }
 }

@@ -181,7 +181,11 @@ impl Session<'_> {
             && !is_signal(error)
         {
             let rows_max = match report::exit_of(error) {
-                Exit::Red => failure::LOG_ROWS_OF_TESTS_MAX,
+                Exit::Red => {
+                    let tests = self.receipt.tests.as_ref();
+                    let failed_count = tests.map_or(0, |tests| tests.failed().count());
+                    failure::log_rows_of_tests(failed_count)
+                }
                 _ => failure::LOG_ROWS_MAX,
             };
             let tail = failure::tail(&log, rows_max, report::columns());
@@ -189,7 +193,7 @@ impl Session<'_> {
         }
         // What a signal ended has not failed.
         if let Some(tests) = self.receipt.tests.as_ref().filter(|_| !is_signal(error)) {
-            crate::report::say_part!("{}", failure::failed_tests(tests));
+            crate::report::say_part!("{}", failure::failed_tests(tests, report::columns()));
             if let Some(job) = Job::here() {
                 job.annotate(self.target.name.as_str(), tests);
             }

@@ -107,7 +107,7 @@ pub(super) fn run(
             outcome.tag = session.tag.unwrap_or(outcome.tag);
             if let Some(tests) = &session.receipt.tests {
                 outcome.tests = tests.verdict();
-                outcome.failed = failure::failed_tests(tests);
+                outcome.failed = failure::failed_tests(tests, report::columns());
             }
         }
         Err(error) => outcome.error = Some(room::explain(workspace, None, error)),
