@@ -65,13 +65,12 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
         closing_lines(workspace),
         if red.is_empty() { "green" } else { "red" },
         begun.elapsed().as_secs_f64(),
-        unproven(
+        told(&unproven(
             options
                 .bundle
                 .as_deref()
                 .filter(|folder| !folder.as_str().is_empty())
-        )
-        .join("; ")
+        ))
     );
     print_data(&summary)?;
     if let Some(job) = Job::here() {
@@ -273,6 +272,14 @@ fn closing_lines(workspace: &Workspace) -> String {
         text = "cargo test ended without a result\n".to_owned();
     }
     text
+}
+
+/// The last words of the last line.
+fn told(unproven: &[String]) -> String {
+    match unproven.is_empty() {
+        true => "nothing that it could have".to_owned(),
+        false => unproven.join("; "),
+    }
 }
 
 /// What no step of this command proves, and why.
