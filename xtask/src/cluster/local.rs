@@ -705,7 +705,8 @@ fn bring_up(
     .map_err(|error| not_started(&container.name, error).into())
 }
 
-fn again_for_a_port(
+/// Does a step; a few times more when a port was taken.
+pub(super) fn again_for_a_port(
     mut step: impl FnMut() -> Result<(), ProcessError>,
     mut before_again: impl FnMut() -> Result<(), ProcessError>,
 ) -> Result<(), ProcessError> {

@@ -7,6 +7,8 @@ use crate::cluster::kubernetes::documents::PodSubnet;
 /// The first port of a node that a Service of type NodePort may have.
 pub(crate) const NODE_PORT_FIRST: u16 = 30_000;
 
+/// The addresses of Services; kind's own choice, written down.
+pub(super) const SERVICE_SUBNET: &str = "10.96.0.0/16";
 /// The addresses of pods; the first of them is the node's.
 pub(super) const POD_SUBNET: PodSubnet = PodSubnet {
     all: "10.244.0.0/16",
@@ -30,6 +32,7 @@ pub(super) fn config(ports_count: u16) -> Value {
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "networking": {
             "apiServerAddress": "127.0.0.1", "apiServerPort": -1, "podSubnet": POD_SUBNET.all,
+            "serviceSubnet": SERVICE_SUBNET,
         },
         "kubeadmConfigPatches": [kubelet.to_string()],
         "nodes": [{"role": "control-plane", "extraPortMappings": mappings}],

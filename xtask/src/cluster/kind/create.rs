@@ -17,11 +17,12 @@ use super::config;
 use super::node::Node;
 use crate::bundle::Bundle;
 use crate::cluster::kubernetes::Kubectl;
+use crate::cluster::local::again_for_a_port;
 use crate::engine::{Engine, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::host;
-use crate::process::Invocation;
 use crate::process::follow::{Follow, Followed};
+use crate::process::{Invocation, ProcessError};
 use crate::report::{self, live};
 use crate::run::{self, Resource, Run};
 use crate::source::workspace::{Target, Workspace};
@@ -185,22 +186,29 @@ pub(super) fn create(purpose: &Purpose, up: &Sender<()>, given_up: &AtomicBool) 
     run.journal(&Resource::Cluster(run.id().to_owned()))?;
     let create = command(&purpose.engine, &tools, run.id(), run.directory());
     let log = run.directory().join("kind.log");
-    let following = Follow::start(&create, Followed::Stderr, Some(&log), CREATE_DEADLINE)?;
-    while let Some(line) = following.next_line_unless(given_up)? {
-        activity.say(step(&line));
-        if line.contains(NODE_IS_UP) {
-            // Whoever waited for it may have been told to end.
-            let _ = up.send(());
+    let attempt = || -> Result<(), ProcessError> {
+        let following = Follow::start(&create, Followed::Stderr, Some(&log), CREATE_DEADLINE)?;
+        while let Some(line) = following.next_line_unless(given_up)? {
+            activity.say(step(&line));
+            if line.contains(NODE_IS_UP) {
+                // Whoever waited for it may have been told to end.
+                let _ = up.send(());
+            }
         }
-    }
-    if given_up.load(Ordering::Relaxed) {
-        bail!("the cluster was given up, since the run had failed");
-    }
-    following.finish().map_err(|error| {
+        match given_up.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => following.finish(),
+        }
+    };
+    // kind removes what it could not finish by itself.
+    again_for_a_port(attempt, || Ok(())).map_err(|error| {
         Failure::new(error.exit(), "kind makes no cluster")
             .hint(format!("{} has every word of kind", report::near(&log)))
             .caused_by(error)
     })?;
+    if given_up.load(Ordering::Relaxed) {
+        bail!("the cluster was given up, since the run had failed");
+    }
     // Should it one day say that in other words.
     let _ = up.send(());
     Ok(())
@@ -276,6 +284,7 @@ pub(super) fn look_at_node(purpose: &Purpose) -> Result<(String, BTreeMap<u16, u
         engine,
         name: &name,
     };
+    node.refuse_strays()?;
     let kubectl = Kubectl {
         program: kubectl_of(&node, &facts.image_id)?,
         kubeconfig: kubeconfig(run.directory()),

@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 use serde::Deserialize;
 
+use super::config::SERVICE_SUBNET;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::process::{self, Input, Invocation};
@@ -107,6 +108,26 @@ impl Node<'_> {
             }
         }
         Ok(listed)
+    }
+
+    /// Has it refuse what is sent to the address of a Service that it knows no way for yet, or any
+    /// more. Else it sends that out to wherever its own network leads, and a client may keep a
+    /// connection to a stranger there. What does lead to a pod has the pod's address by then.
+    ///
+    /// # Errors
+    /// When the node has no packet filter.
+    pub(super) fn refuse_strays(&self) -> Result<()> {
+        let refuse = self.exec(false).args([
+            "iptables",
+            "--insert",
+            "FORWARD",
+            "--destination",
+            SERVICE_SUBNET,
+            "--jump",
+            "REJECT",
+        ]);
+        process::capture(&refuse, ANSWER_DEADLINE)?;
+        Ok(())
     }
 
     /// A file of it, as a program of ours.
