@@ -199,9 +199,9 @@ pub fn provide(
 pub(crate) fn archive(engine: &Engine, image: &ThirdPartyImage) -> Result<Utf8PathBuf> {
     const SAVE_DEADLINE: Duration = Duration::from_secs(300);
     let name = image.name();
-    let hex = image.image_id().trim_start_matches("sha256:");
+    let image_id: Digest = image.image_id().parse()?;
     let folder = host::cache_directory()?.join("third-party");
-    let archive = folder.join(format!("{name}-{}.tar", hex.get(..16).unwrap_or(hex)));
+    let archive = folder.join(format!("{name}-{}.tar", image_id.short()));
     let _lock = host::lock(&format!("third-party-{name}"))?;
     if archive.is_file() {
         return Ok(archive);

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -93,18 +92,10 @@ impl Follow {
         })
     }
 
-    /// The next line, without its end; none when the stream has ended.
-    ///
-    /// # Errors
-    /// [`ProcessError::Deadline`], [`ProcessError::Interrupted`].
-    pub fn next_line(&self) -> Result<Option<String>, ProcessError> {
-        self.next_line_unless(&AtomicBool::new(false))
-    }
-
     /// The next line if one comes within this time: a look at what else has changed, in between.
     ///
     /// # Errors
-    /// As [`Self::next_line`].
+    /// [`ProcessError::Deadline`], [`ProcessError::Interrupted`].
     pub fn next_within(&self, time: Duration) -> Result<Next, ProcessError> {
         let until = Instant::now() + time;
         loop {
@@ -128,21 +119,6 @@ impl Follow {
             return Err(self.cut(Cut::Deadline));
         }
         Ok(())
-    }
-
-    /// The same; none as well when nobody wants it any more.
-    ///
-    /// # Errors
-    /// As [`Self::next_line`].
-    pub fn next_line_unless(&self, given_up: &AtomicBool) -> Result<Option<String>, ProcessError> {
-        while !given_up.load(Ordering::Relaxed) {
-            match self.lines.recv_timeout(TICK) {
-                Ok(line) => return Ok(Some(line)),
-                Err(RecvTimeoutError::Disconnected) => return Ok(None),
-                Err(RecvTimeoutError::Timeout) => self.check()?,
-            }
-        }
-        Ok(None)
     }
 
     /// Waits for its end; another code than 0 is an error.

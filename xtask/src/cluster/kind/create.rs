@@ -7,7 +7,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -18,10 +17,11 @@ use super::node::Node;
 use crate::bundle::Bundle;
 use crate::cluster::kubernetes::Kubectl;
 use crate::cluster::local::again_for_a_port;
+use crate::digest::Digest;
 use crate::engine::{Engine, EngineKind};
 use crate::exit::{Exit, Failure};
 use crate::host;
-use crate::process::follow::{Follow, Followed};
+use crate::process::follow::{Follow, Followed, Next};
 use crate::process::{Invocation, ProcessError};
 use crate::report::{self, live};
 use crate::run::{self, Resource, Run};
@@ -30,6 +30,8 @@ use crate::third_party::{self, ThirdPartyImage};
 
 /// Three times what it takes where two clusters are made on two processors.
 const CREATE_DEADLINE: Duration = Duration::from_secs(240);
+/// How often it is looked whether anybody waits for it still.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Where a node keeps the kubectl of its own version.
 const KUBECTL_OF_NODE: &str = "/usr/bin/kubectl";
 /// What a bundle calls the program.
@@ -92,14 +94,17 @@ fn tools(engine: &Engine, bundle: Option<&Bundle>) -> Result<Tools> {
     })
 }
 
+fn has_tool(bundle: Option<&Bundle>) -> bool {
+    bundle.is_some_and(|bundle| bundle.tools().any(|tool| tool == TOOL))
+}
+
 /// Why no cluster can be made here with what is here, without asking any network; nothing where one
 /// can.
 ///
 /// # Errors
 /// When the engine does not answer.
 pub(crate) fn absence(bundle: Option<&Bundle>, engine: &Engine) -> Result<Option<String>> {
-    let has_tool = bundle.is_some_and(|bundle| bundle.tools().any(|tool| tool == TOOL));
-    if !has_tool && host::program(TOOL).is_none() {
+    if !has_tool(bundle) && host::program(TOOL).is_none() {
         return Ok(Some(
             "kind is not installed, and no bundle has it".to_owned(),
         ));
@@ -162,8 +167,7 @@ pub(super) fn preview(
     id: &str,
     directory: &Utf8Path,
 ) -> Invocation {
-    let tool = bundle.is_some_and(|bundle| bundle.tools().any(|tool| tool == TOOL));
-    let program = match host::program(TOOL).filter(|_| !tool) {
+    let program = match host::program(TOOL).filter(|_| !has_tool(bundle)) {
         Some(program) => program,
         None => Utf8PathBuf::from(TOOL),
     };
@@ -188,17 +192,20 @@ pub(super) fn create(purpose: &Purpose, up: &Sender<()>, given_up: &AtomicBool) 
     let log = run.directory().join("kind.log");
     let attempt = || -> Result<(), ProcessError> {
         let following = Follow::start(&create, Followed::Stderr, Some(&log), CREATE_DEADLINE)?;
-        while let Some(line) = following.next_line_unless(given_up)? {
-            activity.say(step(&line));
-            if line.contains(NODE_IS_UP) {
-                // Whoever waited for it may have been told to end.
-                let _ = up.send(());
+        while !given_up.load(Ordering::Relaxed) {
+            match following.next_within(LOOK_INTERVAL)? {
+                Next::Line(line) => {
+                    activity.say(step(&line));
+                    if line.contains(NODE_IS_UP) {
+                        // Whoever waited for it may have been told to end.
+                        let _ = up.send(());
+                    }
+                }
+                Next::Nothing => {}
+                Next::Ended => return following.finish(),
             }
         }
-        match given_up.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => following.finish(),
-        }
+        Ok(())
     };
     // kind removes what it could not finish by itself.
     again_for_a_port(attempt, || Ok(())).map_err(|error| {
@@ -296,9 +303,9 @@ pub(super) fn look_at_node(purpose: &Purpose) -> Result<(String, BTreeMap<u16, u
 
 /// The kubectl of the node's own version, copied out of it once for each node image.
 fn kubectl_of(node: &Node<'_>, image_id: &str) -> Result<Utf8PathBuf> {
-    let hex = image_id.trim_start_matches("sha256:");
-    let short = hex.get(..16).unwrap_or(hex);
-    let folder = host::cache_directory()?.join("kubectl").join(short);
+    let image_id: Digest = image_id.parse()?;
+    let kept = host::cache_directory()?.join("kubectl");
+    let folder = kept.join(image_id.short());
     let program = folder.join("kubectl");
     if program.is_file() {
         return Ok(program);

@@ -11,9 +11,7 @@ use camino::Utf8Path;
 use serde_json::{Value, json};
 
 use crate::manifest::{Manifests, Named, References, Workload};
-
-/// The label that tells whose something in a cluster is; the name of the run is its value.
-pub(crate) const LABEL_RUN: &str = "phase-zero.run";
+use crate::run::LABEL_RUN;
 
 /// Where documents go.
 #[derive(Clone, Copy, Debug)]

@@ -18,7 +18,6 @@ pub(crate) struct Pod {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Metadata {
     pub(crate) name: String,
-    pub(crate) uid: String,
     pub(crate) labels: BTreeMap<String, String>,
     /// When it was told to go.
     pub(crate) deletion_timestamp: Option<String>,
@@ -29,7 +28,6 @@ pub(crate) struct Metadata {
 pub(crate) struct Spec {
     pub(crate) containers: Vec<SpecContainer>,
     pub(crate) init_containers: Vec<SpecContainer>,
-    pub(crate) node_name: String,
 }
 
 /// A container as it was asked for.
@@ -71,7 +69,6 @@ pub(crate) struct ContainerStatus {
     #[serde(rename = "imageID")]
     pub(crate) image_id: String,
     pub(crate) restart_count: u64,
-    pub(crate) ready: bool,
     pub(crate) state: State,
     pub(crate) last_state: State,
 }
@@ -103,7 +100,6 @@ pub(crate) struct Terminated {
     pub(crate) exit_code: i32,
     pub(crate) reason: Option<String>,
     pub(crate) message: Option<String>,
-    pub(crate) finished_at: String,
 }
 
 impl Pod {

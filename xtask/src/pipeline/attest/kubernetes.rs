@@ -56,7 +56,10 @@ pub(super) fn look(deployment: &Deployment, kind: &Kind) -> Result<(Vec<Evidence
         looked
     });
     let found: Result<Vec<Vec<Finding>>> = found.into_iter().collect();
-    gathered(found?.into_iter().flatten().map(Ok).collect(), differences)
+    Ok(gathered(
+        found?.into_iter().flatten().collect(),
+        differences,
+    ))
 }
 
 fn look_at(

@@ -35,7 +35,8 @@ pub(super) fn look(deployment: &Deployment, local: &Local) -> Result<(Vec<Eviden
     differences.extend(local.strangers()?.into_iter().map(|name| {
         format!("{name} is on the network of the run, and the run has not put it there")
     }));
-    gathered(seen, differences)
+    let seen: Result<Vec<Finding>> = seen.into_iter().collect();
+    Ok(gathered(seen?, differences))
 }
 
 /// What a container is for.
