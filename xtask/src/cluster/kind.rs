@@ -13,22 +13,19 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use camino::Utf8Path;
 
-use super::kubernetes::Kubectl;
-use super::kubernetes::documents::{self, NodePorts, Place};
-use super::kubernetes::roll_out::{self, Wanted};
+use super::kubernetes::documents::{self, NodePorts};
+use super::kubernetes::namespace::Namespace;
 use super::local::make_network;
-use super::readiness::{Answer, Readiness};
+use super::readiness::Answer;
 use crate::bundle::Bundle;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
-use crate::manifest::{Manifests, References, Seen, Workload};
+use crate::manifest::{Manifests, References, Seen};
 use crate::poll::{self, Look};
 use crate::report::{self, live, live::Activity};
 use crate::run::{self, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
-use crate::third_party::ThirdPartyImage;
-use crate::threads::joined;
 
 pub(crate) mod by_hand;
 mod config;
@@ -41,8 +38,6 @@ pub(crate) use create::absence;
 use create::{Purpose, bring, create, look_at_node};
 use node::Node;
 
-/// The name service of a cluster that was just made.
-const NAMES_DEADLINE: Duration = Duration::from_secs(120);
 /// A pod that is ready, and the rules of the node that lead to it.
 const REACH_DEADLINE: Duration = Duration::from_secs(30);
 const REACH_INTERVAL: Duration = Duration::from_millis(50);
@@ -52,34 +47,15 @@ const REACH_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Kind {
     engine: Engine,
-    run: String,
     node: String,
-    kubectl: Kubectl,
+    namespace: Namespace,
     ports: NodePorts,
     /// Port of the node, port on 127.0.0.1.
     published: BTreeMap<u16, u16>,
-    third_party: Vec<ThirdPartyImage>,
     starting: Option<JoinHandle<Result<()>>>,
-    deployed: Vec<Deployed>,
     /// One at a time: a node unpacks what it takes.
     importing: Arc<Mutex<()>>,
     given_up: Arc<AtomicBool>,
-}
-
-/// A Deployment of the run as it was put into the cluster.
-#[derive(Clone, Debug)]
-pub(crate) struct Deployed {
-    /// The manifest's name.
-    pub(crate) service: String,
-    pub(crate) wanted: Wanted,
-    /// By name of the container.
-    pub(crate) containers: BTreeMap<String, Seen>,
-    pub(crate) inits: BTreeMap<String, Seen>,
-    /// Ports inside, by name.
-    pub(crate) ports: BTreeMap<String, u16>,
-    /// Ports of the node, by the same names.
-    pub(crate) node_ports: BTreeMap<String, u16>,
-    readiness: Readiness,
 }
 
 impl Kind {
@@ -140,24 +116,14 @@ impl Kind {
         };
         Ok(Self {
             engine: engine.clone(),
-            run: id.to_owned(),
-            kubectl,
+            namespace: Namespace::new(id, kubectl, third_party),
             ports,
             published,
             node,
-            third_party,
             starting: Some(coming_up),
-            deployed: Vec::new(),
             importing,
             given_up,
         })
-    }
-
-    fn place(&self) -> Place<'_> {
-        Place {
-            run: &self.run,
-            namespace: &self.kubectl.namespace,
-        }
     }
 
     /// The engine that its nodes run on.
@@ -172,19 +138,14 @@ impl Kind {
         &self.node
     }
 
-    pub(crate) const fn kubectl(&self) -> &Kubectl {
-        &self.kubectl
+    /// Where the run is deployed in it.
+    pub(crate) const fn namespace(&self) -> &Namespace {
+        &self.namespace
     }
 
-    /// The third-party images of the run.
-    #[must_use]
-    pub fn third_party(&self) -> &[ThirdPartyImage] {
-        &self.third_party
-    }
-
-    /// What was deployed.
-    pub(crate) fn deployed(&self) -> &[Deployed] {
-        &self.deployed
+    /// The ports of the node that lead to those of a Deployment, by the same names.
+    pub(crate) fn node_ports(&self, deployment: &str) -> Option<&BTreeMap<String, u16>> {
+        self.ports.get(deployment)
     }
 
     /// Those of these images that every node lists, complete, with their IDs.
@@ -215,17 +176,20 @@ impl Kind {
         secrets: &Secrets,
         manifests: &Manifests,
     ) -> Result<()> {
-        let references = References::of_third_party(&self.third_party);
+        let references = References::of_third_party(self.namespace.third_party());
         let turned = manifests.turned().to_vec();
         let manifests = manifests.only(&references);
-        let place = self.place();
+        let place = self.namespace.place();
         let mut all = vec![
             documents::namespace(place),
             documents::way_through_policies(place, config::POD_SUBNET),
         ];
         all.extend(documents::secrets(place, &secrets.mounts())?);
-        all.extend(self.documents(&manifests, &references)?);
-        let (kubectl, coming_up) = (self.kubectl.clone(), self.starting.take());
+        all.extend(
+            self.namespace
+                .documents(&manifests, &references, &self.ports)?,
+        );
+        let (kubectl, coming_up) = (self.namespace.kubectl().clone(), self.starting.take());
         self.starting = Some(thread::spawn(move || {
             coming_up.map_or(Ok(()), ended)?;
             kubectl.apply(documents::list(all))?;
@@ -235,17 +199,6 @@ impl Kind {
             }
         }));
         Ok(())
-    }
-
-    fn documents(
-        &self,
-        manifests: &Manifests,
-        references: &References<Seen>,
-    ) -> Result<Vec<serde_json::Value>> {
-        let place = self.place();
-        let mut all = documents::of_manifests(place, manifests, references)?;
-        all.extend(documents::ways_in(place, manifests, &self.ports));
-        Ok(all)
     }
 
     /// Nobody waits for it any more: what is still coming up is ended.
@@ -268,70 +221,27 @@ impl Kind {
         deadline_of: impl Fn(&str) -> Duration,
     ) -> Result<()> {
         let activity = live::begin("deploying", "to Kubernetes");
-        self.deployed = self.deployed_from(manifests, references)?;
-        let theirs = References::of_third_party(&self.third_party);
-        let ours = self.documents(&manifests.without(&theirs), references)?;
+        self.namespace.expect(manifests, references)?;
+        let theirs = References::of_third_party(self.namespace.third_party());
+        let ours =
+            self.namespace
+                .documents(&manifests.without(&theirs), references, &self.ports)?;
         // The namespace is made there.
         self.settle()?;
-        self.kubectl.apply(documents::list(ours))?;
-        let wanted: Vec<Wanted> = self.deployed.iter().map(|one| one.wanted.clone()).collect();
-        let deadlines = self.deployed.iter().map(|one| deadline_of(&one.service));
-        let deadline = deadlines.max().unwrap_or_default();
-        let nodes_are_up = AtomicBool::new(false);
-        thread::scope(|scope| {
-            let names = scope.spawn(|| {
-                let ready =
-                    self.kubectl
-                        .wait_for_roll_out("kube-system", "coredns", NAMES_DEADLINE);
-                nodes_are_up.store(true, Ordering::Relaxed);
-                ready
-            });
-            let waited = roll_out::wait(&self.kubectl, &wanted, deadline, &nodes_are_up, &activity);
-            joined(names).and(waited)
-        })?;
+        self.namespace.kubectl().apply(documents::list(ours))?;
+        self.namespace.wait(deadline_of, &activity)?;
         self.reach(&activity)
-    }
-
-    fn deployed_from(
-        &self,
-        manifests: &Manifests,
-        references: &References<Seen>,
-    ) -> Result<Vec<Deployed>> {
-        let of_workload = |workload: &Workload| -> Result<Deployed> {
-            let spec = &workload.deployment.spec;
-            let images = |containers: &[crate::manifest::document::Container]| {
-                let seen = containers.iter().map(|container| {
-                    let image = references.get(workload, &container.image)?;
-                    Ok((container.name.clone(), image.clone()))
-                });
-                seen.collect::<Result<BTreeMap<_, _>>>()
-            };
-            let node_ports = self.ports.get(workload.name()).cloned();
-            Ok(Deployed {
-                service: workload.service.clone(),
-                wanted: Wanted {
-                    deployment: workload.name().to_owned(),
-                    selector: workload.selector().clone(),
-                    replicas: spec.replicas as usize,
-                },
-                containers: images(&spec.template.spec.containers)?,
-                inits: images(&spec.template.spec.init_containers)?,
-                ports: workload.ports(),
-                node_ports: node_ports.unwrap_or_default(),
-                readiness: Readiness::of(workload.container()),
-            })
-        };
-        manifests.workloads.iter().map(of_workload).collect()
     }
 
     /// A pod that is ready is one thing, the way to it another: the rules of a node come later.
     fn reach(&self, activity: &Activity) -> Result<()> {
-        for deployed in &self.deployed {
+        for deployed in self.namespace.deployed() {
+            let of_node = self.node_ports(&deployed.wanted.deployment);
             let published: BTreeMap<u16, u16> = deployed
                 .ports
                 .iter()
                 .filter_map(|(name, inside)| {
-                    let node_port = deployed.node_ports.get(name)?;
+                    let node_port = of_node?.get(name)?;
                     Some((*inside, *self.published.get(node_port)?))
                 })
                 .collect();
@@ -356,32 +266,6 @@ impl Kind {
             })?;
         }
         Ok(())
-    }
-
-    /// `<pod>.log` for every pod, and `<pod>-init-<name>.log` for what ran before it, with what the one before it has said.
-    pub(super) fn save_logs(&self, folder: &Utf8Path) -> Result<()> {
-        for pod in self.kubectl.pods()? {
-            let (name, spec) = (pod.name(), &pod.spec);
-            for container in &spec.containers {
-                let path = folder.join(format!("{name}.log"));
-                self.kubectl.save_log(name, &container.name, &path)?;
-            }
-            for container in &spec.init_containers {
-                let path = folder.join(format!("{name}-init-{}.log", container.name));
-                self.kubectl.save_log(name, &container.name, &path)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// How each pod stands, one line each.
-    pub(super) fn describe(&self) -> Result<Vec<String>> {
-        Ok(self
-            .kubectl
-            .pods()?
-            .iter()
-            .map(super::kubernetes::pod::Pod::state)
-            .collect())
     }
 }
 

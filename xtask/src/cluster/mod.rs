@@ -215,7 +215,7 @@ impl Cluster {
     pub fn third_party(&self) -> &[ThirdPartyImage] {
         match self {
             Self::Local(local) => local.third_party(),
-            Self::Kind(kind) => kind.third_party(),
+            Self::Kind(kind) => kind.namespace().third_party(),
         }
     }
 
@@ -226,7 +226,7 @@ impl Cluster {
     pub fn describe(&self) -> Result<Vec<String>> {
         match self {
             Self::Local(local) => local.describe(),
-            Self::Kind(kind) => kind.describe(),
+            Self::Kind(kind) => kind.namespace().describe(),
         }
     }
 
@@ -238,7 +238,7 @@ impl Cluster {
     pub fn save_logs(&self, folder: &Utf8Path) -> Result<()> {
         match self {
             Self::Local(_) => Ok(()),
-            Self::Kind(kind) => kind.save_logs(folder),
+            Self::Kind(kind) => kind.namespace().save_logs(folder),
         }
     }
 }

@@ -161,7 +161,7 @@ fn failure(what: &str, differences: &[String]) -> anyhow::Error {
 fn look(deployment: &Deployment, cluster: &Cluster) -> Result<(Vec<Evidence>, Vec<String>)> {
     match cluster {
         Cluster::Local(local) => local::look(deployment, local),
-        Cluster::Kind(kind) => kubernetes::look(deployment, kind),
+        Cluster::Kind(kind) => kubernetes::look(deployment, kind.namespace()),
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Images;
 use super::load::Loaded;
 use crate::cluster::Cluster;
-use crate::cluster::kind::Deployed;
+use crate::cluster::kubernetes::namespace::Deployed;
 use crate::cluster::local::{Local, Planned, write_config};
 use crate::digest::Digest;
 use crate::host;
@@ -162,10 +162,13 @@ fn write_run_file(
             ("local", local.engine(), None)
         }
         Cluster::Kind(kind) => {
-            for deployed in kind.deployed() {
-                services.insert(&deployed.service, service_of_kind(images, deployed)?);
+            let namespace = kind.namespace();
+            for deployed in namespace.deployed() {
+                let node_ports = kind.node_ports(&deployed.wanted.deployment);
+                let service = service_of_kubernetes(images, deployed, node_ports)?;
+                services.insert(&deployed.service, service);
             }
-            let kubectl = kind.kubectl();
+            let kubectl = namespace.kubectl();
             let kubernetes = Kubernetes {
                 kubectl: &kubectl.program,
                 kubeconfig: &kubectl.kubeconfig,
@@ -218,14 +221,18 @@ fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned<Seen>)
     }
 }
 
-fn service_of_kind<'a>(images: &Images<Loaded>, deployed: &'a Deployed) -> Result<Service<'a>> {
+fn service_of_kubernetes<'a>(
+    images: &Images<Loaded>,
+    deployed: &'a Deployed,
+    node_ports: Option<&'a BTreeMap<String, u16>>,
+) -> Result<Service<'a>> {
     let mut containers = deployed.containers.values();
     let seen = containers.next().context("a pod without a container")?;
     let image = seen.package().and_then(|package| images.get(package));
     Ok(Service {
         containers: vec![&deployed.wanted.deployment],
         ports: &deployed.ports,
-        node_ports: Some(&deployed.node_ports),
+        node_ports,
         source_digest: image.map(|image| image.built().source()),
         reference: image.map(|image| image.built().reference().to_string()),
         image_id: seen.image_id(),

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::NAMES_DEADLINE;
 use super::create::{Purpose, create, look_at_node};
 use crate::bundle::Bundle;
+use crate::cluster::kubernetes::namespace::NAMES_DEADLINE;
 use crate::cluster::local::make_network;
 use crate::engine::Engine;
 use crate::run::{self, Run};

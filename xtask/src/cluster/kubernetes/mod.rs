@@ -16,6 +16,7 @@ use crate::process::follow::{Follow, Followed};
 use crate::process::{self, Input, Invocation};
 
 pub(crate) mod documents;
+pub(crate) mod namespace;
 pub(crate) mod pod;
 pub(crate) mod roll_out;
 

@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::Result;
 
 use super::{Evidence, Finding, PROBES, ask_version, gathered, unused};
-use crate::cluster::kind::{Deployed, Kind};
+use crate::cluster::kubernetes::namespace::{Deployed, Namespace};
 use crate::cluster::kubernetes::pod::{ContainerStatus, Pod, SpecContainer};
 use crate::manifest::{Named as _, Seen};
 use crate::pipeline::deploy::Deployment;
@@ -15,10 +15,13 @@ use crate::report::live;
 use crate::threads::joined;
 
 /// Looks at every pod of the run: what was seen, and what differs from what was built.
-pub(super) fn look(deployment: &Deployment, kind: &Kind) -> Result<(Vec<Evidence>, Vec<String>)> {
-    let pods = kind.kubectl().pods()?;
+pub(super) fn look(
+    deployment: &Deployment,
+    namespace: &Namespace,
+) -> Result<(Vec<Evidence>, Vec<String>)> {
+    let pods = namespace.kubectl().pods()?;
     let _activity = live::begin("attesting", format!("{} pods", pods.len()));
-    let deployed = kind.deployed();
+    let deployed = namespace.deployed();
     let images = deployed
         .iter()
         .flat_map(|one| one.containers.values().chain(one.inits.values()));
@@ -49,7 +52,7 @@ pub(super) fn look(deployment: &Deployment, kind: &Kind) -> Result<(Vec<Evidence
                 ));
             }
             for pod in of_it {
-                looking.push(scope.spawn(move || look_at(deployment, kind, one, pod)));
+                looking.push(scope.spawn(move || look_at(deployment, namespace, one, pod)));
             }
         }
         let looked: Vec<Result<Vec<Finding>>> = looking.into_iter().map(joined).collect();
@@ -64,7 +67,7 @@ pub(super) fn look(deployment: &Deployment, kind: &Kind) -> Result<(Vec<Evidence
 
 fn look_at(
     deployment: &Deployment,
-    kind: &Kind,
+    namespace: &Namespace,
     deployed: &Deployed,
     pod: &Pod,
 ) -> Result<Vec<Finding>> {
@@ -93,7 +96,7 @@ fn look_at(
                 .differences
                 .push(format!("{} does not run", pod.state()));
         } else if let Some(package) = image.and_then(Seen::package) {
-            let ask = || ask(kind, deployed, pod);
+            let ask = || ask(namespace, deployed, pod);
             let (answer, differences) = ask_version(deployment, pod.name(), package, ask)?;
             finding.differences.extend(differences);
             if let Some(evidence) = &mut finding.evidence {
@@ -173,13 +176,13 @@ fn compare(
 }
 
 /// Asks `/version` once.
-fn ask(kind: &Kind, deployed: &Deployed, pod: &Pod) -> Result<String, String> {
+fn ask(namespace: &Namespace, deployed: &Deployed, pod: &Pod) -> Result<String, String> {
     let Some(port) = deployed.ports.get(PROBES) else {
         return Err(format!("no port is named `{PROBES}`"));
     };
-    let kubectl = kind.kubectl();
-    let (namespace, name) = (&kubectl.namespace, pod.name());
-    let path = format!("/api/v1/namespaces/{namespace}/pods/{name}:{port}/proxy/version");
+    let kubectl = namespace.kubectl();
+    let (at, name) = (&kubectl.namespace, pod.name());
+    let path = format!("/api/v1/namespaces/{at}/pods/{name}:{port}/proxy/version");
     kubectl.raw(&path).map_err(|error| format!("{error:#}"))
 }
 

@@ -1,0 +1,188 @@
+//! The namespace of a run on some Kubernetes: what was applied there, and how it stands. It knows
+//! neither how the cluster was made nor how anybody comes in from outside.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use camino::Utf8Path;
+use serde_json::Value;
+
+use super::Kubectl;
+use super::documents::{self, NodePorts, Place};
+use super::pod::Pod;
+use super::roll_out::{self, Wanted};
+use crate::cluster::readiness::Readiness;
+use crate::manifest::document::Container;
+use crate::manifest::{Manifests, References, Seen, Workload};
+use crate::report::live::Activity;
+use crate::third_party::ThirdPartyImage;
+use crate::threads::joined;
+
+/// The name service of a cluster that was just made.
+pub(crate) const NAMES_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Where a run is deployed.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    run: String,
+    kubectl: Kubectl,
+    third_party: Vec<ThirdPartyImage>,
+    deployed: Vec<Deployed>,
+}
+
+/// A Deployment of the run as it was put into the cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Deployed {
+    /// The manifest's name.
+    pub(crate) service: String,
+    pub(crate) wanted: Wanted,
+    /// By name of the container.
+    pub(crate) containers: BTreeMap<String, Seen>,
+    pub(crate) inits: BTreeMap<String, Seen>,
+    /// Ports inside, by name.
+    pub(crate) ports: BTreeMap<String, u16>,
+    /// When its container counts as ready.
+    pub(crate) readiness: Readiness,
+}
+
+impl Namespace {
+    /// Of this run, where nothing is deployed yet.
+    pub(crate) fn new(run: &str, kubectl: Kubectl, third_party: Vec<ThirdPartyImage>) -> Self {
+        Self {
+            run: run.to_owned(),
+            kubectl,
+            third_party,
+            deployed: Vec::new(),
+        }
+    }
+
+    /// What its documents say of it.
+    pub(crate) fn place(&self) -> Place<'_> {
+        Place {
+            run: &self.run,
+            namespace: &self.kubectl.namespace,
+        }
+    }
+
+    pub(crate) const fn kubectl(&self) -> &Kubectl {
+        &self.kubectl
+    }
+
+    /// The third-party images of the run.
+    pub(crate) fn third_party(&self) -> &[ThirdPartyImage] {
+        &self.third_party
+    }
+
+    /// What was deployed.
+    pub(crate) fn deployed(&self) -> &[Deployed] {
+        &self.deployed
+    }
+
+    /// Every document of these manifests, and the ways in.
+    ///
+    /// # Errors
+    /// [`crate::exit::Exit::Manifest`] for an image that does not belong to the run.
+    pub(crate) fn documents(
+        &self,
+        manifests: &Manifests,
+        references: &References<Seen>,
+        ports: &NodePorts,
+    ) -> Result<Vec<Value>> {
+        let place = self.place();
+        let mut all = documents::of_manifests(place, manifests, references)?;
+        all.extend(documents::ways_in(place, manifests, ports));
+        Ok(all)
+    }
+
+    /// What the manifests want of it, to be waited for and looked at.
+    ///
+    /// # Errors
+    /// [`crate::exit::Exit::Manifest`] for an image that does not belong to the run.
+    pub(crate) fn expect(
+        &mut self,
+        manifests: &Manifests,
+        references: &References<Seen>,
+    ) -> Result<()> {
+        let of_workload = |workload: &Workload| -> Result<Deployed> {
+            let spec = &workload.deployment.spec;
+            let images = |containers: &[Container]| {
+                let seen = containers.iter().map(|container| {
+                    let image = references.get(workload, &container.image)?;
+                    Ok((container.name.clone(), image.clone()))
+                });
+                seen.collect::<Result<BTreeMap<_, _>>>()
+            };
+            Ok(Deployed {
+                service: workload.service.clone(),
+                wanted: Wanted {
+                    deployment: workload.name().to_owned(),
+                    selector: workload.selector().clone(),
+                    replicas: spec.replicas as usize,
+                },
+                containers: images(&spec.template.spec.containers)?,
+                inits: images(&spec.template.spec.init_containers)?,
+                ports: workload.ports(),
+                readiness: Readiness::of(workload.container()),
+            })
+        };
+        let deployed = manifests.workloads.iter().map(of_workload);
+        self.deployed = deployed.collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    /// Waits until every pod that is expected is ready, and the cluster's own name service with them.
+    ///
+    /// # Errors
+    /// [`crate::exit::Exit::Deploy`] with the reason, when one never will be; a signal.
+    pub(crate) fn wait(
+        &self,
+        deadline_of: impl Fn(&str) -> Duration,
+        activity: &Activity,
+    ) -> Result<()> {
+        let wanted: Vec<Wanted> = self.deployed.iter().map(|one| one.wanted.clone()).collect();
+        let deadlines = self.deployed.iter().map(|one| deadline_of(&one.service));
+        let deadline = deadlines.max().unwrap_or_default();
+        let nodes_are_up = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let names = scope.spawn(|| {
+                let ready =
+                    self.kubectl
+                        .wait_for_roll_out("kube-system", "coredns", NAMES_DEADLINE);
+                nodes_are_up.store(true, Ordering::Relaxed);
+                ready
+            });
+            let waited = roll_out::wait(&self.kubectl, &wanted, deadline, &nodes_are_up, activity);
+            joined(names).and(waited)
+        })
+    }
+
+    /// `<pod>.log` for every pod, and `<pod>-init-<name>.log` for what ran before it, with what the one before it has said.
+    ///
+    /// # Errors
+    /// When a log cannot be had.
+    pub(crate) fn save_logs(&self, folder: &Utf8Path) -> Result<()> {
+        for pod in self.kubectl.pods()? {
+            let (name, spec) = (pod.name(), &pod.spec);
+            for container in &spec.containers {
+                let path = folder.join(format!("{name}.log"));
+                self.kubectl.save_log(name, &container.name, &path)?;
+            }
+            for container in &spec.init_containers {
+                let path = folder.join(format!("{name}-init-{}.log", container.name));
+                self.kubectl.save_log(name, &container.name, &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How each pod stands, one line each.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub(crate) fn describe(&self) -> Result<Vec<String>> {
+        Ok(self.kubectl.pods()?.iter().map(Pod::state).collect())
+    }
+}
