@@ -188,7 +188,7 @@ impl Cluster {
     pub fn restarts(&self, container: &str) -> Result<u64, String> {
         match self {
             Self::Local(engine) => engine.restarts(container),
-            Self::Kubernetes(namespace) => namespace.restarts(container),
+            Self::Kubernetes(namespace) => namespace.of(container).restarts(container),
         }
     }
 
@@ -203,7 +203,7 @@ impl Cluster {
                 pod: None,
                 restart_count: engine.restarts(container)?,
             }),
-            Self::Kubernetes(namespace) => namespace.started(container),
+            Self::Kubernetes(namespace) => namespace.of(container).started(container),
         }
     }
 
@@ -214,7 +214,7 @@ impl Cluster {
     pub fn exit_code(&self, container: &str) -> Result<i32, String> {
         match self {
             Self::Local(engine) => engine.exit_code(container),
-            Self::Kubernetes(namespace) => namespace.exit_code(container),
+            Self::Kubernetes(namespace) => namespace.of(container).exit_code(container),
         }
     }
 
@@ -225,7 +225,7 @@ impl Cluster {
     pub fn logs(&self, container: &str) -> Result<String, String> {
         match self {
             Self::Local(engine) => engine.logs(container),
-            Self::Kubernetes(namespace) => namespace.logs(container),
+            Self::Kubernetes(namespace) => namespace.of(container).logs(container),
         }
     }
 
@@ -236,7 +236,7 @@ impl Cluster {
     pub fn act(&self, container: &str, action: Action) -> Result<(), String> {
         let acted = match self {
             Self::Local(engine) => engine.act(container, action),
-            Self::Kubernetes(namespace) => namespace.act(container, action),
+            Self::Kubernetes(namespace) => namespace.of(container).act(container, action),
         };
         acted.map_err(|error| format!("{container} cannot be told to {}: {error}", action.name()))
     }
@@ -251,7 +251,7 @@ impl Cluster {
                 "the engine has nothing that spreads calls over replicas: run with `--cluster kind`"
                     .to_owned(),
             ),
-            Self::Kubernetes(namespace) => namespace.scale(container, replicas),
+            Self::Kubernetes(namespace) => namespace.of(container).scale(container, replicas),
         };
         scaled.map_err(|error| format!("{container} cannot have {replicas} replicas: {error}"))
     }

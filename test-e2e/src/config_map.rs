@@ -25,7 +25,7 @@ enum Place {
     Host(PathBuf),
     /// In the cluster.
     Kubernetes {
-        namespace: Namespace,
+        namespace: Box<Namespace>,
         /// Of the service and of its ConfigMap.
         name: String,
         key: String,
@@ -54,7 +54,7 @@ impl ConfigFile {
                 None => panic!("{service} has no ConfigMap of its name"),
             },
             Cluster::Kubernetes(namespace) => Place::Kubernetes {
-                namespace,
+                namespace: Box::new(namespace),
                 name: service.to_owned(),
                 key: key.to_owned(),
             },

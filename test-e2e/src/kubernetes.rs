@@ -10,6 +10,7 @@ pub mod pods;
 pub mod remains;
 pub mod scale;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,8 @@ pub struct Namespace {
     access: Access,
     engine: EngineCommand,
     run_directory: PathBuf,
+    /// The namespaces of containers that are in another.
+    elsewhere: BTreeMap<String, String>,
 }
 
 /// How a process is ended.
@@ -82,7 +85,46 @@ impl Namespace {
             access: access.clone(),
             engine: engine.clone(),
             run_directory: run_directory.to_owned(),
+            elsewhere: BTreeMap::new(),
         }
+    }
+
+    /// Some containers are in other namespaces: each with its own.
+    #[must_use]
+    pub fn with_elsewhere(self, elsewhere: impl IntoIterator<Item = (String, String)>) -> Self {
+        Self {
+            elsewhere: elsewhere.into_iter().collect(),
+            ..self
+        }
+    }
+
+    /// Where a container is.
+    #[must_use]
+    pub fn of(&self, container: &str) -> Self {
+        let mut namespace = self.clone();
+        if let Some(elsewhere) = self.elsewhere.get(container) {
+            namespace.access.namespace.clone_from(elsewhere);
+        }
+        namespace
+    }
+
+    /// What is asked of several containers, asked where each of them is, in their order.
+    fn each<T>(
+        &self,
+        containers: &[&str],
+        ask: impl Fn(&Self, &[&str]) -> Result<Vec<T>, String>,
+    ) -> Result<Vec<T>, String> {
+        if !containers
+            .iter()
+            .any(|container| self.elsewhere.contains_key(*container))
+        {
+            return ask(self, containers);
+        }
+        let mut all = Vec::new();
+        for container in containers {
+            all.extend(ask(&self.of(container), &[container])?);
+        }
+        Ok(all)
     }
 
     /// The node's container, and the engine that runs it.
@@ -134,13 +176,15 @@ impl Namespace {
     /// # Errors
     /// When there is no such Deployment.
     pub fn states(&self, containers: &[&str]) -> Result<Vec<State>, String> {
-        let listing = self.listing()?;
         let frozen = frozen(&self.runtime(&["task", "ls"])?);
-        let state = |container: &&str| {
-            let pod = listing.current(listing.deployment(container)?);
-            Ok(pod.map_or(State::Stopped, |pod| pod.state(&frozen)))
-        };
-        containers.iter().map(state).collect()
+        self.each(containers, |namespace, containers| {
+            let listing = namespace.listing()?;
+            let state = |container: &&str| {
+                let pod = listing.current(listing.deployment(container)?);
+                Ok(pod.map_or(State::Stopped, |pod| pod.state(&frozen)))
+            };
+            containers.iter().map(state).collect()
+        })
     }
 
     /// The images that these containers run, in their order, each as `sha256:...`.
@@ -148,13 +192,15 @@ impl Namespace {
     /// # Errors
     /// When one of them is not there.
     pub fn image_ids(&self, containers: &[&str]) -> Result<Vec<String>, String> {
-        let listing = self.listing()?;
-        let image = |container: &&str| {
-            let pod = listing.current(listing.deployment(container)?);
-            let id = pod.and_then(Pod::image_id);
-            id.ok_or_else(|| format!("{container} runs no image: {}", told(pod)))
-        };
-        containers.iter().map(image).collect()
+        self.each(containers, |namespace, containers| {
+            let listing = namespace.listing()?;
+            let image = |container: &&str| {
+                let pod = listing.current(listing.deployment(container)?);
+                let id = pod.and_then(Pod::image_id);
+                id.ok_or_else(|| format!("{container} runs no image: {}", told(pod)))
+            };
+            containers.iter().map(image).collect()
+        })
     }
 
     /// How often the kubelet has started a container again, without being told to.

@@ -73,6 +73,9 @@ pub struct EngineCommand {
 pub struct Service {
     /// One for each replica; on Kubernetes the Deployment.
     pub containers: Vec<String>,
+    /// On Kubernetes: where they are, if not in the namespace of the run.
+    #[serde(default)]
+    pub namespace: Option<String>,
     /// Names and numbers inside the container.
     pub ports: BTreeMap<String, u16>,
     /// The same names and the numbers on the node, on Kubernetes.
@@ -225,7 +228,14 @@ impl Run {
         match &self.kubernetes {
             None => Cluster::Local(self.engine.clone()),
             Some(access) => {
-                Cluster::Kubernetes(Namespace::new(access, &self.engine, &self.run_directory))
+                let namespace = Namespace::new(access, &self.engine, &self.run_directory);
+                let services = self.services.values();
+                let elsewhere = services.filter_map(|service| {
+                    let namespace = service.namespace.clone()?;
+                    let containers = service.containers.iter();
+                    Some(containers.map(move |container| (container.clone(), namespace.clone())))
+                });
+                Cluster::Kubernetes(namespace.with_elsewhere(elsewhere.flatten()))
             }
         }
     }
@@ -442,6 +452,7 @@ mod tests {
         let mut run = Run::read(&folder.path().join("kept/run.json")).expect("a run");
         let service = |digest: Option<&str>| Service {
             containers: Vec::new(),
+            namespace: None,
             ports: BTreeMap::new(),
             node_ports: BTreeMap::new(),
             source_digest: digest.map(str::to_owned),

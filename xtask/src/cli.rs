@@ -73,6 +73,9 @@ pub struct E2e {
     /// Whether the containers stay when a run ends
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Keep::Never)]
     pub keep: Keep,
+    /// On kind: keep one cluster for each target, and use it again; database and namespace are new for each run
+    #[arg(long)]
+    pub reuse: bool,
     /// Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
     #[arg(long)]
     pub watch: bool,
@@ -125,6 +128,12 @@ impl E2e {
     #[must_use]
     pub fn cluster(&self) -> cluster::Choice {
         self.cluster.unwrap_or_default()
+    }
+
+    /// Whether its cluster may stay for other runs.
+    #[must_use]
+    pub fn keeps_cluster(&self) -> bool {
+        self.cluster() == cluster::Choice::Kind && (self.reuse || self.keep == Keep::Always)
     }
 }
 

@@ -49,6 +49,10 @@ const REMOVE_DEADLINE: Duration = Duration::from_secs(90);
 const REMOVE_ATTEMPTS: u32 = 10;
 const REMOVE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often, and in what distance, a lock is tried that somebody may only look at.
+const LOOK_ATTEMPTS: u32 = 10;
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
 /// How long a folder may take to get its lock and its name.
 const NAMELESS_AGE: Duration = Duration::from_secs(60);
 
@@ -134,6 +138,45 @@ impl Run {
         Ok(run)
     }
 
+    /// A kept run, for this process; nothing where another has it, or it is not kept any more.
+    ///
+    /// # Errors
+    /// When its folder cannot be read.
+    pub(crate) fn take_kept(
+        workspace: &Workspace,
+        target: &TargetName,
+        record: &Record,
+    ) -> Result<Option<Self>> {
+        let Record { id, directory, .. } = record;
+        let lock = open_lock(directory)?;
+        // Whoever only looks how it stands has it for a moment.
+        let mut taken = lock.try_lock();
+        for _ in 0..LOOK_ATTEMPTS {
+            if !matches!(taken, Err(TryLockError::WouldBlock)) || is_alive(id) {
+                break;
+            }
+            poll::pause(LOOK_INTERVAL)?;
+            taken = lock.try_lock();
+        }
+        match taken {
+            Ok(()) if !is_alive(id) && directory.join(KEPT).exists() => {}
+            Ok(()) | Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("cannot lock {directory}/{LOCK}"));
+            }
+        }
+        let run = Self {
+            id: id.clone(),
+            directory: directory.clone(),
+            checkout: checkout(&workspace.root),
+            target: target.clone(),
+            _lock: lock,
+            _name: hold_life(id).ok(),
+        };
+        run.note("taken", &json!({"pid": std::process::id()}))?;
+        Ok(Some(run))
+    }
+
     /// `gateway-20261123-181500-4f2a`: target, UTC time, random.
     #[must_use]
     pub fn id(&self) -> &str {
@@ -184,6 +227,15 @@ impl Run {
             .and_then(|file| file.sync_all())
             .with_context(|| format!("cannot write {path}"))?;
         self.note("kept", &json!({}))
+    }
+
+    /// It is not kept any more: unless this process goes on to keep it, it goes with it.
+    ///
+    /// # Errors
+    /// When that cannot be written down.
+    pub(crate) fn let_go(&self) -> Result<()> {
+        forget_kept(&self.directory)?;
+        self.note("let go", &json!({}))
     }
 
     /// It ended before there was an engine to make anything.
@@ -511,11 +563,35 @@ pub fn sweep_kept(workspace: &Workspace, engine: &Engine) -> Result<Vec<String>>
     for record in list(workspace)? {
         // A build folder can be shared by several checkouts.
         if record.state == State::Kept && record.checkout.as_deref() == Some(&checkout) {
-            let path = record.directory.join(KEPT);
-            fs::remove_file(&path).with_context(|| format!("cannot remove {path}"))?;
+            forget_kept(&record.directory)?;
         }
     }
     sweep(workspace, engine)
+}
+
+fn forget_kept(directory: &Utf8Path) -> Result<()> {
+    let path = directory.join(KEPT);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {path}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether this folder bears the mark of a run that is kept.
+pub(crate) fn is_kept(directory: &Utf8Path) -> bool {
+    directory.join(KEPT).exists()
+}
+
+/// A run that was kept in something that another run owns, and that has gone from there: `by` whom.
+///
+/// # Errors
+/// When its folder cannot be written.
+pub(crate) fn end_guest(directory: &Utf8Path, by: &str) -> Result<()> {
+    forget_kept(directory)?;
+    remove_secrets(directory)?;
+    append_journal(directory, CLEANED, &json!({"by": by}))
 }
 
 /// Removes the tokens and passwords of a run: they open nothing any more.

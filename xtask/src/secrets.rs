@@ -19,6 +19,14 @@ use crate::run;
 use crate::source::workspace::{PackageMetadata, SecretValue, Target, Workspace};
 use crate::third_party;
 
+/// Below the secrets of a run.
+const PASSWORDS: &str = "passwords";
+
+/// Where the passwords of the run with this folder lie.
+pub(crate) fn passwords(run_directory: &Utf8Path) -> Utf8PathBuf {
+    run_directory.join(run::SECRETS).join(PASSWORDS)
+}
+
 /// Where the secrets of a run lie.
 #[derive(Clone, Debug)]
 pub struct Secrets {
@@ -77,6 +85,20 @@ impl Secrets {
     /// # Errors
     /// When writing fails, or a Secret asks for a token that no subject has.
     pub fn make(workspace: &Workspace, target: &Target, run_directory: &Utf8Path) -> Result<Self> {
+        Self::make_with(workspace, target, run_directory, &BTreeMap::new())
+    }
+
+    /// As [`Secrets::make`], with the passwords that `known` holds by name: those of a third party
+    /// that has stayed.
+    ///
+    /// # Errors
+    /// As [`Secrets::make`].
+    pub(crate) fn make_with(
+        workspace: &Workspace,
+        target: &Target,
+        run_directory: &Utf8Path,
+        known: &BTreeMap<String, String>,
+    ) -> Result<Self> {
         let directory = run_directory.join(run::SECRETS);
         for folder in ["", "tokens", "passwords", "mounts"] {
             make_directory(&directory.join(folder), 0o700)?;
@@ -88,7 +110,12 @@ impl Secrets {
             secrets.write(&name, &token.value, 0o600)?;
         }
         let declared = declared(workspace, target)?;
-        let passwords = make_passwords(&declared)?;
+        let mut passwords = make_passwords(&declared)?;
+        for (name, value) in &mut passwords {
+            if let Some(known) = known.get(name) {
+                value.clone_from(known);
+            }
+        }
         for (name, value) in &passwords {
             secrets.write(&format!("passwords/{name}"), value, 0o600)?;
         }
@@ -103,6 +130,11 @@ impl Secrets {
         Ok(secrets)
     }
 
+    /// The folder of the run.
+    pub(crate) fn run_directory(&self) -> &Utf8Path {
+        self.directory.parent().unwrap_or(&self.directory)
+    }
+
     /// The folder that holds a folder for each Secret.
     #[must_use]
     pub fn mounts(&self) -> Utf8PathBuf {
@@ -115,6 +147,31 @@ impl Secrets {
         self.mounts().join(name)
     }
 
+    /// Copies the passwords that third parties are given to the same place below another folder.
+    ///
+    /// # Errors
+    /// When one cannot be read or written.
+    pub(crate) fn copy_passwords_of_third_parties(
+        &self,
+        workspace: &Workspace,
+        target: &Target,
+        to: &Utf8Path,
+    ) -> Result<()> {
+        let to = passwords(to);
+        make_directory(&to, 0o700)?;
+        for image in target.third_party() {
+            let secrets = third_party::secrets(workspace, image)?;
+            for value in secrets.into_values().flat_map(BTreeMap::into_values) {
+                let SecretValue::Password(name) = value else {
+                    continue;
+                };
+                let (from, to) = (self.passwords().join(&name), to.join(&name));
+                fs::copy(&from, &to).with_context(|| format!("cannot copy {from} to {to}"))?;
+            }
+        }
+        Ok(())
+    }
+
     /// `tokens/`.
     #[must_use]
     pub fn tokens(&self) -> Utf8PathBuf {
@@ -124,7 +181,7 @@ impl Secrets {
     /// `passwords/`.
     #[must_use]
     pub fn passwords(&self) -> Utf8PathBuf {
-        self.directory.join("passwords")
+        self.directory.join(PASSWORDS)
     }
 
     fn write(&self, name: &str, content: &str, mode: u32) -> Result<()> {

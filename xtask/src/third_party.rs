@@ -76,6 +76,23 @@ struct Pinned {
     debian: Option<Recipe>,
     #[serde(default)]
     secrets: BTreeMap<String, BTreeMap<String, SecretValue>>,
+    /// How it is made as new for another run; without it, it is made anew for each.
+    #[serde(default)]
+    renew: Option<Renewal>,
+}
+
+/// How what third parties hold is made as new for another run, where it stays between runs.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Renewal {
+    /// Is run in its container.
+    pub(crate) command: Vec<String>,
+    /// The run's password of this name is the first line of the command's standard input.
+    #[serde(default)]
+    pub(crate) password: Option<String>,
+    /// The rest of it.
+    #[serde(default)]
+    pub(crate) input: String,
 }
 
 /// A root file system from Debian packages.
@@ -126,6 +143,14 @@ pub fn secrets(
     name: &str,
 ) -> Result<BTreeMap<String, BTreeMap<String, SecretValue>>> {
     pinned(workspace, name).map(|pinned| pinned.secrets)
+}
+
+/// How a third party is made as new, if its table says so.
+///
+/// # Errors
+/// When the file cannot be read: names it.
+pub(crate) fn renewal(workspace: &Workspace, name: &str) -> Result<Option<Renewal>> {
+    pinned(workspace, name).map(|pinned| pinned.renew)
 }
 
 /// Makes sure that the engine has this image.
@@ -375,6 +400,13 @@ fn check(name: &str, pinned: &Pinned) -> Result<()> {
         )
         .hint("write the full name, `docker.io/library/postgres:15-bookworm`")
         .into());
+    }
+    let renewal = pinned.renew.as_ref();
+    if renewal.is_some_and(|renewal| renewal.command.is_empty()) {
+        let what = format!("{FILE}: [{name}.renew] command: it names no program");
+        return Err(Failure::new(Exit::Manifest, what)
+            .hint("write the program and its arguments, each a word of the list")
+            .into());
     }
     Ok(())
 }

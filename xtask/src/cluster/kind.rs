@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 use camino::Utf8Path;
+use serde_json::{Value, json};
 
+use super::kubernetes::Kubectl;
 use super::kubernetes::documents::{self, NodePorts};
 use super::kubernetes::namespace::Namespace;
 use super::local::make_network;
@@ -26,16 +28,22 @@ use crate::report::{self, live, live::Activity};
 use crate::run::{self, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
+use crate::third_party::{self, ThirdPartyImage};
 
+mod again;
 pub(crate) mod by_hand;
 mod config;
 mod create;
 pub(crate) mod gather;
+mod guest;
+pub(crate) mod kept;
 mod node;
 pub(crate) mod preview;
 
 pub(crate) use create::absence;
-use create::{Purpose, bring, create, look_at_node};
+use create::{FoundNode, Purpose, bring, create, look_at_node};
+use guest::{Guest, Part};
+use kept::Kept;
 use node::Node;
 
 /// A pod that is ready, and the rules of the node that lead to it.
@@ -56,34 +64,84 @@ pub struct Kind {
     /// One at a time: a node unpacks what it takes.
     importing: Arc<Mutex<()>>,
     given_up: Arc<AtomicBool>,
+    /// What it is to a cluster that stays.
+    guest: Option<Guest>,
+}
+
+/// What a cluster is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) workspace: &'a Workspace,
+    pub(crate) target: &'a Target,
+    pub(crate) run: &'a Arc<Run>,
+    pub(crate) engine: &'a Engine,
+    /// Of these it needs to know the ports, and what runs third parties.
+    pub(crate) manifests: &'a Manifests,
+    pub(crate) bundle: Option<&'a Arc<Bundle>>,
+    /// The cluster that stays, where one is wanted.
+    pub(crate) kept: Option<&'a Arc<Kept>>,
+}
+
+impl Wanted<'_> {
+    /// The third-party images of the target, in the engine.
+    fn provide(&self) -> Result<Vec<ThirdPartyImage>> {
+        let bundle = self.bundle.map(Arc::as_ref);
+        third_party::provide_all(self.workspace, self.engine, bundle, self.target)
+    }
 }
 
 impl Kind {
     /// Begins to make the cluster, and comes back as soon as its node takes images: Kubernetes is
     /// started there while others go on. Third-party images are provided before and put in after.
+    /// Where a kept cluster is what would be made, it is used again.
     ///
     /// # Errors
     /// When kind makes no node, or an image cannot be had.
-    pub(super) fn start(
-        workspace: &Workspace,
-        target: &Target,
-        run: &Arc<Run>,
-        engine: &Engine,
-        manifests: &Manifests,
-        bundle: Option<&Arc<Bundle>>,
+    pub(super) fn start(wanted: &Wanted<'_>) -> Result<Self> {
+        let ports = documents::node_ports(wanted.manifests, config::NODE_PORT_FIRST);
+        let Some(kept) = wanted.kept else {
+            return Self::anew(wanted, ports, Arc::clone(wanted.run), None);
+        };
+        if let Some(found) = kept.found() {
+            let third_party = wanted.provide()?;
+            let part = Part::of(wanted, &third_party)?;
+            let settings = part.settings(wanted, &ports, &third_party)?;
+            let found = match found.difference(&settings) {
+                Some(difference) => Err(difference.to_owned()),
+                None => again::find(wanted, &kept.owner(), &third_party)?,
+            };
+            match found {
+                Ok(node) => {
+                    let guest = Guest {
+                        kept: Arc::clone(kept),
+                        settings,
+                        part,
+                        is_first: false,
+                    };
+                    return Ok(Self::of(wanted, node, third_party, ports, Some(guest)));
+                }
+                Err(why) => kept.replace(wanted.engine, &why)?,
+            }
+        }
+        Self::anew(wanted, ports, kept.owner(), Some(kept))
+    }
+
+    /// As what owns the cluster: the run, or what stays when it ends.
+    fn anew(
+        wanted: &Wanted<'_>,
+        ports: NodePorts,
+        owner: Arc<Run>,
+        kept: Option<&Arc<Kept>>,
     ) -> Result<Self> {
-        let id = run.id();
-        let ports = documents::node_ports(manifests, config::NODE_PORT_FIRST);
-        let ports_count = ports.values().map(BTreeMap::len).sum::<usize>();
         let purpose = Arc::new(Purpose {
-            workspace: workspace.clone(),
-            target: target.clone(),
-            run: Arc::clone(run),
-            engine: engine.clone(),
-            bundle: bundle.cloned(),
-            ports_count: u16::try_from(ports_count).context("more ports than a node has")?,
+            workspace: wanted.workspace.clone(),
+            target: wanted.target.clone(),
+            run: Arc::clone(&owner),
+            engine: wanted.engine.clone(),
+            bundle: wanted.bundle.cloned(),
+            ports_count: ports_count(&ports)?,
         });
-        make_network(run, engine, &run::kind_network(id))?;
+        make_network(&owner, wanted.engine, &run::kind_network(owner.id()))?;
         let (signal, is_up) = mpsc::channel();
         let given_up = Arc::new(AtomicBool::new(false));
         let creating = {
@@ -94,10 +152,19 @@ impl Kind {
         let begun = purpose.provide().and_then(|third_party| {
             is_made = is_up.recv().is_ok();
             anyhow::ensure!(is_made, "kind ended without a node");
-            let (node, published, kubectl) = look_at_node(&purpose)?;
-            Ok((third_party, node, published, kubectl))
+            let node = look_at_node(&purpose)?;
+            let guest = kept.map(|kept| -> Result<Guest> {
+                let part = Part::of(wanted, &third_party)?;
+                Ok(Guest {
+                    kept: Arc::clone(kept),
+                    settings: part.settings(wanted, &ports, &third_party)?,
+                    part,
+                    is_first: true,
+                })
+            });
+            Ok((third_party, node, guest.transpose()?))
         });
-        let (third_party, node, published, kubectl) = match begun {
+        let (third_party, node, guest) = match begun {
             Ok(begun) => begun,
             Err(error) => {
                 // Nothing may be removed while kind is at work; if it ended first, it says why.
@@ -114,16 +181,38 @@ impl Kind {
                 ended(creating).and(brought)
             })
         };
-        Ok(Self {
-            engine: engine.clone(),
-            namespace: Namespace::new(id, kubectl, third_party),
+        let mut made = Self::of(wanted, node, third_party, ports, guest);
+        made.starting = Some(coming_up);
+        made.importing = importing;
+        made.given_up = given_up;
+        Ok(made)
+    }
+
+    /// Whose node is there.
+    fn of(
+        wanted: &Wanted<'_>,
+        node: FoundNode,
+        third_party: Vec<ThirdPartyImage>,
+        ports: NodePorts,
+        guest: Option<Guest>,
+    ) -> Self {
+        let kubectl = node.kubectl.at(wanted.run.id());
+        let stays = guest.as_ref().map(|guest| guest.stays(&kubectl));
+        let namespace = Namespace::new(wanted.run.id(), kubectl, third_party);
+        Self {
+            engine: wanted.engine.clone(),
+            namespace: match stays {
+                Some(stays) => namespace.with(stays),
+                None => namespace,
+            },
             ports,
-            published,
-            node,
-            starting: Some(coming_up),
-            importing,
-            given_up,
-        })
+            published: node.published,
+            node: node.name,
+            starting: None,
+            importing: Arc::default(),
+            given_up: Arc::default(),
+            guest,
+        }
     }
 
     /// The engine that its nodes run on.
@@ -173,32 +262,110 @@ impl Kind {
     /// run has turned into something else. Does not wait for it.
     pub(super) fn start_third_party(
         &mut self,
+        run: &Run,
         secrets: &Secrets,
         manifests: &Manifests,
     ) -> Result<()> {
         let references = References::of_third_party(self.namespace.third_party());
         let turned = manifests.turned().to_vec();
-        let manifests = manifests.only(&references);
+        let early = manifests.only(&references);
         let place = self.namespace.place();
-        let mut all = vec![
-            documents::namespace(place),
+        let owner = self.owner();
+        run.note(
+            "make",
+            &json!({"kind": "namespace", "name": place.namespace, "cluster": owner}),
+        )?;
+        let mut own = vec![
+            documents::namespace(place, &owner),
             documents::way_through_policies(place, config::POD_SUBNET),
         ];
-        all.extend(documents::secrets(place, &secrets.mounts())?);
-        all.extend(
-            self.namespace
-                .documents(&manifests, &references, &self.ports)?,
-        );
-        let (kubectl, coming_up) = (self.namespace.kubectl().clone(), self.starting.take());
+        let guest = self.guest.as_ref();
+        let stays = |name: &str| guest.is_some_and(|guest| guest.keeps(name));
+        own.extend(documents::secrets(place, &secrets.mounts(), |name| {
+            !stays(name)
+        })?);
+        let early = guest.map_or_else(|| early.clone(), |guest| guest.part.rest(&early));
+        own.extend(self.documents(&early, &references)?);
+        let mut all = Vec::new();
+        if let Some(guest) = guest {
+            all.extend(guest.documents(secrets, &self.ports)?);
+            own.extend(guest.signposts(place));
+        }
+        all.extend(own);
+        let kubectl = self.namespace.kubectl().clone();
+        let after = self.after(secrets, turned);
+        let coming_up = self.starting.take();
         self.starting = Some(thread::spawn(move || {
             coming_up.map_or(Ok(()), ended)?;
             kubectl.apply(documents::list(all))?;
-            match turned.is_empty() {
-                true => Ok(()),
-                false => kubectl.would_take(documents::list(turned)),
-            }
+            after(&kubectl)
         }));
         Ok(())
+    }
+
+    /// What is to be done when the early documents are there: what a run has turned into something
+    /// else is shown to the API server once for each cluster, and in one that was there before, what
+    /// stays is made as new.
+    fn after(
+        &self,
+        secrets: &Secrets,
+        turned: Vec<Value>,
+    ) -> impl FnOnce(&Kubectl) -> Result<()> + Send + use<> {
+        let run_directory = secrets.run_directory().to_owned();
+        let secrets = secrets.clone();
+        let guest = self.guest.as_ref().map(|guest| {
+            let (kept, settings) = (Arc::clone(&guest.kept), guest.settings.clone());
+            (kept, settings, guest.part.staying.clone(), guest.is_first)
+        });
+        move |kubectl| {
+            let Some((kept, settings, staying, is_first)) = guest else {
+                return shown(kubectl, turned);
+            };
+            if !is_first {
+                return again::renew(&kubectl.at(kept.owner().id()), &staying, &run_directory);
+            }
+            shown(kubectl, turned)?;
+            kept.made(&settings, &secrets)
+        }
+    }
+
+    fn documents(
+        &self,
+        manifests: &Manifests,
+        references: &References<Seen>,
+    ) -> Result<Vec<Value>> {
+        let mut all = self
+            .namespace
+            .documents(manifests, references, &self.ports)?;
+        if let Some(guest) = &self.guest {
+            guest.let_out(&mut all);
+        }
+        Ok(all)
+    }
+
+    /// The ID of what owns the cluster.
+    fn owner(&self) -> String {
+        match &self.guest {
+            Some(guest) => guest.kept.owner().id().to_owned(),
+            None => self.namespace.place().run.to_owned(),
+        }
+    }
+
+    /// It is there already, and stays.
+    #[must_use]
+    pub fn is_used_again(&self) -> bool {
+        self.guest.as_ref().is_some_and(|guest| !guest.is_first)
+    }
+
+    /// The run ends: in a cluster that stays, its namespace is told to go.
+    ///
+    /// # Errors
+    /// With the server's own words.
+    pub(super) fn leave(&self) -> Result<()> {
+        match &self.guest {
+            Some(guest) if guest.kept.stays() => again::end_namespace(self.namespace.kubectl()),
+            _ => Ok(()),
+        }
     }
 
     /// Nobody waits for it any more: what is still coming up is ended.
@@ -223,13 +390,12 @@ impl Kind {
         let activity = live::begin("deploying", "to Kubernetes");
         self.namespace.expect(manifests, references)?;
         let theirs = References::of_third_party(self.namespace.third_party());
-        let ours =
-            self.namespace
-                .documents(&manifests.without(&theirs), references, &self.ports)?;
+        let ours = self.documents(&manifests.without(&theirs), references)?;
         // The namespace is made there.
         self.settle()?;
         self.namespace.kubectl().apply(documents::list(ours))?;
-        self.namespace.wait(deadline_of, &activity)?;
+        let is_new = !self.is_used_again();
+        self.namespace.wait(deadline_of, is_new, &activity)?;
         self.reach(&activity)
     }
 
@@ -267,6 +433,20 @@ impl Kind {
         }
         Ok(())
     }
+}
+
+/// Shows the API server what a run has turned into something else.
+fn shown(kubectl: &Kubectl, turned: Vec<Value>) -> Result<()> {
+    match turned.is_empty() {
+        true => Ok(()),
+        false => kubectl.would_take(documents::list(turned)),
+    }
+}
+
+/// How many ports of a node are published.
+fn ports_count(ports: &NodePorts) -> Result<u16> {
+    let count = ports.values().map(BTreeMap::len).sum::<usize>();
+    u16::try_from(count).context("more ports than a node has")
 }
 
 /// The result of a thread of ours.

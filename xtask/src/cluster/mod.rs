@@ -45,9 +45,9 @@ impl Choice {
 #[derive(Debug)]
 pub enum Cluster {
     /// Containers on podman or docker, no Kubernetes.
-    Local(local::Local),
+    Local(Box<local::Local>),
     /// Kubernetes in a container.
-    Kind(kind::Kind),
+    Kind(Box<kind::Kind>),
 }
 
 /// An image as a cluster lists it.
@@ -72,24 +72,18 @@ impl Cluster {
         engine: &Engine,
         bundle: Option<&Bundle>,
     ) -> Result<Self> {
-        local::Local::start(workspace, target, run, engine, bundle).map(Self::Local)
+        local::Local::start(workspace, target, run, engine, bundle)
+            .map(Box::new)
+            .map(Self::Local)
     }
 
     /// Makes the node of a run's kind cluster; Kubernetes comes up in it while others go on, see
-    /// [`Self::settle`]. Goes beside phases 0 and 1 as well; of the manifests it needs to know the
-    /// ports alone.
+    /// [`Self::settle`]. Goes beside phases 0 and 1 as well.
     ///
     /// # Errors
     /// When kind makes no cluster, or an image cannot be had.
-    pub fn start_kind(
-        workspace: &Workspace,
-        target: &Target,
-        run: &Arc<Run>,
-        engine: &Engine,
-        manifests: &Manifests,
-        bundle: Option<&Arc<Bundle>>,
-    ) -> Result<Self> {
-        kind::Kind::start(workspace, target, run, engine, manifests, bundle).map(Self::Kind)
+    pub(crate) fn start_kind(wanted: &kind::Wanted<'_>) -> Result<Self> {
+        kind::Kind::start(wanted).map(Box::new).map(Self::Kind)
     }
 
     /// Starts what runs third-party images alone: it needs nothing of phases 0 and 1 either. Phase
@@ -105,7 +99,7 @@ impl Cluster {
     ) -> Result<()> {
         match self {
             Self::Local(local) => local.start_third_party(run, secrets, manifests),
-            Self::Kind(kind) => kind.start_third_party(secrets, manifests),
+            Self::Kind(kind) => kind.start_third_party(run, secrets, manifests),
         }
     }
 
@@ -134,14 +128,28 @@ impl Cluster {
     pub fn begun(&self) -> String {
         match self {
             Self::Local(_) => format!("cluster {}", self.name()),
+            Self::Kind(kind) if kind.is_used_again() => {
+                format!("nothing: node {} is used again", kind.node())
+            }
             Self::Kind(_) => "a node of kind; Kubernetes comes up in it".to_owned(),
         }
     }
 
     /// What is waited for before anything can be deployed, if anything is.
     #[must_use]
-    pub const fn comes_up(&self) -> bool {
-        matches!(self, Self::Kind(_))
+    pub fn comes_up(&self) -> bool {
+        matches!(self, Self::Kind(kind) if !kind.is_used_again())
+    }
+
+    /// The run ends: what it has in a cluster that stays goes.
+    ///
+    /// # Errors
+    /// When the cluster does not answer.
+    pub fn leave(&self) -> Result<()> {
+        match self {
+            Self::Local(_) => Ok(()),
+            Self::Kind(kind) => kind.leave(),
+        }
     }
 
     /// What the summary line calls it.

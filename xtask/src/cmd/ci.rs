@@ -174,6 +174,7 @@ fn every_target(engine: Choice, bundle: Option<&Utf8Path>, first: bool) -> cli::
         targets: Vec::new(),
         all: true,
         keep: cli::Keep::Never,
+        reuse: false,
         watch: false,
         cluster: Some(cluster::Choice::Local),
         engine,

@@ -8,6 +8,7 @@ use camino::Utf8Path;
 
 use crate::bundle::Bundle;
 use crate::cli;
+use crate::cluster;
 use crate::engine::dockerd::{self, OwnServer};
 use crate::engine::{Choice, Engine};
 use crate::exit::{Exit, Failure};
@@ -54,6 +55,7 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
             filters::check(workspace, target, &options.filters)?;
         }
     }
+    check_reuse(options)?;
     // Each run opens it for itself; what is wrong with it is told before any.
     let bundle = Bundle::given(options.bundle.as_deref())?;
     let naming = Naming::of(options)?;
@@ -120,6 +122,19 @@ fn each(workspace: &Workspace, targets: &[&Target], options: &cli::E2e) -> Resul
         outcomes.push(outcome);
     }
     Ok(outcomes)
+}
+
+fn check_reuse(options: &cli::E2e) -> Result<()> {
+    if options.reuse && options.cluster() != cluster::Choice::Kind {
+        let message = format!(
+            "--reuse does not go with --cluster {}: it keeps a cluster of kind",
+            options.cluster().word()
+        );
+        return Err(Failure::new(Exit::Usage, message)
+            .hint("`--cluster kind`; on the local cluster `--watch` keeps what an edit did not change")
+            .into());
+    }
+    Ok(())
 }
 
 /// What a plan does not show.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use super::print_data;
 use super::run_file::RunFile;
 use crate::cli;
+use crate::cluster::kind::kept;
 use crate::engine::{Engine, ask};
 use crate::report::{self, table};
 use crate::run::{self, LABEL_CHECKOUT, Record, State};
@@ -36,6 +37,8 @@ struct Status {
 struct RunStatus {
     #[serde(flatten)]
     record: Record,
+    /// It owns a cluster that runs of its target use again.
+    is_cluster: bool,
     /// When it was begun, if its ID tells.
     begun_at: Option<Timestamp>,
     /// How it ended, as its receipt tells it.
@@ -135,6 +138,7 @@ fn run_status(workspace: &Workspace, record: Record) -> Result<RunStatus> {
     Ok(RunStatus {
         verdict: verdict(&record.directory),
         begun_at: run::begun_at(&record.id),
+        is_cluster: kept::is_owner(&record.directory) && reachable,
         record,
         services,
         psql,
@@ -277,12 +281,16 @@ fn text(status: &Status, now: Timestamp) -> String {
             .as_deref()
             .filter(|_| run.record.state != State::Running);
         text.push_str(&format!(
-            "run  {}  {state}{}{}\n     {}\n",
+            "run  {}  {state}{}{}{}\n     {}\n",
             run.record.id,
             verdict.map_or_else(String::new, |verdict| format!(", {verdict}")),
             run.begun_at.map_or_else(String::new, |begun| {
                 format!(", begun {} ago", age(now.duration_since(begun).as_secs()))
             }),
+            match run.is_cluster {
+                true => ", a cluster of kind for --reuse",
+                false => "",
+            },
             run.record.directory
         ));
         for (name, service) in &run.services {
@@ -387,6 +395,7 @@ mod tests {
                 checkout: None,
             },
             begun_at: run::begun_at(id),
+            is_cluster: id == "odd",
             verdict: Some("green".to_owned()),
             services: BTreeMap::new(),
             psql: Vec::new(),
@@ -406,7 +415,7 @@ mod tests {
             .collect();
         let expected = [
             "run  my-gateway-20261125-160000-4f2a  kept, green, begun 12 min ago",
-            "run  odd  kept, green",
+            "run  odd  kept, green, a cluster of kind for --reuse",
         ];
         assert_eq!(lines, expected);
     }

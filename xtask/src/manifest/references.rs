@@ -76,8 +76,10 @@ impl References<Seen> {
     }
 
     /// Images of third parties alone.
-    pub(crate) fn of_third_party(third_party: &[ThirdPartyImage]) -> Self {
-        let theirs = third_party.iter().map(|image| {
+    pub(crate) fn of_third_party<'a>(
+        third_party: impl IntoIterator<Item = &'a ThirdPartyImage>,
+    ) -> Self {
+        let theirs = third_party.into_iter().map(|image| {
             let seen = Seen {
                 reference: image.reference().to_owned(),
                 image_id: image.image_id().to_owned(),

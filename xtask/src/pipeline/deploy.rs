@@ -78,6 +78,9 @@ struct EngineFile<'a> {
 struct Service<'a> {
     /// On Kubernetes the names of Deployments: pods come and go.
     containers: Vec<&'a str>,
+    /// On Kubernetes: where they are, if not in the namespace of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    namespace: Option<&'a str>,
     ports: &'a BTreeMap<String, u16>,
     /// On Kubernetes: the ports of the node that lead there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -165,7 +168,7 @@ fn write_run_file(
             let namespace = kind.namespace();
             for deployed in namespace.deployed() {
                 let node_ports = kind.node_ports(&deployed.wanted.deployment);
-                let service = service_of_kubernetes(images, deployed, node_ports)?;
+                let service = service_of_kubernetes(images, run.id(), deployed, node_ports)?;
                 services.insert(&deployed.service, service);
             }
             let kubectl = namespace.kubectl();
@@ -210,6 +213,7 @@ fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned<Seen>)
     let config_maps = container.config_maps.iter();
     Service {
         containers: Vec::new(),
+        namespace: None,
         ports: &container.ports,
         node_ports: None,
         source_digest: image.map(|image| image.built().source()),
@@ -223,6 +227,7 @@ fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned<Seen>)
 
 fn service_of_kubernetes<'a>(
     images: &Images<Loaded>,
+    run_namespace: &str,
     deployed: &'a Deployed,
     node_ports: Option<&'a BTreeMap<String, u16>>,
 ) -> Result<Service<'a>> {
@@ -231,6 +236,7 @@ fn service_of_kubernetes<'a>(
     let image = seen.package().and_then(|package| images.get(package));
     Ok(Service {
         containers: vec![&deployed.wanted.deployment],
+        namespace: Some(deployed.namespace.as_str()).filter(|own| *own != run_namespace),
         ports: &deployed.ports,
         node_ports,
         source_digest: image.map(|image| image.built().source()),

@@ -39,7 +39,7 @@ pub(crate) fn time(
     make_network(run, engine, &run::kind_network(run.id()))?;
     let (up, _is_up) = mpsc::channel();
     create(&purpose, &up, &AtomicBool::new(false))?;
-    let (_, _, kubectl) = look_at_node(&purpose)?;
+    let kubectl = look_at_node(&purpose)?.kubectl;
     kubectl.wait_for_roll_out("kube-system", "coredns", NAMES_DEADLINE)?;
     Ok(begun.elapsed())
 }

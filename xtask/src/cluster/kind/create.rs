@@ -279,26 +279,64 @@ pub(super) fn bring(
     Ok(())
 }
 
-/// What is known of a node that is there: its name, its published ports, and its kubectl.
-pub(super) fn look_at_node(purpose: &Purpose) -> Result<(String, BTreeMap<u16, u16>, Kubectl)> {
-    let (engine, run) = (&purpose.engine, &purpose.run);
+/// What is known of a node that is there.
+#[derive(Debug)]
+pub(super) struct FoundNode {
+    pub(super) name: String,
+    /// Port of the node, port on 127.0.0.1.
+    pub(super) published: BTreeMap<u16, u16>,
+    /// Of the node's own version, in the namespace that is named for what owns the cluster.
+    pub(super) kubectl: Kubectl,
+}
+
+/// Looks at the node of a cluster that was just made.
+pub(super) fn look_at_node(purpose: &Purpose) -> Result<FoundNode> {
+    let found = find_node(&purpose.engine, &purpose.run)?;
+    let found = found.with_context(|| {
+        let name = run::kind_node(purpose.run.id());
+        format!("kind made a node, and there is no container {name} that runs")
+    })?;
+    let node = Node {
+        engine: &purpose.engine,
+        name: &found.name,
+    };
+    node.refuse_strays()?;
+    Ok(found)
+}
+
+/// The node of the cluster that `run` owns, if it runs.
+pub(super) fn find_node(engine: &Engine, run: &Run) -> Result<Option<FoundNode>> {
     let name = run::kind_node(run.id());
     let found = engine.containers([name.as_str()])?;
-    let facts = found
-        .get(&name)
-        .with_context(|| format!("kind made a node, and there is no container {name}"))?;
+    let Some(facts) = found.get(&name).filter(|facts| facts.status == "running") else {
+        return Ok(None);
+    };
     let node = Node {
         engine,
         name: &name,
     };
-    node.refuse_strays()?;
     let kubectl = Kubectl {
         program: kubectl_of(&node, &facts.image_id)?,
         kubeconfig: kubeconfig(run.directory()),
         namespace: run.id().to_owned(),
     };
     let published = facts.ports.clone();
-    Ok((name, published, kubectl))
+    Ok(Some(FoundNode {
+        name,
+        published,
+        kubectl,
+    }))
+}
+
+/// What a node would run, as far as it is known without asking anybody.
+pub(super) fn node_image(bundle: Option<&Bundle>) -> String {
+    let bundled = bundle.and_then(|bundle| bundle.reference(NODE_IMAGE));
+    let id = bundle.and_then(|bundle| bundle.image_id(NODE_IMAGE));
+    match bundled {
+        Some(reference) => format!("{reference} {}", id.unwrap_or("without an ID")),
+        // Each version of kind has an image of its own.
+        None => host::version(TOOL).unwrap_or_else(|| "kind's own choice".to_owned()),
+    }
 }
 
 /// The kubectl of the node's own version, copied out of it once for each node image.

@@ -24,12 +24,12 @@ pub(crate) const FOLDER: &str = "must-gather";
 const SECRET_BYTES_MIN: usize = 8;
 
 /// Asks for everything that is worth to be known; what cannot be told is told as such in its file.
-/// Where there is no node there is nothing to gather.
+/// Where there is no node there is nothing to gather. `owner` is the ID of what owns the cluster.
 ///
 /// # Errors
 /// When a file cannot be written, or the engine does not answer.
-pub(crate) fn gather(run: &Run, engine: &Engine) -> Result<()> {
-    let node = run::kind_node(run.id());
+pub(crate) fn gather(run: &Run, owner: &str, engine: &Engine) -> Result<()> {
+    let node = run::kind_node(owner);
     if engine.containers([node.as_str()])?.is_empty() {
         return Ok(());
     }

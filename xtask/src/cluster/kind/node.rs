@@ -2,9 +2,10 @@
 //! into it, and its own listing tells what it has.
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Error, Result};
 use camino::Utf8Path;
 use serde::Deserialize;
 
@@ -12,6 +13,7 @@ use super::config::SERVICE_SUBNET;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
 use crate::process::{self, Input, Invocation};
+use crate::threads::joined;
 
 /// An answer that changes nothing.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
@@ -82,18 +84,19 @@ impl Node<'_> {
     /// With the words of the node's runtime; [`Exit::Internal`] for an image that is not complete.
     pub(super) fn images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
         let list = self.exec(false).args(["crictl", "images", "--output=json"]);
-        let text = process::capture(&list, ANSWER_DEADLINE)?.stdout;
-        let listed = listed(&text, references)
-            .with_context(|| format!("cannot read the answer of: {list}"))?;
-        if listed.is_empty() {
-            return Ok(listed);
-        }
-        let names = listed.keys().map(|name| format!("name=={name}"));
+        let names = references.iter().map(|name| format!("name=={name}"));
         let check = self
             .exec(false)
             .args(["ctr", NAMESPACE, "images", "check"])
             .args(names);
-        let text = process::capture(&check, ANSWER_DEADLINE)?.stdout;
+        // Two questions, each of which costs the engine's start.
+        let (list_text, text) = thread::scope(|scope| {
+            let checked = scope.spawn(|| Ok(process::capture(&check, ANSWER_DEADLINE)?.stdout));
+            let listed = process::capture(&list, ANSWER_DEADLINE);
+            Ok::<_, Error>((listed?.stdout, joined(checked)?))
+        })?;
+        let listed = listed(&list_text, references)
+            .with_context(|| format!("cannot read the answer of: {list}"))?;
         for name in listed.keys() {
             let status = status(&text, name);
             if status.as_deref() != Some("complete") {

@@ -13,6 +13,9 @@ use serde_json::{Value, json};
 use crate::manifest::{Manifests, Named, References, Workload};
 use crate::run::LABEL_RUN;
 
+/// Label of every namespace of ours in a cluster: what owns the cluster.
+pub(crate) const LABEL_CLUSTER: &str = "phase-zero.cluster";
+
 /// Where documents go.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
@@ -45,9 +48,9 @@ pub(crate) fn node_ports(manifests: &Manifests, first: u16) -> NodePorts {
     manifests.workloads.iter().map(of_workload).collect()
 }
 
-/// The namespace of a run. What its pods may ask for is what production may be asked for: the
+/// The namespace of a run, in a cluster that this one owns. What its pods may ask for is what production may be asked for: the
 /// strictest of the Pod Security Standards.
-pub(crate) fn namespace(place: Place<'_>) -> Value {
+pub(crate) fn namespace(place: Place<'_>, cluster: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Namespace",
@@ -55,6 +58,7 @@ pub(crate) fn namespace(place: Place<'_>) -> Value {
             "name": place.namespace,
             "labels": {
                 LABEL_RUN: place.run,
+                LABEL_CLUSTER: cluster,
                 "pod-security.kubernetes.io/enforce": "restricted",
                 "pod-security.kubernetes.io/warn": "restricted",
             },
@@ -81,13 +85,17 @@ pub(crate) fn way_through_policies(place: Place<'_>, subnet: PodSubnet) -> Value
     })
 }
 
-/// A Secret for each folder of `mounts`, with its files as keys.
+/// A Secret for each folder of `mounts` that is `wanted`, with its files as keys.
 ///
 /// # Errors
 /// When a file cannot be read, or is no text.
-pub(crate) fn secrets(place: Place<'_>, mounts: &Utf8Path) -> Result<Vec<Value>> {
+pub(crate) fn secrets(
+    place: Place<'_>,
+    mounts: &Utf8Path,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<Value>> {
     let mut secrets = Vec::new();
-    for folder in listed(mounts)? {
+    for folder in listed(mounts)?.into_iter().filter(|name| wanted(name)) {
         let mut data = BTreeMap::new();
         for file in listed(&mounts.join(&folder))? {
             let path = mounts.join(&folder).join(&file);
@@ -197,6 +205,60 @@ pub(crate) fn ways_in(place: Place<'_>, manifests: &Manifests, ports: &NodePorts
     manifests.workloads.iter().filter_map(of_workload).collect()
 }
 
+/// What answers in the place of every Service that has stayed in another namespace.
+pub(crate) fn signposts<'a>(
+    place: Place<'a>,
+    there: &'a str,
+    stays: &'a Manifests,
+) -> impl Iterator<Item = Value> {
+    let services = stays.documents().map(|(_, document)| document);
+    let services = services.filter(|document| document["kind"] == "Service");
+    services.filter_map(move |service| {
+        let name = service["metadata"]["name"].as_str()?;
+        Some(json!({
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": metadata(place, name),
+            "spec": {"type": "ExternalName", "externalName": format!("{name}.{there}.svc.cluster.local")},
+        }))
+    })
+}
+
+/// A policy speaks of pods beside those that it protects. Where these `are_elsewhere`, judged by the
+/// labels that it names, it must name the namespace as well, by `its_labels`.
+pub(crate) fn reach_across(
+    documents: &mut [Value],
+    are_elsewhere: impl Fn(&Value) -> bool,
+    its_labels: &Value,
+) {
+    let policies = documents.iter_mut();
+    for policy in policies.filter(|document| document["kind"] == "NetworkPolicy") {
+        for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
+            let rules = policy["spec"].get_mut(rules).and_then(Value::as_array_mut);
+            for rule in rules.into_iter().flatten() {
+                let peers = rule.get_mut(peers).and_then(Value::as_array_mut);
+                for peer in peers.into_iter().flatten() {
+                    let here = peer.get("namespaceSelector").is_none();
+                    let labels = peer.pointer("/podSelector/matchLabels");
+                    if here && labels.is_some_and(&are_elsewhere) {
+                        peer["namespaceSelector"] = json!({"matchLabels": its_labels});
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Whether these labels are among those of a workload of these manifests.
+pub(crate) fn name_one_of(labels: &Value, manifests: &Manifests) -> bool {
+    let labels = labels.as_object();
+    manifests.workloads.iter().any(|workload| {
+        let own = workload.selector();
+        let mut labels = labels.into_iter().flatten();
+        labels.all(|(key, value)| own.get(key).is_some_and(|own| value == own))
+    })
+}
+
 /// One document that holds all of these.
 pub(crate) fn list(documents: Vec<Value>) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": documents}).to_string()
@@ -210,8 +272,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        Place, PodSubnet, list, namespace, node_ports, of_manifests, secrets, way_through_policies,
-        ways_in,
+        Place, PodSubnet, list, name_one_of, namespace, node_ports, of_manifests, reach_across,
+        secrets, signposts, way_through_policies, ways_in,
     };
     use crate::manifest::{ImageNames, Manifests, References};
 
@@ -335,20 +397,67 @@ spec:
     }
 
     #[test]
+    fn what_stays_in_another_namespace_is_led_to() {
+        let all: Vec<Value> = signposts(PLACE, "there", &manifests()).collect();
+        assert_eq!(all.len(), 1);
+        assert_eq!(all[0]["metadata"]["name"], "db");
+        assert_eq!(all[0]["metadata"]["namespace"], "ns");
+        assert_eq!(
+            all[0]["spec"],
+            json!({"type": "ExternalName", "externalName": "db.there.svc.cluster.local"})
+        );
+    }
+
+    #[test]
+    fn a_policy_names_the_namespace_of_what_is_elsewhere_and_of_nothing_else() {
+        let peer = |app: &str| json!({"podSelector": {"matchLabels": {"app": app}}});
+        let named = json!({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "db"}}});
+        let mut all = [
+            json!({"kind": "NetworkPolicy", "spec": {
+                "egress": [{"to": [peer("db"), peer("other"), named]}],
+                "ingress": [{"from": [peer("db")]}, {}],
+            }}),
+            json!({"kind": "Service", "spec": {"egress": [{"to": [peer("db")]}]}}),
+        ];
+        let before = all.clone();
+        let stay = |labels: &Value| name_one_of(labels, &manifests());
+        reach_across(&mut all, stay, &json!({"name": "there"}));
+        let mut reached = peer("db");
+        reached["namespaceSelector"] = json!({"matchLabels": {"name": "there"}});
+        let to = &all[0]["spec"]["egress"][0]["to"];
+        assert_eq!(*to, json!([reached, peer("other"), named]));
+        assert_eq!(all[0]["spec"]["ingress"][0]["from"], json!([reached]));
+        assert_eq!(all[1], before[1]);
+    }
+
+    #[test]
+    fn labels_name_a_workload_when_it_has_them_all() {
+        let named = |labels: Value| name_one_of(&labels, &manifests());
+        assert!(named(json!({"app": "db"})));
+        assert!(!named(json!({"app": "db", "tier": "1"})));
+        assert!(!named(json!({"app": "web"})));
+    }
+
+    #[test]
     fn a_folder_of_files_is_a_secret() {
         let folder = tempfile::tempdir().unwrap();
         let mounts = Utf8Path::from_path(folder.path()).unwrap();
         fs::create_dir(mounts.join("db")).unwrap();
         fs::write(mounts.join("db/password"), "p \"q\"").unwrap();
-        let text = list(secrets(PLACE, mounts).unwrap());
+        let text = list(secrets(PLACE, mounts, |_| true).unwrap());
         let read: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(read["items"][0]["stringData"]["password"], "p \"q\"");
         assert_eq!(read["items"][0]["metadata"]["namespace"], "ns");
+        assert!(
+            secrets(PLACE, mounts, |name| name != "db")
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]
     fn the_namespace_demands_what_production_demands() {
-        let labels = &namespace(PLACE)["metadata"]["labels"];
+        let labels = &namespace(PLACE, "c-1")["metadata"]["labels"];
         assert_eq!(labels["pod-security.kubernetes.io/enforce"], "restricted");
     }
 }

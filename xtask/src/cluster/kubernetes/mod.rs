@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::exit::{Exit, Failure};
 use crate::process::follow::{Follow, Followed};
 use crate::process::{self, Input, Invocation};
+use crate::run::LABEL_RUN;
 
 pub(crate) mod documents;
 pub(crate) mod namespace;
@@ -118,7 +119,7 @@ impl Kubectl {
         Ok(process::capture(&get, ANSWER_DEADLINE)?.stdout)
     }
 
-    fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>> {
+    pub(crate) fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>> {
         let text = self.raw(path)?;
         let items: Items<T> = serde_json::from_str(&text)
             .with_context(|| format!("cannot read what the API server answers for {path}"))?;
@@ -177,16 +178,31 @@ impl Kubectl {
         Ok(())
     }
 
-    /// What happens to pods from now on, beginning with those that are there.
+    /// The same, in another namespace.
+    pub(crate) fn at(&self, namespace: &str) -> Self {
+        Self {
+            namespace: namespace.to_owned(),
+            ..self.clone()
+        }
+    }
+
+    /// What happens to pods from now on, beginning with those that are there; to those of the run
+    /// that owns `also` as well, a namespace that has its name.
     ///
     /// # Errors
     /// When kubectl cannot be started.
-    pub(crate) fn watch_pods(&self, deadline: Duration) -> Result<Follow> {
-        let path = format!(
-            "/api/v1/namespaces/{}/pods?watch=true&timeoutSeconds={}",
-            self.namespace,
-            deadline.as_secs().max(1)
-        );
+    pub(crate) fn watch_pods(&self, also: Option<&str>, deadline: Duration) -> Result<Follow> {
+        let seconds = deadline.as_secs().max(1);
+        let namespace = &self.namespace;
+        let path = match also {
+            None => {
+                format!("/api/v1/namespaces/{namespace}/pods?watch=true&timeoutSeconds={seconds}")
+            }
+            // Of two namespaces one watch tells only by a label.
+            Some(also) => format!(
+                "/api/v1/pods?watch=true&timeoutSeconds={seconds}&labelSelector={LABEL_RUN}%20in%20({namespace},{also})"
+            ),
+        };
         let watch = self.invocation().args(["get", "--raw", &path]);
         Ok(Follow::start(&watch, Followed::Stdout, None, deadline)?)
     }

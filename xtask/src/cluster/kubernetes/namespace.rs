@@ -1,7 +1,7 @@
 //! The namespace of a run on some Kubernetes: what was applied there, and how it stands. It knows
 //! neither how the cluster was made nor how anybody comes in from outside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -30,7 +30,17 @@ pub(crate) struct Namespace {
     run: String,
     kubectl: Kubectl,
     third_party: Vec<ThirdPartyImage>,
+    stays: Option<Stays>,
     deployed: Vec<Deployed>,
+}
+
+/// What stays in the cluster when the run has ended, in a namespace of its own.
+#[derive(Clone, Debug)]
+pub(crate) struct Stays {
+    /// Asks there. The namespace has the name of what owns the cluster.
+    pub(crate) kubectl: Kubectl,
+    /// The names of its manifests: `postgres`.
+    pub(crate) services: BTreeSet<String>,
 }
 
 /// A Deployment of the run as it was put into the cluster.
@@ -38,6 +48,8 @@ pub(crate) struct Namespace {
 pub(crate) struct Deployed {
     /// The manifest's name.
     pub(crate) service: String,
+    /// Where it was put.
+    pub(crate) namespace: String,
     pub(crate) wanted: Wanted,
     /// By name of the container.
     pub(crate) containers: BTreeMap<String, Seen>,
@@ -55,8 +67,15 @@ impl Namespace {
             run: run.to_owned(),
             kubectl,
             third_party,
+            stays: None,
             deployed: Vec::new(),
         }
+    }
+
+    /// Some of what it runs is not in it, and stays.
+    pub(crate) fn with(mut self, stays: Stays) -> Self {
+        self.stays = Some(stays);
+        self
     }
 
     /// What its documents say of it.
@@ -115,8 +134,12 @@ impl Namespace {
                 });
                 seen.collect::<Result<BTreeMap<_, _>>>()
             };
+            let elsewhere = self.stays.as_ref();
+            let elsewhere = elsewhere.filter(|stays| stays.services.contains(&workload.service));
+            let kubectl = elsewhere.map_or(&self.kubectl, |stays| &stays.kubectl);
             Ok(Deployed {
                 service: workload.service.clone(),
+                namespace: kubectl.namespace.clone(),
                 wanted: Wanted {
                     deployment: workload.name().to_owned(),
                     selector: workload.selector().clone(),
@@ -133,30 +156,56 @@ impl Namespace {
         Ok(())
     }
 
-    /// Waits until every pod that is expected is ready, and the cluster's own name service with them.
+    /// Waits until every pod that is expected is ready, and the cluster's own name service with them,
+    /// where the cluster was just made.
     ///
     /// # Errors
     /// [`crate::exit::Exit::Deploy`] with the reason, when one never will be; a signal.
     pub(crate) fn wait(
         &self,
         deadline_of: impl Fn(&str) -> Duration,
+        is_new: bool,
         activity: &Activity,
     ) -> Result<()> {
         let wanted: Vec<Wanted> = self.deployed.iter().map(|one| one.wanted.clone()).collect();
         let deadlines = self.deployed.iter().map(|one| deadline_of(&one.service));
         let deadline = deadlines.max().unwrap_or_default();
-        let nodes_are_up = AtomicBool::new(false);
+        let nodes_are_up = AtomicBool::new(!is_new);
+        let also = self.stays.as_ref();
+        let also = also.map(|stays| stays.kubectl.namespace.as_str());
         thread::scope(|scope| {
             let names = scope.spawn(|| {
+                if !is_new {
+                    return Ok(());
+                }
                 let ready =
                     self.kubectl
                         .wait_for_roll_out("kube-system", "coredns", NAMES_DEADLINE);
                 nodes_are_up.store(true, Ordering::Relaxed);
                 ready
             });
-            let waited = roll_out::wait(&self.kubectl, &wanted, deadline, &nodes_are_up, activity);
+            let waited = roll_out::wait(
+                &self.kubectl,
+                also,
+                &wanted,
+                deadline,
+                &nodes_are_up,
+                activity,
+            );
             joined(names).and(waited)
         })
+    }
+
+    /// Every pod of the run, those that stay among them.
+    ///
+    /// # Errors
+    /// With the server's own words.
+    pub(crate) fn pods(&self) -> Result<Vec<Pod>> {
+        let mut pods = self.kubectl.pods()?;
+        if let Some(stays) = &self.stays {
+            pods.extend(stays.kubectl.pods()?);
+        }
+        Ok(pods)
     }
 
     /// `<pod>.log` for every pod, and `<pod>-init-<name>.log` for what ran before it, with what the one before it has said.
@@ -164,15 +213,16 @@ impl Namespace {
     /// # Errors
     /// When a log cannot be had.
     pub(crate) fn save_logs(&self, folder: &Utf8Path) -> Result<()> {
-        for pod in self.kubectl.pods()? {
+        for pod in self.pods()? {
             let (name, spec) = (pod.name(), &pod.spec);
+            let kubectl = self.kubectl.at(pod.namespace());
             for container in &spec.containers {
                 let path = folder.join(format!("{name}.log"));
-                self.kubectl.save_log(name, &container.name, &path)?;
+                kubectl.save_log(name, &container.name, &path)?;
             }
             for container in &spec.init_containers {
                 let path = folder.join(format!("{name}-init-{}.log", container.name));
-                self.kubectl.save_log(name, &container.name, &path)?;
+                kubectl.save_log(name, &container.name, &path)?;
             }
         }
         Ok(())
@@ -183,6 +233,6 @@ impl Namespace {
     /// # Errors
     /// When the API server does not answer.
     pub(crate) fn describe(&self) -> Result<Vec<String>> {
-        Ok(self.kubectl.pods()?.iter().map(Pod::state).collect())
+        Ok(self.pods()?.iter().map(Pod::state).collect())
     }
 }

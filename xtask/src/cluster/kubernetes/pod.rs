@@ -18,6 +18,7 @@ pub(crate) struct Pod {
 #[serde(default, rename_all = "camelCase")]
 pub(crate) struct Metadata {
     pub(crate) name: String,
+    pub(crate) namespace: String,
     pub(crate) labels: BTreeMap<String, String>,
     /// When it was told to go.
     pub(crate) deletion_timestamp: Option<String>,
@@ -108,6 +109,11 @@ impl Pod {
         &self.metadata.name
     }
 
+    /// Where it is.
+    pub(crate) fn namespace(&self) -> &str {
+        &self.metadata.namespace
+    }
+
     /// It was told to go.
     pub(crate) const fn is_going(&self) -> bool {
         self.metadata.deletion_timestamp.is_some()
@@ -119,6 +125,12 @@ impl Pod {
         selector
             .iter()
             .all(|(name, value)| labels.get(name) == Some(value))
+    }
+
+    /// How often its containers were started again.
+    pub(crate) fn restarts(&self) -> u64 {
+        let statuses = self.status.container_statuses.iter();
+        statuses.map(|status| status.restart_count).sum()
     }
 
     /// Whether it takes requests.
@@ -168,13 +180,7 @@ impl Pod {
         let waiting = statuses
             .filter_map(|status| status.state.waiting.as_ref())
             .find_map(|waiting| waiting.reason.as_deref());
-        let restarts: u64 = self
-            .status
-            .container_statuses
-            .iter()
-            .map(|status| status.restart_count)
-            .sum();
-        let restarts = match restarts {
+        let restarts = match self.restarts() {
             0 => String::new(),
             count => format!(", restarted {count} times"),
         };

@@ -95,19 +95,21 @@ impl Seen {
     }
 }
 
-/// Waits until every pod of `wanted` is ready; `nodes_are_up` is set beside it, when it is known.
+/// Waits until every pod of `wanted` is ready, here and in the namespace `also`; `nodes_are_up` is set
+/// beside it, when it is known.
 ///
 /// # Errors
 /// [`Exit::Deploy`] with the reason, when one never will be or the time is over; a signal.
 pub(crate) fn wait(
     kubectl: &Kubectl,
+    also: Option<&str>,
     wanted: &[Wanted],
     deadline: Duration,
     nodes_are_up: &AtomicBool,
     activity: &Activity,
 ) -> Result<()> {
     let mut seen = Seen::default();
-    let watch = kubectl.watch_pods(deadline)?;
+    let watch = kubectl.watch_pods(also, deadline)?;
     let mut last = "no pod yet".to_owned();
     loop {
         match watch.next_within(LOOK_INTERVAL) {

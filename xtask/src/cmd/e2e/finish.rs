@@ -151,7 +151,9 @@ impl Session<'_> {
     fn gather(&self) -> Result<()> {
         match &self.engine {
             Some(engine) if self.options.cluster() == Choice::Kind && !interrupt::is_hurried() => {
-                gather::gather(&self.run, engine)
+                let kept = self.kept.as_ref().map(|kept| kept.owner());
+                let owner = kept.as_ref().unwrap_or(&self.run);
+                gather::gather(&self.run, owner.id(), engine)
             }
             _ => Ok(()),
         }
@@ -235,12 +237,25 @@ impl Session<'_> {
     }
 
     fn remove(&self) -> Result<()> {
+        let left = self.cluster.as_ref().map_or(Ok(()), Cluster::leave);
         let removed = match &self.engine {
             Some(engine) => self.run.clean_up(engine),
             None => self.run.nothing_made(),
         };
+        let removed = removed.and(self.end_kept(left));
         // Also where that went wrong, on a full disk say.
         removed.and(run::remove_secrets(self.run.directory()))
+    }
+
+    /// What the cluster is kept for is the next run. One that the run could not leave is of no use.
+    fn end_kept(&self, left: Result<()>) -> Result<()> {
+        let Some(kept) = &self.kept else {
+            return left;
+        };
+        if let (Err(error), true) = (&left, kept.stays()) {
+            report::note(&format!("the kept cluster is removed: {error:#}"));
+        }
+        kept.end(self.engine.as_ref(), left.is_ok() && self.options.reuse)
     }
 
     /// A run tests what it froze; what was edited since belongs to the next one.
@@ -262,6 +277,10 @@ impl Session<'_> {
             // The tree cannot be read just now, in the middle of an edit: that is an edit too.
             Err(error) => report::note(&format!("the sources changed during the run: {error:#}")),
         }
+    }
+
+    fn keeps_cluster(&self) -> bool {
+        self.kept.as_ref().is_some_and(|kept| kept.stays())
     }
 
     fn write_reports(&mut self, result: &Result<()>) -> Result<()> {
@@ -320,6 +339,9 @@ impl Session<'_> {
         };
         let fate = match fate {
             Fate::Kept => ", kept: cargo xtask status",
+            Fate::Removed if self.options.reuse && self.keeps_cluster() => {
+                ", and the cluster is kept: cargo xtask clean removes it"
+            }
             Fate::Stands | Fate::Removed => self.what_stands(),
         };
         let object = format!("{}: {tests}{cluster}{fate}", self.target.name);

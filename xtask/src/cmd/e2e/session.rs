@@ -14,6 +14,7 @@ use super::pause::Pause;
 use super::watch::standing::{Cycle, Standing};
 use crate::bundle::Bundle;
 use crate::cli::{self, Phase};
+use crate::cluster::kind::{self, kept::Kept};
 use crate::cluster::{Choice, Cluster};
 use crate::cmd::room;
 use crate::engine::{Engine, Platform};
@@ -48,6 +49,8 @@ pub(super) struct Session<'a> {
     pause: &'a Pause,
     bundle: Option<Arc<Bundle>>,
     pub(super) run: Arc<Run>,
+    /// The cluster that may stay when the run ends.
+    pub(super) kept: Option<Arc<Kept>>,
     pub(super) receipt: Receipt,
     pub(super) engine: Option<Engine>,
     pub(super) cluster: Option<Cluster>,
@@ -139,6 +142,10 @@ impl<'a> Session<'a> {
         let mut receipt = Receipt::begin(&run);
         receipt.bundle = bundle.as_ref().map(|bundle| bundle.taken());
         receipt.save()?;
+        let kept = match options.keeps_cluster() {
+            true => claim(workspace, target)?,
+            false => None,
+        };
         Ok(Self {
             workspace,
             target,
@@ -146,6 +153,7 @@ impl<'a> Session<'a> {
             pause,
             bundle,
             run,
+            kept,
             receipt,
             engine: None,
             cluster: None,
@@ -221,7 +229,10 @@ impl<'a> Session<'a> {
     fn tag_build_and_cluster(&mut self) -> Result<(Images<Built>, TestProgram)> {
         let (workspace, target) = (self.workspace, self.target);
         let manifests = self.read_manifests()?;
-        let secrets = Secrets::make(workspace, target, self.run.directory())?;
+        let kept = self.kept.clone();
+        let known = kept.as_ref().map(|kept| kept.passwords()).transpose()?;
+        let known = known.unwrap_or_default();
+        let secrets = Secrets::make_with(workspace, target, self.run.directory(), &known)?;
         let (run, bundle) = (Arc::clone(&self.run), self.bundle.clone());
         let beside = Beside {
             workspace,
@@ -231,6 +242,7 @@ impl<'a> Session<'a> {
             manifests: &manifests,
             options: self.options,
             bundle: bundle.as_ref(),
+            kept: kept.as_ref(),
         };
         let result = thread::scope(|scope| {
             let (found, finding) = mpsc::channel();
@@ -485,6 +497,18 @@ impl<'a> Session<'a> {
     }
 }
 
+/// The cluster that stays for this target; nothing where another run uses it.
+fn claim(workspace: &Workspace, target: &Target) -> Result<Option<Arc<Kept>>> {
+    let kept = Kept::claim(workspace, target)?;
+    if kept.is_none() {
+        let name = &target.name;
+        report::note(&format!(
+            "another run uses the kept cluster of {name}: this one makes its own, which goes with it"
+        ));
+    }
+    Ok(kept)
+}
+
 fn since_start(begun: Instant, what: &str) -> String {
     format!(
         "begins {:.1} s after the {what}",
@@ -549,6 +573,7 @@ struct Beside<'a> {
     manifests: &'a Manifests,
     options: &'a cli::E2e,
     bundle: Option<&'a Arc<Bundle>>,
+    kept: Option<&'a Arc<Kept>>,
 }
 
 /// Phase 2: the engine, told to `found` as soon as it is known and there is room for a run; then,
@@ -563,6 +588,7 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
         manifests,
         options,
         bundle,
+        kept,
     } = *beside;
     let begun = Instant::now();
     let activity = live::begin("making", "cluster");
@@ -585,7 +611,15 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
                 let bundle = bundle.map(Arc::as_ref);
                 Cluster::start_local(workspace, target, run, &engine, bundle)
             }
-            Choice::Kind => Cluster::start_kind(workspace, target, run, &engine, manifests, bundle),
+            Choice::Kind => Cluster::start_kind(&kind::Wanted {
+                workspace,
+                target,
+                run,
+                engine: &engine,
+                manifests,
+                bundle,
+                kept,
+            }),
         };
         // Not beside the first containers: the name server of podman's networks ends with the last
         // container, and one that was told of a new container while it ended serves nobody.

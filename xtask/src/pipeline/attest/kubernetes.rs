@@ -19,7 +19,7 @@ pub(super) fn look(
     deployment: &Deployment,
     namespace: &Namespace,
 ) -> Result<(Vec<Evidence>, Vec<String>)> {
-    let pods = namespace.kubectl().pods()?;
+    let pods = namespace.pods()?;
     let _activity = live::begin("attesting", format!("{} pods", pods.len()));
     let deployed = namespace.deployed();
     let images = deployed
@@ -30,7 +30,7 @@ pub(super) fn look(
     let pods: Vec<&Pod> = pods.iter().filter(|pod| !pod.is_going()).collect();
     let strangers = pods
         .iter()
-        .filter(|pod| !deployed.iter().any(|one| pod.matches(&one.wanted.selector)));
+        .filter(|pod| !deployed.iter().any(|one| is_of(pod, one)));
     differences.extend(strangers.map(|pod| {
         format!(
             "pod {} is in the namespace of the run, and the run has not put it there",
@@ -41,7 +41,7 @@ pub(super) fn look(
         let mut looking = Vec::new();
         for one in deployed {
             let wanted = &one.wanted;
-            let of_it = pods.iter().filter(|pod| pod.matches(&wanted.selector));
+            let of_it = pods.iter().filter(|pod| is_of(pod, one));
             let of_it: Vec<&Pod> = of_it.copied().collect();
             if of_it.len() != wanted.replicas {
                 differences.push(format!(
@@ -63,6 +63,10 @@ pub(super) fn look(
         found?.into_iter().flatten().collect(),
         differences,
     ))
+}
+
+fn is_of(pod: &Pod, deployed: &Deployed) -> bool {
+    pod.namespace() == deployed.namespace && pod.matches(&deployed.wanted.selector)
 }
 
 fn look_at(
@@ -181,7 +185,7 @@ fn ask(namespace: &Namespace, deployed: &Deployed, pod: &Pod) -> Result<String, 
         return Err(format!("no port is named `{PROBES}`"));
     };
     let kubectl = namespace.kubectl();
-    let (at, name) = (&kubectl.namespace, pod.name());
+    let (at, name) = (pod.namespace(), pod.name());
     let path = format!("/api/v1/namespaces/{at}/pods/{name}:{port}/proxy/version");
     kubectl.raw(&path).map_err(|error| format!("{error:#}"))
 }

@@ -1,0 +1,220 @@
+//! A kept cluster, used again: seen to be there and to answer, rid of what earlier runs left in it,
+//! and what third parties hold in it made as new. And the end of a run there: its namespace goes, the
+//! cluster stays.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use camino::Utf8Path;
+use serde::Deserialize;
+
+use super::Wanted;
+use super::create::{FoundNode, find_node};
+use super::node::Node;
+use crate::cluster::kubernetes::Kubectl;
+use crate::cluster::kubernetes::documents::LABEL_CLUSTER;
+use crate::cluster::kubernetes::pod::Pod;
+use crate::process::{self, Input};
+use crate::report::{self, live};
+use crate::run::{self, Run};
+use crate::secrets;
+use crate::source::workspace::Workspace;
+use crate::third_party::{Renewal, ThirdPartyImage};
+use crate::threads;
+
+/// A command in a container of a busy host.
+const RENEW_DEADLINE: Duration = Duration::from_secs(20);
+/// The API server takes it; what it takes to be done is its own affair.
+const DELETE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What stays, and how it is made as new.
+#[derive(Clone, Debug)]
+pub(super) struct Staying {
+    /// The Deployment.
+    pub(super) name: String,
+    pub(super) selector: BTreeMap<String, String>,
+    pub(super) replicas: usize,
+    /// What its container runs.
+    pub(super) reference: String,
+    pub(super) renewal: Renewal,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    name: String,
+    #[serde(default)]
+    deletion_timestamp: Option<String>,
+}
+
+/// The node of the cluster that `owner` owns; else why the cluster is of no use: it does not run, it
+/// has other images, or its API server does not answer. What earlier runs left in it is told to go.
+pub(super) fn find(
+    wanted: &Wanted<'_>,
+    owner: &Run,
+    third_party: &[ThirdPartyImage],
+) -> Result<Result<FoundNode, String>> {
+    let Some(found) = find_node(wanted.engine, owner)? else {
+        return Ok(Err("its node does not run".to_owned()));
+    };
+    let node = Node {
+        engine: wanted.engine,
+        name: &found.name,
+    };
+    let looked = look(&node, &found.kubectl, third_party, wanted.workspace);
+    match looked {
+        Ok(()) => Ok(Ok(found)),
+        Err(error) if report::is_signal(&error) => Err(error),
+        Err(error) => Ok(Err(format!("{error:#}"))),
+    }
+}
+
+fn look(
+    node: &Node<'_>,
+    kubectl: &Kubectl,
+    third_party: &[ThirdPartyImage],
+    workspace: &Workspace,
+) -> Result<()> {
+    let names: Vec<&str> = third_party.iter().map(ThirdPartyImage::reference).collect();
+    thread::scope(|scope| {
+        let images = scope.spawn(|| node.images(&names));
+        let left = leave_none(kubectl, workspace);
+        let images = threads::joined(images)?;
+        for image in third_party {
+            if images.get(image.reference()).map(String::as_str) != Some(image.image_id()) {
+                bail!("its node has not {}", image.reference());
+            }
+        }
+        left
+    })
+}
+
+/// Ends what earlier runs left in the cluster: they died, or were kept until now.
+fn leave_none(kubectl: &Kubectl, workspace: &Workspace) -> Result<()> {
+    let path = format!("/api/v1/namespaces?labelSelector={LABEL_CLUSTER}");
+    let namespaces: Vec<Named> = kubectl.list(&path)?;
+    for left in namespaces.iter().map(|namespace| &namespace.metadata) {
+        if left.name == kubectl.namespace {
+            continue;
+        }
+        if left.deletion_timestamp.is_none() {
+            end_namespace(&kubectl.at(&left.name))?;
+        }
+        let directory = run::runs_directory(workspace).join(&left.name);
+        if directory.is_dir() && run::is_kept(&directory) {
+            run::end_guest(&directory, "the next run on its cluster")?;
+            report::note(&format!("{} is not kept any more", left.name));
+        }
+    }
+    Ok(())
+}
+
+/// Takes a namespace out of the way of others at once, ports of nodes above all, and tells it to go.
+///
+/// # Errors
+/// With the server's own words.
+pub(super) fn end_namespace(kubectl: &Kubectl) -> Result<()> {
+    let namespace = &kubectl.namespace;
+    let own = format!("--namespace={namespace}");
+    let soon = ["--wait=false", "--grace-period=1", "--ignore-not-found"];
+    // Services first: whoever comes next has the same ports.
+    let inside = kubectl
+        .invocation()
+        .args(["delete", "services,deployments,pods", "--all", &own])
+        .args(soon);
+    process::capture(&inside, DELETE_DEADLINE)?;
+    let whole = kubectl
+        .invocation()
+        .args(["delete", "namespace", namespace, "--wait=false"])
+        .arg("--ignore-not-found");
+    process::capture(&whole, DELETE_DEADLINE)?;
+    Ok(())
+}
+
+/// Makes what third parties hold as new. One whose process is not the first of its pod, that is not
+/// what is wanted, or that does not do as it is told, gets a new pod instead; the roll-out waits for
+/// that.
+pub(super) fn renew(
+    kubectl: &Kubectl,
+    staying: &[Staying],
+    run_directory: &Utf8Path,
+) -> Result<()> {
+    let pods = kubectl.pods()?;
+    for one in staying {
+        let of_it = pods.iter().filter(|pod| !pod.is_going());
+        let of_it: Vec<&Pod> = of_it.filter(|pod| pod.matches(&one.selector)).collect();
+        if of_it.len() == one.replicas && of_it.iter().all(|pod| is_as_made(pod, one)) {
+            let mut renewing = of_it.iter();
+            let renewed = renewing.try_for_each(|pod| renew_in(kubectl, pod, one, run_directory));
+            match renewed {
+                Ok(()) => continue,
+                Err(error) if report::is_signal(&error) => return Err(error),
+                Err(error) => report::note(&format!(
+                    "{} cannot be made as new, and is made anew: {error:#}",
+                    one.name
+                )),
+            }
+        }
+        of_it.iter().try_for_each(|pod| replace(kubectl, pod))?;
+    }
+    Ok(())
+}
+
+fn is_as_made(pod: &Pod, wanted: &Staying) -> bool {
+    let runs = pod
+        .spec
+        .containers
+        .first()
+        .map(|container| &container.image);
+    pod.is_ready() && pod.restarts() == 0 && runs == Some(&wanted.reference)
+}
+
+fn renew_in(
+    kubectl: &Kubectl,
+    pod: &Pod,
+    staying: &Staying,
+    run_directory: &Utf8Path,
+) -> Result<()> {
+    let _activity = live::begin("renewing", staying.name.as_str());
+    let renewal = &staying.renewal;
+    let mut input = String::new();
+    if let Some(password) = &renewal.password {
+        let path = secrets::passwords(run_directory).join(password);
+        input = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        input.push('\n');
+    }
+    input.push_str(&renewal.input);
+    let container = pod
+        .spec
+        .containers
+        .first()
+        .context("a pod without a container")?;
+    let exec = kubectl
+        .invocation()
+        .args(["exec", "--stdin", pod.name()])
+        .arg(format!("--namespace={}", kubectl.namespace))
+        .arg(format!("--container={}", container.name))
+        .arg("--")
+        .args(renewal.command.iter().map(String::as_str));
+    let input = Input::Bytes(input.into_bytes());
+    process::capture_with_input(&exec, &input, RENEW_DEADLINE)?;
+    Ok(())
+}
+
+fn replace(kubectl: &Kubectl, pod: &Pod) -> Result<()> {
+    let delete = kubectl
+        .invocation()
+        .args(["delete", "pod", pod.name(), "--wait=false"])
+        .args(["--grace-period=1", "--ignore-not-found"])
+        .arg(format!("--namespace={}", kubectl.namespace));
+    process::capture(&delete, DELETE_DEADLINE)?;
+    Ok(())
+}
