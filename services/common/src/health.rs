@@ -13,6 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 use crate::api::Version;
 use crate::client::DataStorage;
@@ -94,7 +95,14 @@ pub struct Readiness {
 
 /// The state behind `/readyz`, shared by all parts of a service.
 #[derive(Clone, Debug)]
-pub struct Health(Arc<Mutex<Inner>>);
+pub struct Health(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    inner: Mutex<Inner>,
+    /// Told when readiness may have turned.
+    turned: Notify,
+}
 
 #[derive(Debug)]
 struct Inner {
@@ -138,21 +146,27 @@ impl Health {
     #[must_use]
     pub fn awaiting(dependencies: &[&'static str]) -> Self {
         let awaited = |name: &&'static str| (*name, Dependency::AWAITED);
-        Self(Arc::new(Mutex::new(Inner {
+        let inner = Inner {
             starting: true,
             draining: false,
             dependencies: dependencies.iter().map(awaited).collect(),
-        })))
+        };
+        Self(Arc::new(Shared {
+            inner: Mutex::new(inner),
+            turned: Notify::new(),
+        }))
     }
 
     /// The service answers.
     pub(crate) fn started(&self) {
         self.lock().starting = false;
+        self.0.turned.notify_waiters();
     }
 
     /// The service is going down: not ready from now on.
     pub fn drain(&self) {
         self.lock().draining = true;
+        self.0.turned.notify_waiters();
     }
 
     /// The dependency answered, whoever asked.
@@ -161,6 +175,8 @@ impl Health {
         let entry = inner.of(dependency);
         entry.answered_at = Some(Instant::now());
         entry.turn(dependency, DependencyState::Reachable);
+        drop(inner);
+        self.0.turned.notify_waiters();
     }
 
     /// A question that was put at this time was not answered. One put before the last answer says
@@ -196,8 +212,28 @@ impl Health {
         }
     }
 
+    /// As [`Health::readiness`]; while the service is starting, as soon as it is ready, or when this
+    /// time is over.
+    async fn readiness_within(&self, patience: Duration) -> Readiness {
+        let ready = async {
+            loop {
+                // Before the look: what turns after it is heard.
+                let turned = self.0.turned.notified();
+                let readiness = self.readiness();
+                if readiness.ready || readiness.draining {
+                    return readiness;
+                }
+                turned.await;
+            }
+        };
+        match tokio::time::timeout(patience, ready).await {
+            Ok(readiness) => readiness,
+            Err(_) => self.readiness(),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -243,8 +279,12 @@ pub fn probe_routes(health: Health, identity: Identity) -> Router {
         )
 }
 
+/// A kubelet asks again after a second at the earliest, and who is not ready yet will mostly be so
+/// before: the answer waits for it, for less than the timeout of the shortest probe.
+const PATIENCE: Duration = Duration::from_millis(700);
+
 async fn readyz(State(health): State<Health>) -> Response {
-    let readiness = health.readiness();
+    let readiness = health.readiness_within(PATIENCE).await;
     let status = if readiness.ready {
         StatusCode::OK
     } else {
@@ -297,6 +337,32 @@ mod tests {
             DependencyState::Awaited
         );
         assert!(!health.readiness().ready);
+    }
+
+    /// So long that no test waits for it.
+    const LONG: Duration = Duration::from_secs(600);
+
+    #[tokio::test]
+    async fn who_asks_while_it_starts_is_answered_when_it_is_ready() {
+        let health = Health::awaiting(&["database"]);
+        health.started();
+        let asked = tokio::spawn({
+            let health = health.clone();
+            async move { health.readiness_within(LONG).await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!asked.is_finished());
+        health.answered("database");
+        assert!(asked.await.expect("a readiness").ready);
+    }
+
+    #[tokio::test]
+    async fn an_answer_does_not_wait_for_ever_nor_for_who_goes_down() {
+        let health = Health::awaiting(&["database"]);
+        let readiness = health.readiness_within(Duration::from_millis(10)).await;
+        assert!(!readiness.ready);
+        health.drain();
+        assert!(health.readiness_within(LONG).await.draining);
     }
 
     #[test]

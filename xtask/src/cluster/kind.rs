@@ -15,7 +15,7 @@ use camino::Utf8Path;
 use serde_json::{Value, json};
 
 use super::kubernetes::Kubectl;
-use super::kubernetes::documents::{self, NodePorts};
+use super::kubernetes::documents::{self, NodePorts, Which};
 use super::kubernetes::namespace::Namespace;
 use super::local::make_network;
 use super::readiness::Answer;
@@ -258,7 +258,7 @@ impl Kind {
         }
     }
 
-    /// Namespace, Secrets, and what runs third-party images alone; then shows the API server what a
+    /// Namespace, Secrets, what runs third-party images alone, and of ours what runs nothing; then shows the API server what a
     /// run has turned into something else. Does not wait for it.
     pub(super) fn start_third_party(
         &mut self,
@@ -285,7 +285,15 @@ impl Kind {
             !stays(name)
         })?);
         let early = guest.map_or_else(|| early.clone(), |guest| guest.part.rest(&early));
-        own.extend(self.documents(&early, &references)?);
+        own.extend(self.documents(&early, &references, Which::All)?);
+        // Of ours, what runs no image: it is there when they come.
+        let later = manifests.without(&references);
+        own.extend(self.documents(&later, &references, Which::Others)?);
+        own.extend(
+            [&early, &later]
+                .into_iter()
+                .flat_map(|manifests| documents::ways_in(place, manifests, &self.ports)),
+        );
         let mut all = Vec::new();
         if let Some(guest) = guest {
             all.extend(guest.documents(secrets, &self.ports)?);
@@ -333,10 +341,10 @@ impl Kind {
         &self,
         manifests: &Manifests,
         references: &References<Seen>,
+        which: Which,
     ) -> Result<Vec<Value>> {
-        let mut all = self
-            .namespace
-            .documents(manifests, references, &self.ports)?;
+        let place = self.namespace.place();
+        let mut all = documents::of_manifests(place, manifests, references, which)?;
         if let Some(guest) = &self.guest {
             guest.let_out(&mut all);
         }
@@ -379,7 +387,7 @@ impl Kind {
         self.starting.take().map_or(Ok(()), ended)
     }
 
-    /// Applies everything that runs images of ours, and waits until every pod of the run is ready and
+    /// Applies what runs images of ours, and waits until every pod of the run is ready and
     /// answers through the node.
     pub(crate) fn roll_out(
         &mut self,
@@ -390,12 +398,13 @@ impl Kind {
         let activity = live::begin("deploying", "to Kubernetes");
         self.namespace.expect(manifests, references)?;
         let theirs = References::of_third_party(self.namespace.third_party());
-        let ours = self.documents(&manifests.without(&theirs), references)?;
+        let ours = manifests.without(&theirs);
+        let ours = self.documents(&ours, references, Which::Deployments)?;
         // The namespace is made there.
         self.settle()?;
-        self.namespace.kubectl().apply(documents::list(ours))?;
         let is_new = !self.is_used_again();
-        self.namespace.wait(deadline_of, is_new, &activity)?;
+        self.namespace
+            .roll_out(ours, deadline_of, is_new, &activity)?;
         self.reach(&activity)
     }
 

@@ -27,6 +27,12 @@ pub(super) fn config(ports_count: u16) -> Value {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "crashLoopBackOff": {"maxContainerRestartPeriod": "1s"},
     });
+    // Who waits for a service that has just become ready waits for this.
+    let proxy = json!({
+        "kind": "KubeProxyConfiguration",
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "iptables": {"minSyncPeriod": "50ms"},
+    });
     json!({
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
@@ -34,7 +40,7 @@ pub(super) fn config(ports_count: u16) -> Value {
             "apiServerAddress": "127.0.0.1", "apiServerPort": -1, "podSubnet": POD_SUBNET.all,
             "serviceSubnet": SERVICE_SUBNET,
         },
-        "kubeadmConfigPatches": [kubelet.to_string()],
+        "kubeadmConfigPatches": [kubelet.to_string(), proxy.to_string()],
         "nodes": [{"role": "control-plane", "extraPortMappings": mappings}],
     })
 }

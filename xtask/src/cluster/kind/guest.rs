@@ -2,8 +2,7 @@
 //! namespace of what owns the cluster, and what leads to it from the run's own namespace. Decides what
 //! is applied where; nothing is applied here.
 
-use std::collections::BTreeMap;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -13,7 +12,7 @@ use super::again::Staying;
 use super::kept::{Kept, Settings};
 use super::{Wanted, config, create, ports_count};
 use crate::cluster::kubernetes::Kubectl;
-use crate::cluster::kubernetes::documents::{self, LABEL_CLUSTER, NodePorts, Place};
+use crate::cluster::kubernetes::documents::{self, LABEL_CLUSTER, NodePorts, Place, Which};
 use crate::cluster::kubernetes::namespace::Stays;
 use crate::digest::Digest;
 use crate::manifest::{Manifests, Named as _, References, Seen};
@@ -126,7 +125,8 @@ impl Part {
     /// Every document that stays, but Secrets: as those of any run in that place, and let in from the
     /// namespaces of others.
     fn documents(&self, place: Place<'_>, ports: &NodePorts) -> Result<Vec<Value>> {
-        let mut all = documents::of_manifests(place, &self.manifests, &self.references)?;
+        let mut all =
+            documents::of_manifests(place, &self.manifests, &self.references, Which::All)?;
         let guests = json!({LABEL_CLUSTER: place.run});
         let are_guests = |labels: &Value| !documents::name_one_of(labels, &self.manifests);
         documents::reach_across(&mut all, are_guests, &guests);

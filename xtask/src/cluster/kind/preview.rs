@@ -9,7 +9,7 @@ use super::create;
 use super::node::Node;
 use crate::bundle::Bundle;
 use crate::cluster::kubernetes::Kubectl;
-use crate::cluster::kubernetes::documents::{self, Place};
+use crate::cluster::kubernetes::documents::{self, Place, Which};
 use crate::cluster::local::creation;
 use crate::engine::Engine;
 use crate::manifest::{Manifests, Named, References};
@@ -79,7 +79,7 @@ impl Preview<'_> {
             run: self.id,
             namespace: self.id,
         };
-        let documents = documents::of_manifests(place, manifests, references)?;
+        let documents = documents::of_manifests(place, manifests, references, Which::All)?;
         Ok(documents.iter().map(told).collect())
     }
 

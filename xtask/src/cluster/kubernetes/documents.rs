@@ -127,7 +127,17 @@ fn metadata(place: Place<'_>, name: &str) -> Value {
     json!({"name": name, "namespace": place.namespace, "labels": {LABEL_RUN: place.run}})
 }
 
-/// Every document of these manifests, with references in the place of logical names.
+/// Which documents are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Which {
+    All,
+    /// What runs images.
+    Deployments,
+    /// What runs none, and so needs to know of none.
+    Others,
+}
+
+/// Documents of these manifests, with references in the place of logical names.
 ///
 /// # Errors
 /// [`crate::exit::Exit::Manifest`] for an image that does not belong to the run.
@@ -135,9 +145,16 @@ pub(crate) fn of_manifests(
     place: Place<'_>,
     manifests: &Manifests,
     references: &References<impl Named>,
+    which: Which,
 ) -> Result<Vec<Value>> {
     let mut documents = Vec::new();
-    for (service, document) in manifests.documents() {
+    let is_meant = |document: &Value| match which {
+        Which::All => true,
+        Which::Deployments => document["kind"] == "Deployment",
+        Which::Others => document["kind"] != "Deployment",
+    };
+    let all = manifests.documents();
+    for (service, document) in all.filter(|(_, document)| is_meant(document)) {
         let mut document = document.clone();
         document["metadata"]["namespace"] = place.namespace.into();
         document["metadata"]["labels"][LABEL_RUN] = place.run.into();
@@ -272,8 +289,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::{
-        Place, PodSubnet, list, name_one_of, namespace, node_ports, of_manifests, reach_across,
-        secrets, signposts, way_through_policies, ways_in,
+        Place, PodSubnet, Which, list, name_one_of, namespace, node_ports, of_manifests,
+        reach_across, secrets, signposts, way_through_policies, ways_in,
     };
     use crate::manifest::{ImageNames, Manifests, References};
 
@@ -327,7 +344,7 @@ spec:
     #[test]
     fn every_document_goes_there_with_references_put_in() {
         let references = References::planned_third_party(&["db".to_owned()]);
-        let documents = of_manifests(PLACE, &manifests(), &references).unwrap();
+        let documents = of_manifests(PLACE, &manifests(), &references, Which::All).unwrap();
         let kinds: Vec<&str> = documents
             .iter()
             .map(|document| document["kind"].as_str().unwrap())
@@ -359,8 +376,12 @@ spec:
         let selector = &documents[2]["spec"]["selector"]["matchLabels"];
         assert_eq!(*selector, json!({"app": "db"}));
         let none = References::planned_third_party(&["other".to_owned()]);
-        let refused = of_manifests(PLACE, &manifests, &none).unwrap_err();
+        let refused = of_manifests(PLACE, &manifests, &none, Which::Deployments).unwrap_err();
         assert!(refused.to_string().contains("`db` does not belong"));
+        // What runs no image needs to know of none.
+        let others = of_manifests(PLACE, &manifests, &none, Which::Others).unwrap();
+        assert_eq!(others.len(), documents.len() - 1);
+        assert!(others.iter().all(|other| other["kind"] != "Deployment"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use camino::Utf8Path;
 use serde_json::Value;
 
 use super::Kubectl;
-use super::documents::{self, NodePorts, Place};
+use super::documents::{self, Place};
 use super::pod::Pod;
 use super::roll_out::{self, Wanted};
 use crate::cluster::readiness::Readiness;
@@ -100,22 +100,6 @@ impl Namespace {
         &self.deployed
     }
 
-    /// Every document of these manifests, and the ways in.
-    ///
-    /// # Errors
-    /// [`crate::exit::Exit::Manifest`] for an image that does not belong to the run.
-    pub(crate) fn documents(
-        &self,
-        manifests: &Manifests,
-        references: &References<Seen>,
-        ports: &NodePorts,
-    ) -> Result<Vec<Value>> {
-        let place = self.place();
-        let mut all = documents::of_manifests(place, manifests, references)?;
-        all.extend(documents::ways_in(place, manifests, ports));
-        Ok(all)
-    }
-
     /// What the manifests want of it, to be waited for and looked at.
     ///
     /// # Errors
@@ -156,13 +140,14 @@ impl Namespace {
         Ok(())
     }
 
-    /// Waits until every pod that is expected is ready, and the cluster's own name service with them,
+    /// Applies these, and waits until every pod that is expected is ready, and the cluster's own name service with them,
     /// where the cluster was just made.
     ///
     /// # Errors
     /// [`crate::exit::Exit::Deploy`] with the reason, when one never will be; a signal.
-    pub(crate) fn wait(
+    pub(crate) fn roll_out(
         &self,
+        documents: Vec<Value>,
         deadline_of: impl Fn(&str) -> Duration,
         is_new: bool,
         activity: &Activity,
@@ -171,6 +156,7 @@ impl Namespace {
         let deadlines = self.deployed.iter().map(|one| deadline_of(&one.service));
         let deadline = deadlines.max().unwrap_or_default();
         let nodes_are_up = AtomicBool::new(!is_new);
+        let is_refused = AtomicBool::new(false);
         let also = self.stays.as_ref();
         let also = also.map(|stays| stays.kubectl.namespace.as_str());
         thread::scope(|scope| {
@@ -184,15 +170,18 @@ impl Namespace {
                 nodes_are_up.store(true, Ordering::Relaxed);
                 ready
             });
-            let waited = roll_out::wait(
-                &self.kubectl,
-                also,
-                &wanted,
-                deadline,
-                &nodes_are_up,
-                activity,
-            );
-            joined(names).and(waited)
+            // Who watches from the beginning sees everything sooner.
+            let applying = scope.spawn(|| {
+                let applied = self.kubectl.apply(documents::list(documents));
+                is_refused.store(applied.is_err(), Ordering::Relaxed);
+                applied
+            });
+            let marks = roll_out::Marks {
+                nodes_are_up: &nodes_are_up,
+                is_refused: &is_refused,
+            };
+            let waited = roll_out::wait(&self.kubectl, also, &wanted, deadline, &marks, activity);
+            joined(applying).and(joined(names)).and(waited)
         })
     }
 
@@ -201,11 +190,15 @@ impl Namespace {
     /// # Errors
     /// With the server's own words.
     pub(crate) fn pods(&self) -> Result<Vec<Pod>> {
-        let mut pods = self.kubectl.pods()?;
-        if let Some(stays) = &self.stays {
-            pods.extend(stays.kubectl.pods()?);
-        }
-        Ok(pods)
+        let Some(stays) = &self.stays else {
+            return self.kubectl.pods();
+        };
+        thread::scope(|scope| {
+            let staying = scope.spawn(|| stays.kubectl.pods());
+            let mut pods = self.kubectl.pods()?;
+            pods.extend(joined(staying)?);
+            Ok(pods)
+        })
     }
 
     /// `<pod>.log` for every pod, and `<pod>-init-<name>.log` for what ran before it, with what the one before it has said.

@@ -95,8 +95,17 @@ impl Seen {
     }
 }
 
-/// Waits until every pod of `wanted` is ready, here and in the namespace `also`; `nodes_are_up` is set
-/// beside it, when it is known.
+/// What becomes known beside a roll-out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marks<'a> {
+    /// A pod that fits on no node now fits on none later.
+    pub(crate) nodes_are_up: &'a AtomicBool,
+    /// What was to be rolled out was not taken: there is nothing to wait for.
+    pub(crate) is_refused: &'a AtomicBool,
+}
+
+/// Waits until every pod of `wanted` is ready, here and in the namespace `also`, or it is marked that
+/// none will come.
 ///
 /// # Errors
 /// [`Exit::Deploy`] with the reason, when one never will be or the time is over; a signal.
@@ -105,7 +114,7 @@ pub(crate) fn wait(
     also: Option<&str>,
     wanted: &[Wanted],
     deadline: Duration,
-    nodes_are_up: &AtomicBool,
+    marks: &Marks<'_>,
     activity: &Activity,
 ) -> Result<()> {
     let mut seen = Seen::default();
@@ -124,7 +133,10 @@ pub(crate) fn wait(
             Err(ProcessError::Deadline { .. }) => return Err(late(deadline, &last)),
             Err(error) => return Err(error.into()),
         }
-        match seen.judge(wanted, nodes_are_up.load(Ordering::Relaxed)) {
+        if marks.is_refused.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match seen.judge(wanted, marks.nodes_are_up.load(Ordering::Relaxed)) {
             Verdict::Ready => return Ok(()),
             Verdict::NotYet(status) => {
                 activity.say(status.as_str());
