@@ -142,7 +142,7 @@ impl Run {
     ///
     /// # Errors
     /// When its folder cannot be read.
-    pub(crate) fn take_kept(
+    pub fn take_kept(
         workspace: &Workspace,
         target: &TargetName,
         record: &Record,
@@ -233,7 +233,7 @@ impl Run {
     ///
     /// # Errors
     /// When that cannot be written down.
-    pub(crate) fn let_go(&self) -> Result<()> {
+    pub fn let_go(&self) -> Result<()> {
         forget_kept(&self.directory)?;
         self.note("let go", &json!({}))
     }

@@ -359,6 +359,43 @@ fn a_sweep_takes_the_dead_and_leaves_the_living_and_the_kept() {
 }
 
 #[test]
+fn a_kept_run_is_taken_by_one_at_a_time_and_by_nobody_when_it_is_let_go() {
+    let world = World::new();
+    let target = world.target();
+    let run = world.begin();
+    world.make_all(&run);
+    run.keep().unwrap();
+    let id = world.end(run);
+    let record = || {
+        let records = run::list(&world.workspace).unwrap();
+        records.into_iter().find(|record| record.id == id).unwrap()
+    };
+    let take = || Run::take_kept(&world.workspace, &target, &record()).unwrap();
+    let taken = take().unwrap();
+    assert_eq!(taken.id(), id);
+    assert_eq!(world.state(&id), State::Running);
+    assert!(take().is_none());
+    // Its process dies: it is still kept, and nothing of it is swept.
+    world.end(taken);
+    world.check_state(&id, State::Kept);
+    assert!(
+        run::sweep(&world.workspace, &world.engine)
+            .unwrap()
+            .is_empty()
+    );
+    // Let go, it is like any other.
+    let taken = take().unwrap();
+    taken.let_go().unwrap();
+    world.end(taken);
+    assert!(take().is_none());
+    assert_eq!(
+        run::sweep(&world.workspace, &world.engine).unwrap(),
+        [id.clone()]
+    );
+    assert!(world.left().is_empty());
+}
+
+#[test]
 fn the_secrets_of_a_run_that_made_nothing_go_as_well() {
     let world = World::new();
     let run = world.begin();

@@ -75,7 +75,11 @@ fn plan(
     };
     let mut text = format!("{}\n", target.name);
     tag_and_build(&mut text, workspace, &images, options, wrapped)?;
-    phase(&mut text, 2, "cluster", "beside 0 and 1");
+    let cluster = match options.keeps_cluster() {
+        true => "beside 0 and 1, unless the kept one of this target is as it would be made now",
+        false => "beside 0 and 1",
+    };
+    phase(&mut text, 2, "cluster", cluster);
     commands(&mut text, planned.cluster);
     phase(&mut text, 3, "load", planned.load);
     commands(&mut text, planned.loads);
@@ -90,12 +94,11 @@ fn plan(
     let program = Utf8Path::new("<test program>");
     let tests = test::invocation(RUN, directory, program, &options.filters);
     commands(&mut text, [wrapped(tests)]);
-    phase(
-        &mut text,
-        7,
-        "clean up",
-        "always; whatever carries the run's label",
-    );
+    let end = match options.keeps_cluster() {
+        true => "the namespace of the run; `clean` removes the cluster",
+        false => "always; whatever carries the run's label",
+    };
+    phase(&mut text, 7, "clean up", end);
     commands(&mut text, planned.removals);
     Ok(text)
 }
