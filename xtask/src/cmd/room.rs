@@ -4,6 +4,7 @@
 use anyhow::{Error, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use crate::cluster::Choice;
 use crate::engine::Engine;
 use crate::host;
 use crate::host::room::{self, Need, Verdict};
@@ -26,6 +27,13 @@ const RUN: (u64, u64) = (40 * MB, 500);
 const IMAGES: (u64, u64) = (60 * MB, 500);
 /// An empty database is 42 MB in 1,340 files; what tests write into it is a guess.
 const DATA: (u64, u64) = (150 * MB, 2_000);
+/// What one cluster of kind takes besides the images of the run. Its own image is looked at where it
+/// is loaded. With PostgreSQL in it there were 11,000 files; at least so many are its own.
+const KIND: (u64, u64) = (830 * MB, 5_000);
+/// The same of memory: an API server, its database, and what runs pods.
+const KIND_BYTES: u64 = 350 * MB;
+/// The engine publishes the API server beside what the run publishes.
+const KIND_PORTS: u64 = 1;
 /// Two rustc at work, each with up to 750 MB, on a host with two cores.
 const COMPILERS_BYTES: u64 = 1_500 * MB;
 
@@ -33,32 +41,57 @@ const FIX_BUILD: &str =
     "free room there, or name a build folder on a larger disk: CARGO_TARGET_DIR=<folder>";
 const FIX_ENGINE: &str = "free room there: `cargo xtask clean --images` removes the images that were built here, and the engine's `system df` shows what else it keeps";
 
+/// What is deployed, and to which cluster.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deployed<'a> {
+    pub(super) manifests: &'a Manifests,
+    pub(super) cluster: Choice,
+}
+
 /// Looks at everything that a run will need room on. Reads files and asks the kernel, and nobody
 /// else: it takes less than a millisecond.
 pub(super) fn look(
     workspace: &Workspace,
     builds_first: bool,
     engine: Option<&Engine>,
-    manifests: Option<&Manifests>,
+    deployed: Option<Deployed<'_>>,
 ) -> Vec<Verdict> {
     let state = workspace.state_directory();
+    let cluster = deployed.map(|deployed| deployed.cluster);
     let mut needs = on_build_folder(&state, builds_first);
     let storage = engine.and_then(|engine| engine.storage.as_deref());
-    needs.extend(storage.into_iter().flat_map(on_storage));
+    needs.extend(
+        storage
+            .into_iter()
+            .flat_map(|path| on_storage(path, cluster)),
+    );
     let mut verdicts = room::judge_disks(&needs, room::space);
-    let mut memory = Vec::new();
-    if let Some(manifests) = manifests {
-        memory.push(("containers ask for", manifests.memory_requested_bytes()));
-    }
-    if builds_first {
-        memory.push(("compilers take", COMPILERS_BYTES));
-    }
-    if let Some(manifests) = manifests {
-        let needed = manifests.ports_published();
+    if let Some(deployed) = deployed {
+        let needed = ports(deployed.manifests.ports_published(), deployed.cluster);
         verdicts.extend(room::ports(needed).map(|found| room::judge_ports(needed, found)));
     }
+    let asked = deployed.map(|deployed| deployed.manifests.memory_requested_bytes());
+    let memory = in_memory(asked, cluster, builds_first);
     verdicts.extend(room::memory().map(|found| room::judge_memory(&memory, found)));
     verdicts
+}
+
+fn ports(published: u64, cluster: Choice) -> u64 {
+    match cluster {
+        Choice::Kind => published + KIND_PORTS,
+        _ => published,
+    }
+}
+
+fn in_memory(
+    asked: Option<u64>,
+    cluster: Option<Choice>,
+    builds_first: bool,
+) -> Vec<(&'static str, u64)> {
+    let asked = asked.map(|bytes| ("containers ask for", bytes));
+    let kind = (cluster == Some(Choice::Kind)).then_some(("Kubernetes takes", KIND_BYTES));
+    let compilers = builds_first.then_some(("compilers take", COMPILERS_BYTES));
+    asked.into_iter().chain(kind).chain(compilers).collect()
 }
 
 /// Refuses to begin where the room will not do.
@@ -69,9 +102,9 @@ pub(super) fn demand(
     workspace: &Workspace,
     builds_first: bool,
     engine: Option<&Engine>,
-    manifests: Option<&Manifests>,
+    deployed: Option<Deployed<'_>>,
 ) -> Result<()> {
-    room::demand(&look(workspace, builds_first, engine, manifests))
+    room::demand(&look(workspace, builds_first, engine, deployed))
 }
 
 /// The error of something that ran out of room: names the disk or the memory, with the sizes. Any
@@ -108,8 +141,11 @@ fn on_build_folder(state: &Utf8Path, builds_first: bool) -> Vec<Need> {
     ]
 }
 
-fn on_storage(storage: &Utf8Path) -> Vec<Need> {
+fn on_storage(storage: &Utf8Path, cluster: Option<Choice>) -> Vec<Need> {
     let mut needs = vec![need("images and containers", storage, IMAGES, FIX_ENGINE)];
+    if cluster == Some(Choice::Kind) {
+        needs.push(need("a cluster of kind", storage, KIND, FIX_ENGINE));
+    }
     if !run::has_memory_for_volumes() {
         needs.push(need("the database", storage, DATA, FIX_ENGINE));
     }
@@ -123,5 +159,35 @@ fn need(what: &'static str, path: &Utf8Path, amount: (u64, u64), fix: &'static s
         bytes: amount.0,
         files: amount.1,
         fix,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8Path;
+
+    use super::{KIND_BYTES, MB, in_memory, on_storage, ports};
+    use crate::cluster::Choice;
+
+    #[test]
+    fn a_cluster_of_kind_wants_room_of_its_own() {
+        let storage = Utf8Path::new("/storage");
+        let of_kind = |cluster| {
+            let needs = on_storage(storage, cluster);
+            let kind = needs.iter().filter(|need| need.what == "a cluster of kind");
+            kind.map(|need| need.bytes).sum::<u64>()
+        };
+        assert_eq!(of_kind(Some(Choice::Kind)), 830 * MB);
+        assert_eq!((of_kind(Some(Choice::Local)), of_kind(None)), (0, 0));
+
+        let memory = |cluster| in_memory(Some(7), cluster, false);
+        let asked = ("containers ask for", 7);
+        assert_eq!(memory(Some(Choice::Local)), [asked]);
+        let kind = ("Kubernetes takes", KIND_BYTES);
+        assert_eq!(memory(Some(Choice::Kind)), [asked, kind]);
+        // Of a build alone there are no containers.
+        assert_eq!(in_memory(None, None, true).len(), 1);
+
+        assert_eq!((ports(3, Choice::Kind), ports(3, Choice::Local)), (4, 3));
     }
 }

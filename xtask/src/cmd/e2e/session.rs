@@ -595,7 +595,11 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
     activity.say("looking for an engine");
     let engine = Engine::find(run.directory(), options.engine)?;
     let builds_first = options.no_cache || room::builds_first(workspace, options.profile);
-    room::demand(workspace, builds_first, Some(&engine), Some(manifests))?;
+    let deployed = room::Deployed {
+        manifests,
+        cluster: options.cluster(),
+    };
+    room::demand(workspace, builds_first, Some(&engine), Some(deployed))?;
     activity.say("");
     // The receiver lives until this thread is joined.
     let _ = found.send(engine.clone());
