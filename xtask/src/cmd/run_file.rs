@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde::Deserialize;
 
+use crate::cluster::kubernetes::Kubectl;
 use crate::engine::ask;
 use crate::process::Invocation;
 
@@ -31,9 +32,8 @@ struct EngineFile {
 /// How what runs on Kubernetes is reached.
 #[derive(Debug, Deserialize)]
 pub(super) struct Kubernetes {
-    kubectl: Utf8PathBuf,
-    kubeconfig: Utf8PathBuf,
-    namespace: String,
+    #[serde(flatten)]
+    kubectl: Kubectl,
     /// A container of the engine, that publishes the ports of the node.
     node: String,
 }
@@ -41,10 +41,7 @@ pub(super) struct Kubernetes {
 impl Kubernetes {
     /// kubectl in the namespace of the run, and nothing asked yet.
     pub(super) fn kubectl(&self) -> Invocation {
-        Invocation::new(self.kubectl.as_str())
-            .env_remove("KUBECONFIG")
-            .arg(format!("--kubeconfig={}", self.kubeconfig))
-            .arg(format!("--namespace={}", self.namespace))
+        self.kubectl.in_namespace()
     }
 }
 
@@ -118,5 +115,35 @@ impl RunFile {
             .collect();
         tokens.sort();
         tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8Path;
+    use serde_json::json;
+
+    use super::RunFile;
+
+    #[test]
+    fn kubectl_of_a_kept_run_is_that_of_the_run() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let kubernetes = json!({
+            "kubectl": "/cache/kubectl", "kubeconfig": "/run/kubeconfig", "namespace": "ns", "node": "n",
+        });
+        let file = json!({
+            "engine": {"program": "podman", "environment": {}}, "kubernetes": kubernetes, "services": {},
+            "tokens_directory": "t", "passwords_directory": "p",
+        });
+        std::fs::write(folder.join("run.json"), file.to_string()).unwrap();
+        let read = RunFile::read(folder).unwrap().unwrap();
+        let line = read.kubernetes.unwrap().kubectl().to_string();
+        let expected = [
+            "/cache/kubectl --kubeconfig=/run/kubeconfig",
+            "--cache-dir=/run/kubeconfig.cache",
+            "--namespace=ns",
+        ];
+        assert!(line.ends_with(&expected.join(" ")), "{line}");
     }
 }

@@ -27,9 +27,10 @@ use pod::Pod;
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// kubectl as a run uses it: with its own kubeconfig, whatever the user's says.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Kubectl {
     /// The program, of the cluster's own version where that is to be had.
+    #[serde(rename = "kubectl")]
     pub(crate) program: Utf8PathBuf,
     /// In the folder of the run.
     pub(crate) kubeconfig: Utf8PathBuf,
@@ -50,6 +51,12 @@ impl Kubectl {
             .env_remove("KUBECONFIG")
             .arg(format!("--kubeconfig={}", self.kubeconfig))
             .arg(format!("--cache-dir={cache}"))
+    }
+
+    /// The same, in the namespace of the run.
+    pub(crate) fn in_namespace(&self) -> Invocation {
+        self.invocation()
+            .arg(format!("--namespace={}", self.namespace))
     }
 
     /// Takes documents from its standard input.
@@ -158,11 +165,8 @@ impl Kubectl {
     /// When the file cannot be written, or no answer comes.
     pub(crate) fn save_log(&self, pod: &str, container: &str, path: &Utf8Path) -> Result<()> {
         for which in ["--previous=true", "--previous=false"] {
-            let namespace = format!("--namespace={}", self.namespace);
             let container = format!("--container={container}");
-            let logs = self
-                .invocation()
-                .args(["logs", pod, &container, &namespace, which]);
+            let logs = self.in_namespace().args(["logs", pod, &container, which]);
             let captured = process::output(&logs, ANSWER_DEADLINE)?;
             let mut file = OpenOptions::new()
                 .create(true)
