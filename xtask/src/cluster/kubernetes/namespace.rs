@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
 
 use super::Kubectl;
@@ -19,10 +19,13 @@ use crate::manifest::document::Container;
 use crate::manifest::{Manifests, References, Seen, Workload};
 use crate::report::live::Activity;
 use crate::third_party::ThirdPartyImage;
-use crate::threads::joined;
+use crate::threads::{bounded, joined};
 
 /// The name service of a cluster that was just made.
 pub(crate) const NAMES_DEADLINE: Duration = Duration::from_secs(120);
+
+/// Each is a kubectl of its own, and they share a processor with the cluster.
+const LOGS_AT_ONCE: usize = 4;
 
 /// Where a run is deployed.
 #[derive(Debug)]
@@ -201,24 +204,19 @@ impl Namespace {
         })
     }
 
-    /// `<pod>.log` for every pod, and `<pod>-init-<name>.log` for what ran before it, with what the one before it has said.
+    /// `<pod>.log` for every pod, and `<pod>-init-<name>.log` for what ran before it, with what the
+    /// one before it has said. A few at once.
     ///
     /// # Errors
-    /// When a log cannot be had.
+    /// When a log cannot be had; the others are written all the same.
     pub(crate) fn save_logs(&self, folder: &Utf8Path) -> Result<()> {
-        for pod in self.pods()? {
-            let (name, spec) = (pod.name(), &pod.spec);
-            let kubectl = self.kubectl.at(pod.namespace());
-            for container in &spec.containers {
-                let path = folder.join(format!("{name}.log"));
-                kubectl.save_log(name, &container.name, &path)?;
-            }
-            for container in &spec.init_containers {
-                let path = folder.join(format!("{name}-init-{}.log", container.name));
-                kubectl.save_log(name, &container.name, &path)?;
-            }
-        }
-        Ok(())
+        let pods = self.pods()?;
+        let logs = pods.iter().flat_map(|pod| logs_of(pod, folder)).collect();
+        bounded(logs, LOGS_AT_ONCE, |log: Log<'_>| {
+            let kubectl = self.kubectl.at(log.pod.namespace());
+            let mut containers = log.containers.iter();
+            containers.try_for_each(|name| kubectl.save_log(log.pod.name(), name, &log.path))
+        })
     }
 
     /// How each pod stands, one line each.
@@ -227,5 +225,59 @@ impl Namespace {
     /// When the API server does not answer.
     pub(crate) fn describe(&self) -> Result<Vec<String>> {
         Ok(self.pods()?.iter().map(Pod::state).collect())
+    }
+}
+
+/// A file, and whose words it gets, one after the other.
+#[derive(Debug)]
+struct Log<'a> {
+    path: Utf8PathBuf,
+    pod: &'a Pod,
+    containers: Vec<&'a str>,
+}
+
+fn logs_of<'a>(pod: &'a Pod, folder: &Utf8Path) -> Vec<Log<'a>> {
+    let (name, spec) = (pod.name(), &pod.spec);
+    let inits = spec.init_containers.iter().map(|container| Log {
+        path: folder.join(format!("{name}-init-{}.log", container.name)),
+        pod,
+        containers: vec![container.name.as_str()],
+    });
+    let main = Log {
+        path: folder.join(format!("{name}.log")),
+        pod,
+        containers: spec
+            .containers
+            .iter()
+            .map(|one| one.name.as_str())
+            .collect(),
+    };
+    [main].into_iter().chain(inits).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use camino::Utf8Path;
+    use serde_json::json;
+
+    use super::logs_of;
+
+    #[test]
+    fn no_two_write_one_file() {
+        let pod = serde_json::from_value(json!({
+            "metadata": {"name": "db-1"},
+            "spec": {"containers": [{"name": "db"}, {"name": "helper"}], "initContainers": [{"name": "initdb"}]},
+        }))
+        .unwrap();
+        let logs = logs_of(&pod, Utf8Path::new("logs"));
+        let told: Vec<_> = logs
+            .iter()
+            .map(|log| (log.path.as_str(), log.containers.as_slice()))
+            .collect();
+        let expected: [(&str, &[&str]); 2] = [
+            ("logs/db-1.log", &["db", "helper"]),
+            ("logs/db-1-init-initdb.log", &["initdb"]),
+        ];
+        assert_eq!(told, expected);
     }
 }
