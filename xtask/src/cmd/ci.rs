@@ -1,9 +1,10 @@
 //! `ci`: everything that must be green before a change is merged, a timed section per step. A step
 //! that could not run is not green, and the last line says what nobody has proved.
 
+use std::cell::OnceCell;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use camino::Utf8Path;
 
 use super::{audit, e2e, print_data, setup, test};
@@ -45,8 +46,11 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
     test::forget_log(workspace)?;
     let mut rows = vec![["step", "seconds", "verdict"].map(str::to_owned).to_vec()];
     let mut red = Vec::new();
-    let bundle = present(options.bundle.as_deref());
-    for (name, step) in steps(workspace, options, bundle) {
+    let kind = Kind {
+        bundle: present(options.bundle.as_deref()),
+        absence: OnceCell::new(),
+    };
+    for (name, step) in steps(workspace, options, &kind) {
         let step_begun = Instant::now();
         // After a signal nothing more is begun.
         let verdict = match interrupt::pending() {
@@ -65,12 +69,7 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
         closing_lines(workspace),
         if red.is_empty() { "green" } else { "red" },
         begun.elapsed().as_secs_f64(),
-        told(&unproven(
-            options
-                .bundle
-                .as_deref()
-                .filter(|folder| !folder.as_str().is_empty())
-        ))
+        told(&unproven(&kind, options.bundle.as_deref()))
     );
     print_data(&summary)?;
     if let Some(job) = Job::here() {
@@ -93,11 +92,8 @@ fn present(bundle: Option<&Utf8Path>) -> Option<&Utf8Path> {
     None
 }
 
-fn steps<'a>(
-    workspace: &'a Workspace,
-    options: &'a cli::Ci,
-    bundle: Option<&'a Utf8Path>,
-) -> Vec<Step<'a>> {
+fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci, kind: &'a Kind<'a>) -> Vec<Step<'a>> {
+    let bundle = kind.bundle;
     fn step<'a>(name: &'static str, run: impl Fn() -> Result<()> + 'a) -> Step<'a> {
         (name, Box::new(move || run().map(|()| Done::Ran)))
     }
@@ -127,15 +123,51 @@ fn steps<'a>(
         None => Ok(Done::NotHere),
     };
     steps.push(("e2e --all, other engine", Box::new(second)));
-    let on_kind = move || match no_kind(bundle)? {
-        None => end_to_end_on_kind(workspace, bundle).map(|()| Done::Ran),
-        Some(why) => {
-            report::note(&format!("skipped: {why}"));
-            Ok(Done::NotHere)
-        }
-    };
+    let on_kind = move || kind.only_if_here(|| end_to_end_on_kind(workspace, bundle));
     steps.push(("e2e on kind", Box::new(on_kind)));
     steps
+}
+
+/// Whether anything can be deployed to kind here, looked at once and not before it matters: what
+/// `setup` installs is there by then.
+struct Kind<'a> {
+    bundle: Option<&'a Utf8Path>,
+    absence: OnceCell<Result<Option<String>, String>>,
+}
+
+impl Kind<'_> {
+    /// Why nothing can be, if so; or why that is not known.
+    fn absence(&self) -> Result<Option<&str>, &str> {
+        let look = || no_kind(self.bundle).map_err(|error| format!("{error:#}"));
+        match self.absence.get_or_init(look) {
+            Ok(why) => Ok(why.as_deref()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is not proven without it, and why: a bundle that was named and is not there, if so.
+    fn unproven(&self, named: Option<&Utf8Path>) -> Option<String> {
+        let missing = named.filter(|folder| !folder.as_str().is_empty() && self.bundle.is_none());
+        let why = self.absence().unwrap_or_else(Some)?;
+        let reason = match missing {
+            Some(folder) => format!("there is no bundle in {folder}"),
+            None => why.to_owned(),
+        };
+        Some(format!(
+            "Kubernetes (runs go to the local cluster, which is containers; {reason})"
+        ))
+    }
+
+    fn only_if_here(&self, step: impl FnOnce() -> Result<()>) -> Result<Done> {
+        match self.absence() {
+            Ok(None) => step().map(|()| Done::Ran),
+            Ok(Some(why)) => {
+                report::note(&format!("skipped: {why}"));
+                Ok(Done::NotHere)
+            }
+            Err(error) => Err(anyhow!("{error}")),
+        }
+    }
 }
 
 /// What shows that what holds on the local cluster holds on Kubernetes: one service, and all of them
@@ -284,19 +316,8 @@ fn told(unproven: &[String]) -> String {
 }
 
 /// What no step of this command proves, and why.
-fn unproven(bundle: Option<&Utf8Path>) -> Vec<String> {
-    let mut unproven = Vec::new();
-    let reason = match bundle {
-        Some(folder) if !folder.join(bundle::FILE).is_file() => {
-            Some(format!("there is no bundle in {folder}"))
-        }
-        bundle => no_kind(bundle).unwrap_or_else(|error| Some(format!("{error:#}"))),
-    };
-    if let Some(reason) = reason {
-        unproven.push(format!(
-            "Kubernetes (runs go to the local cluster, which is containers; {reason})"
-        ));
-    }
+fn unproven(kind: &Kind<'_>, named: Option<&Utf8Path>) -> Vec<String> {
+    let mut unproven = Vec::from_iter(kind.unproven(named));
     let used = [engine(), second_engine()];
     for kind in [EngineKind::Podman, EngineKind::Docker] {
         if !used.contains(&Some(kind)) {
@@ -331,9 +352,42 @@ fn find(choice: Choice) -> Option<EngineKind> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::OnceCell;
+
     use camino::Utf8Path;
 
-    use super::present;
+    use super::{Done, Kind, present};
+
+    fn kind(known: Result<Option<String>, String>) -> Kind<'static> {
+        Kind {
+            bundle: None,
+            absence: OnceCell::from(known),
+        }
+    }
+
+    #[test]
+    fn what_was_found_of_kind_decides_and_is_told() {
+        let ran = || Ok(());
+        let here = kind(Ok(None));
+        assert_eq!(here.only_if_here(ran).unwrap(), Done::Ran);
+        let folder = Some(Utf8Path::new("nowhere"));
+        assert_eq!(here.unproven(folder), None);
+        let told = |kind: &Kind<'_>, named| kind.unproven(named).unwrap();
+
+        let not_here = kind(Ok(Some("no node image".to_owned())));
+        let never = || panic!("kind is not here");
+        assert_eq!(not_here.only_if_here(never).unwrap(), Done::NotHere);
+        assert!(told(&not_here, None).contains("no node image"));
+        assert!(told(&not_here, folder).contains("there is no bundle in nowhere"));
+
+        // That it is not known is red, and not proven either.
+        let unknown = kind(Err("no engine".to_owned()));
+        assert_eq!(
+            unknown.only_if_here(ran).unwrap_err().to_string(),
+            "no engine"
+        );
+        assert!(told(&unknown, None).contains("no engine"));
+    }
 
     #[test]
     fn a_bundle_that_is_not_there_is_not_handed_on() {
