@@ -403,8 +403,9 @@ impl Kind {
         // The namespace is made there.
         self.settle()?;
         let is_new = !self.is_used_again();
+        let held = || self.as_node().listed();
         self.namespace
-            .roll_out(ours, deadline_of, is_new, &activity)?;
+            .roll_out(ours, deadline_of, is_new, &held, &activity)?;
         self.reach(&activity)
     }
 

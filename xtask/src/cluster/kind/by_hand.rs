@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::create::{Purpose, create, look_at_node};
 use crate::bundle::Bundle;
-use crate::cluster::kubernetes::namespace::NAMES_DEADLINE;
+use crate::cluster::kubernetes::namespace::{NAMES, NAMES_DEADLINE};
 use crate::cluster::local::make_network;
 use crate::engine::Engine;
 use crate::run::{self, Run};
@@ -40,6 +40,7 @@ pub(crate) fn time(
     let (up, _is_up) = mpsc::channel();
     create(&purpose, &up, &AtomicBool::new(false))?;
     let kubectl = look_at_node(&purpose)?.kubectl;
-    kubectl.wait_for_roll_out("kube-system", "coredns", NAMES_DEADLINE)?;
+    let (namespace, name) = NAMES;
+    kubectl.wait_for_roll_out(namespace, name, NAMES_DEADLINE, &AtomicBool::new(false))?;
     Ok(begun.elapsed())
 }

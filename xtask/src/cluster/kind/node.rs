@@ -83,20 +83,18 @@ impl Node<'_> {
     /// # Errors
     /// With the words of the node's runtime; [`Exit::Internal`] for an image that is not complete.
     pub(super) fn images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
-        let list = self.exec(false).args(["crictl", "images", "--output=json"]);
         let names = references.iter().map(|name| format!("name=={name}"));
         let check = self
             .exec(false)
             .args(["ctr", NAMESPACE, "images", "check"])
             .args(names);
         // Two questions, each of which costs the engine's start.
-        let (list_text, text) = thread::scope(|scope| {
+        let (mut listed, text) = thread::scope(|scope| {
             let checked = scope.spawn(|| Ok(process::capture(&check, ANSWER_DEADLINE)?.stdout));
-            let listed = process::capture(&list, ANSWER_DEADLINE);
-            Ok::<_, Error>((listed?.stdout, joined(checked)?))
+            let listed = self.listing();
+            Ok::<_, Error>((listed?, joined(checked)?))
         })?;
-        let listed = listed(&list_text, references)
-            .with_context(|| format!("cannot read the answer of: {list}"))?;
+        listed.retain(|name, _| references.contains(&name.as_str()));
         for name in listed.keys() {
             let status = status(&text, name);
             if status.as_deref() != Some("complete") {
@@ -111,6 +109,20 @@ impl Node<'_> {
             }
         }
         Ok(listed)
+    }
+
+    /// The full names of all images that it lists, complete or not.
+    ///
+    /// # Errors
+    /// With the words of the node's runtime.
+    pub(super) fn listed(&self) -> Result<Vec<String>> {
+        Ok(self.listing()?.into_keys().collect())
+    }
+
+    fn listing(&self) -> Result<BTreeMap<String, String>> {
+        let list = self.exec(false).args(["crictl", "images", "--output=json"]);
+        let text = process::capture(&list, ANSWER_DEADLINE)?.stdout;
+        listed(&text).with_context(|| format!("cannot read the answer of: {list}"))
     }
 
     /// Has it refuse what is sent to the address of a Service that it knows no way for yet, or any
@@ -145,16 +157,13 @@ impl Node<'_> {
     }
 }
 
-/// Those of `references` that are listed, with their IDs.
-fn listed(text: &str, references: &[&str]) -> Result<BTreeMap<String, String>> {
+/// Every name that is listed, with the ID of its image.
+fn listed(text: &str) -> Result<BTreeMap<String, String>> {
     let listing: Listing = serde_json::from_str(text)?;
     let mut found = BTreeMap::new();
     for image in listing.images {
-        for tag in image.repo_tags {
-            if references.contains(&tag.as_str()) {
-                found.insert(tag, image.id.clone());
-            }
-        }
+        let names = image.repo_tags.into_iter();
+        found.extend(names.map(|name| (name, image.id.clone())));
     }
     Ok(found)
 }
@@ -176,9 +185,10 @@ mod tests {
             {"id": "sha256:1", "repoTags": ["localhost/a:x"], "repoDigests": []},
             {"id": "sha256:2", "repoTags": ["localhost/b:x", "localhost/c:y"]},
             {"id": "sha256:3", "repoTags": []}]}"#;
-        let found = listed(text, &["localhost/a:x", "localhost/c:y", "localhost/b"]).unwrap();
-        assert_eq!(found.len(), 2);
+        let found = listed(text).unwrap();
+        assert_eq!(found.len(), 3);
         assert_eq!(found["localhost/a:x"], "sha256:1");
+        assert_eq!(found["localhost/b:x"], "sha256:2");
         assert_eq!(found["localhost/c:y"], "sha256:2");
     }
 

@@ -3,6 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -12,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::exit::{Exit, Failure};
-use crate::process::follow::{Follow, Followed};
+use crate::process::follow::{Follow, Followed, Next};
 use crate::process::{self, Input, Invocation};
 use crate::run::LABEL_RUN;
 
@@ -25,6 +26,11 @@ use pod::Pod;
 
 /// An answer of an API server on a busy host.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether anybody waits still.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// That there is none ends the first of them with an error.
+const PREDECESSOR_FIRST: [&str; 2] = ["--previous=true", "--previous=false"];
 
 /// kubectl as a run uses it: with its own kubeconfig, whatever the user's says.
 #[derive(Clone, Debug, Deserialize)]
@@ -164,9 +170,8 @@ impl Kubectl {
     /// # Errors
     /// When the file cannot be written, or no answer comes.
     pub(crate) fn save_log(&self, pod: &str, container: &str, path: &Utf8Path) -> Result<()> {
-        for which in ["--previous=true", "--previous=false"] {
-            let container = format!("--container={container}");
-            let logs = self.in_namespace().args(["logs", pod, &container, which]);
+        for which in PREDECESSOR_FIRST {
+            let logs = self.logs(pod, container, which);
             let captured = process::output(&logs, ANSWER_DEADLINE)?;
             let mut file = OpenOptions::new()
                 .create(true)
@@ -180,6 +185,32 @@ impl Kubectl {
             }
         }
         Ok(())
+    }
+
+    /// The last lines that a container has said; of one that was started again, its predecessor's.
+    ///
+    /// # Errors
+    /// When no answer comes.
+    pub(crate) fn last_words(
+        &self,
+        pod: &str,
+        container: &str,
+        lines_max: usize,
+    ) -> Result<Vec<String>> {
+        for which in PREDECESSOR_FIRST {
+            let tail = format!("--tail={lines_max}");
+            let logs = self.logs(pod, container, which).arg(tail);
+            let captured = process::output(&logs, ANSWER_DEADLINE)?;
+            if captured.code == 0 {
+                return Ok(captured.stdout.lines().map(str::to_owned).collect());
+            }
+        }
+        Ok(Vec::new())
+    }
+
+    fn logs(&self, pod: &str, container: &str, which: &str) -> Invocation {
+        let container = format!("--container={container}");
+        self.in_namespace().args(["logs", pod, &container, which])
     }
 
     /// The same, in another namespace.
@@ -211,7 +242,7 @@ impl Kubectl {
         Ok(Follow::start(&watch, Followed::Stdout, None, deadline)?)
     }
 
-    /// Waits until a roll-out has ended well; kubectl watches it.
+    /// Waits until a roll-out has ended well, or nobody waits for it any more; kubectl watches it.
     ///
     /// # Errors
     /// When it has not in time.
@@ -220,6 +251,7 @@ impl Kubectl {
         namespace: &str,
         deployment: &str,
         deadline: Duration,
+        given_up: &AtomicBool,
     ) -> Result<()> {
         let wait = self.invocation().args([
             "rollout".to_owned(),
@@ -228,7 +260,12 @@ impl Kubectl {
             format!("--namespace={namespace}"),
             format!("--timeout={}s", deadline.as_secs()),
         ]);
-        process::capture(&wait, deadline + ANSWER_DEADLINE)?;
+        let watched = Follow::start(&wait, Followed::Stdout, None, deadline + ANSWER_DEADLINE)?;
+        while !given_up.load(Ordering::Relaxed) {
+            if matches!(watched.next_within(LOOK_INTERVAL)?, Next::Ended) {
+                return Ok(watched.finish()?);
+            }
+        }
         Ok(())
     }
 }

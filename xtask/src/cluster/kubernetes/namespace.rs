@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::Kubectl;
 use super::documents::{self, Place};
 use super::pod::Pod;
-use super::roll_out::{self, Wanted};
+use super::roll_out::{self, Held, Wanted};
 use crate::cluster::readiness::Readiness;
 use crate::manifest::document::Container;
 use crate::manifest::{Manifests, References, Seen, Workload};
@@ -21,7 +21,9 @@ use crate::report::live::Activity;
 use crate::third_party::ThirdPartyImage;
 use crate::threads::{bounded, joined};
 
-/// The name service of a cluster that was just made.
+/// The name service of every cluster: its namespace and its Deployment.
+pub(crate) const NAMES: (&str, &str) = ("kube-system", "coredns");
+/// How long it takes at most in one that was just made.
 pub(crate) const NAMES_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Each is a kubectl of its own, and they share a processor with the cluster.
@@ -144,7 +146,8 @@ impl Namespace {
     }
 
     /// Applies these, and waits until every pod that is expected is ready, and the cluster's own name service with them,
-    /// where the cluster was just made.
+    /// where the cluster was just made. What images the nodes have is `held`, asked only where it
+    /// explains why one never will be.
     ///
     /// # Errors
     /// [`crate::exit::Exit::Deploy`] with the reason, when one never will be; a signal.
@@ -153,13 +156,14 @@ impl Namespace {
         documents: Vec<Value>,
         deadline_of: impl Fn(&str) -> Duration,
         is_new: bool,
+        held: Held<'_>,
         activity: &Activity,
     ) -> Result<()> {
         let wanted: Vec<Wanted> = self.deployed.iter().map(|one| one.wanted.clone()).collect();
         let deadlines = self.deployed.iter().map(|one| deadline_of(&one.service));
         let deadline = deadlines.max().unwrap_or_default();
         let nodes_are_up = AtomicBool::new(!is_new);
-        let is_refused = AtomicBool::new(false);
+        let (is_refused, given_up) = (AtomicBool::new(false), AtomicBool::new(false));
         let also = self.stays.as_ref();
         let also = also.map(|stays| stays.kubectl.namespace.as_str());
         thread::scope(|scope| {
@@ -167,9 +171,10 @@ impl Namespace {
                 if !is_new {
                     return Ok(());
                 }
+                let (namespace, name) = NAMES;
                 let ready =
                     self.kubectl
-                        .wait_for_roll_out("kube-system", "coredns", NAMES_DEADLINE);
+                        .wait_for_roll_out(namespace, name, NAMES_DEADLINE, &given_up);
                 nodes_are_up.store(true, Ordering::Relaxed);
                 ready
             });
@@ -183,7 +188,18 @@ impl Namespace {
                 nodes_are_up: &nodes_are_up,
                 is_refused: &is_refused,
             };
-            let waited = roll_out::wait(&self.kubectl, also, &wanted, deadline, &marks, activity);
+            let waited = roll_out::wait(
+                &self.kubectl,
+                also,
+                &wanted,
+                deadline,
+                &marks,
+                held,
+                activity,
+            );
+            // What will never be ready is told at once, whatever else comes up.
+            let in_vain = waited.is_err() || is_refused.load(Ordering::Relaxed);
+            given_up.store(in_vain, Ordering::Relaxed);
             joined(applying).and(joined(names)).and(waited)
         })
     }

@@ -143,6 +143,45 @@ impl Pod {
         conditions.find(|condition| condition.kind == kind)
     }
 
+    /// The image that a container of it waits for and the node does not have, if one does.
+    pub(crate) fn missing_image(&self) -> Option<&str> {
+        let lacks = |status: &&ContainerStatus| {
+            let waiting = status.state.waiting.as_ref();
+            let reason = waiting.and_then(|waiting| waiting.reason.as_deref());
+            reason.is_some_and(|reason| OF_IMAGE.contains(&reason))
+        };
+        let lacking = self.statuses().find(lacks)?;
+        let mut containers = self
+            .spec
+            .init_containers
+            .iter()
+            .chain(&self.spec.containers);
+        let container = containers.find(|container| container.name == lacking.name)?;
+        Some(&container.image)
+    }
+
+    /// The container that has ended and should not have: what it said last is why.
+    pub(crate) fn ended(&self) -> Option<&str> {
+        let has_ended = |status: &&ContainerStatus| {
+            let last = [&status.state, &status.last_state];
+            let mut ended = last.iter().filter_map(|state| state.terminated.as_ref());
+            ended.any(|ended| ended.exit_code != 0)
+        };
+        let inits = self.status.init_container_statuses.iter().find(has_ended);
+        let mut mains = self.status.container_statuses.iter();
+        let main = || {
+            mains.find(|status| {
+                status.state.terminated.is_some() || status.last_state.terminated.is_some()
+            })
+        };
+        inits.or_else(main).map(|status| status.name.as_str())
+    }
+
+    fn statuses(&self) -> impl Iterator<Item = &ContainerStatus> {
+        let inits = self.status.init_container_statuses.iter();
+        inits.chain(&self.status.container_statuses)
+    }
+
     /// Why it will not become what it should be, if that is certain. A container that has ended
     /// though it should stay has failed, also where the node starts it again: what is deployed once,
     /// into an empty namespace, has no reason to end.
@@ -194,6 +233,15 @@ impl Pod {
         format!("{name}: {what}{restarts}")
     }
 }
+
+/// Those of [`HOPELESS`] that are about an image.
+const OF_IMAGE: [&str; 5] = [
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+];
 
 /// Reasons for waiting that no wait will mend: nothing puts an image on a node later, and nothing
 /// mends a manifest.
@@ -329,6 +377,39 @@ mod tests {
         let crash = json!({"waiting": {"reason": "CrashLoopBackOff"}});
         fails(container(crash, ended), &["exit code 2"]);
         assert_eq!(pod(container(running, json!({}))).failure(), None);
+    }
+
+    #[test]
+    fn what_a_failure_is_about_is_known() {
+        let with = |status: serde_json::Value| {
+            let mut pod = pod(status);
+            let spec = json!({
+                "containers": [{"name": "gateway", "image": "localhost/gateway:x"}],
+                "initContainers": [{"name": "initdb", "image": "localhost/postgres:15"}],
+            });
+            pod.spec = serde_json::from_value(spec).unwrap();
+            pod
+        };
+        let waiting = |reason: &str| container(json!({"waiting": {"reason": reason}}), json!({}));
+        for reason in super::OF_IMAGE {
+            assert!(super::HOPELESS.contains(&reason));
+            let without = with(waiting(reason));
+            assert_eq!(without.missing_image(), Some("localhost/gateway:x"));
+            assert_eq!(without.ended(), None);
+        }
+        assert_eq!(with(waiting("CrashLoopBackOff")).missing_image(), None);
+        let ended = |code: i32| json!({"terminated": {"exitCode": code}});
+        let running = json!({"running": {"startedAt": "2026-11-25T10:00:00Z"}});
+        for (state, last) in [(ended(0), json!({})), (running.clone(), ended(1))] {
+            assert_eq!(with(container(state, last)).ended(), Some("gateway"));
+        }
+        assert_eq!(with(container(running, json!({}))).ended(), None);
+        let init = |code: i32| json!({"initContainerStatuses": [{"name": "initdb", "state": ended(code)}]});
+        assert_eq!(with(init(1)).ended(), Some("initdb"));
+        assert_eq!(with(init(0)).ended(), None);
+        let init = json!({"waiting": {"reason": "ErrImagePull"}});
+        let init = json!({"initContainerStatuses": [{"name": "initdb", "state": init}]});
+        assert_eq!(with(init).missing_image(), Some("localhost/postgres:15"));
     }
 
     #[test]

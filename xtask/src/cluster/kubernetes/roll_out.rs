@@ -37,6 +37,10 @@ struct Event {
     object: serde_json::Value,
 }
 
+/// Asks what images the nodes have, by name. That is known to whoever made them, and to nobody else as
+/// exactly: what an API server tells of a node's images is seconds old.
+pub(crate) type Held<'a> = &'a (dyn Fn() -> Result<Vec<String>> + Sync);
+
 /// What is known of the pods of a namespace.
 #[derive(Debug, Default)]
 struct Seen(BTreeMap<String, Pod>);
@@ -115,6 +119,7 @@ pub(crate) fn wait(
     wanted: &[Wanted],
     deadline: Duration,
     marks: &Marks<'_>,
+    held: Held<'_>,
     activity: &Activity,
 ) -> Result<()> {
     let mut seen = Seen::default();
@@ -142,7 +147,11 @@ pub(crate) fn wait(
                 activity.say(status.as_str());
                 last = status;
             }
-            Verdict::Failed(pod, reason) => return Err(failed(kubectl, &pod, &reason)),
+            Verdict::Failed(name, reason) => {
+                let pod = seen.0.remove(&name).unwrap_or_default();
+                let found = Found::look(&kubectl.at(pod.namespace()), &pod, held);
+                return Err(Failure::new(Exit::Deploy, found.told(&reason)).into());
+            }
         }
     }
 }
@@ -154,16 +163,66 @@ fn late(deadline: Duration, last: &str) -> anyhow::Error {
         .into()
 }
 
-/// With the last of what the cluster itself noted of it.
-fn failed(kubectl: &Kubectl, pod: &str, reason: &str) -> anyhow::Error {
-    const EVENTS_MAX: usize = 3;
-    let mut message = reason.to_owned();
-    // The reason is known; that a server does not answer any more is another matter.
-    let events = kubectl.events(pod).unwrap_or_default();
-    for event in events.iter().rev().take(EVENTS_MAX).rev() {
-        message.push_str(&format!("\n  event: {event}"));
+/// What explains a pod that will never be ready.
+#[derive(Debug, Default)]
+struct Found {
+    /// The image that is not there, and what images are.
+    missing: Option<(String, Vec<String>)>,
+    /// What the container that ended has said last.
+    words: Vec<String>,
+    /// What the cluster itself noted of the pod.
+    events: Vec<String>,
+}
+
+impl Found {
+    /// The reason is known; that nobody answers any more is another matter.
+    fn look(kubectl: &Kubectl, pod: &Pod, held: Held<'_>) -> Self {
+        const WORDS_MAX: usize = 3;
+        let words = |container| kubectl.last_words(pod.name(), container, WORDS_MAX);
+        Self {
+            missing: pod
+                .missing_image()
+                .map(|image| (image.to_owned(), held().unwrap_or_default())),
+            words: pod
+                .ended()
+                .map_or(Ok(Vec::new()), words)
+                .unwrap_or_default(),
+            events: kubectl.events(pod.name()).unwrap_or_default(),
+        }
     }
-    Failure::new(Exit::Deploy, message).into()
+
+    /// All of it in a few lines, the reason first.
+    fn told(&self, reason: &str) -> String {
+        const EVENTS_MAX: usize = 3;
+        let mut message = reason.to_owned();
+        if let Some((missing, held)) = &self.missing {
+            message.push_str(&format!("\n  {}", told_held(missing, held)));
+        }
+        for line in &self.words {
+            message.push_str(&format!("\n  log: {line}"));
+        }
+        let over = self.events.len().saturating_sub(EVENTS_MAX);
+        for event in &self.events[over..] {
+            message.push_str(&format!("\n  event: {event}"));
+        }
+        message
+    }
+}
+
+/// Other images of the same name first: that it is another tag is what most often went wrong.
+fn told_held(missing: &str, held: &[String]) -> String {
+    let name_of = |reference: &str| match reference.rsplit_once(':') {
+        Some((name, tag)) if !tag.contains('/') => name.to_owned(),
+        _ => reference.to_owned(),
+    };
+    let (alike, others): (Vec<&str>, Vec<&str>) = held
+        .iter()
+        .map(String::as_str)
+        .partition(|image| name_of(image) == name_of(missing));
+    match held.is_empty() {
+        true => "what images the node has is not known".to_owned(),
+        false => format!("the node has {}", [alike, others].concat().join(", ")),
+    }
 }
 
 #[cfg(test)]
@@ -172,7 +231,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::{Seen, Verdict, Wanted};
+    use super::{Found, Seen, Verdict, Wanted};
 
     fn wanted(replicas: usize) -> Vec<Wanted> {
         vec![Wanted {
@@ -242,5 +301,23 @@ mod tests {
             matches!(seen.judge(&wanted(1), true), Verdict::Failed(pod, reason)
             if pod == "a" && reason.contains("ErrImageNeverPull"))
         );
+    }
+
+    #[test]
+    fn a_failure_is_told_with_all_that_explains_it() {
+        let strings = |of: &[&str]| of.iter().map(|&one| one.to_owned()).collect::<Vec<_>>();
+        let found = Found {
+            missing: Some((
+                "localhost:5000/a:x".to_owned(),
+                strings(&["k8s.io/b:1", "localhost:5000/a:w", "localhost:5000/ab:x"]),
+            )),
+            words: strings(&["cannot bind"]),
+            events: strings(&["1", "2", "3", "4"]),
+        };
+        assert_eq!(
+            found.told("ErrImageNeverPull"),
+            "ErrImageNeverPull\n  the node has localhost:5000/a:w, k8s.io/b:1, localhost:5000/ab:x\n  log: cannot bind\n  event: 2\n  event: 3\n  event: 4"
+        );
+        assert_eq!(Found::default().told("no cpu"), "no cpu");
     }
 }
