@@ -607,6 +607,30 @@ impl Background {
         })
     }
 
+    /// Sends a signal to the child alone, not to what it started.
+    ///
+    /// # Errors
+    /// When it has gone.
+    pub fn signal(&self, signal: Signal) -> Result<(), ProcessError> {
+        rustix::process::kill_process(self.running.group, signal).map_err(|reason| {
+            ProcessError::Io {
+                command: self.command.clone(),
+                reason: reason.into(),
+            }
+        })
+    }
+
+    /// Waits until it ends by itself; gives its exit code.
+    ///
+    /// # Errors
+    /// See [`ProcessError`]; never `Failed`. Too late it is ended with its group.
+    pub fn wait(mut self, within: Duration) -> Result<i32, ProcessError> {
+        self.running.deadline = Some(Instant::now() + within);
+        let waited = wait(&self.running);
+        let ended = ended(&self.command, waited, &self.running, within);
+        ended.map(|captured| captured.code)
+    }
+
     /// The error of a child that has ended by itself, with its last lines.
     ///
     /// # Errors

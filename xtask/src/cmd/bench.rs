@@ -16,6 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::report::{self, table};
 use crate::source::workspace::Workspace;
 
+mod kind;
 mod package;
 mod phase_zero;
 mod run;
@@ -63,7 +64,7 @@ pub fn run(workspace: &Workspace, options: &cli::Bench) -> Result<()> {
     }
     if wanted(Subject::Kind) {
         let asked = !options.subjects.is_empty();
-        figures.extend(kind(workspace, options, asked)?);
+        figures.extend(on_kind(workspace, options, asked)?);
     }
     if options.json {
         return print_data(&format!("{}\n", serde_json::to_string_pretty(&figures)?));
@@ -72,7 +73,7 @@ pub fn run(workspace: &Workspace, options: &cli::Bench) -> Result<()> {
 }
 
 /// On a cluster of kind, where one can be made; that it cannot is an error only where it was asked for.
-fn kind(workspace: &Workspace, options: &cli::Bench, asked: bool) -> Result<Option<Figure>> {
+fn on_kind(workspace: &Workspace, options: &cli::Bench, asked: bool) -> Result<Vec<Figure>> {
     let bundle = Bundle::given(options.bundle.as_deref())?.map(Arc::new);
     let (_folder, folder) = temporary()?;
     let engine = Engine::find(&folder, options.engine)?;
@@ -82,9 +83,16 @@ fn kind(workspace: &Workspace, options: &cli::Bench, asked: bool) -> Result<Opti
             .into()),
         Some(why) => {
             report::note(&format!("kind is not measured: {why}"));
-            Ok(None)
+            Ok(Vec::new())
         }
-        None => told(|| run::kind(workspace, options, bundle.as_ref())).map(Some),
+        None => report::timed(
+            "measured",
+            || kind::measure(workspace, options, bundle.as_ref()),
+            |figures| {
+                let told = figures.iter().map(words);
+                told.collect::<Vec<_>>().join("; ")
+            },
+        ),
     }
 }
 
@@ -115,9 +123,11 @@ fn text(figures: &[Figure]) -> String {
 }
 
 fn told(measure: impl FnOnce() -> Result<Figure>) -> Result<Figure> {
-    report::timed("measured", measure, |figure| {
-        format!("{}: {:.2} times its floor", figure.subject, figure.ratio)
-    })
+    report::timed("measured", measure, words)
+}
+
+fn words(figure: &Figure) -> String {
+    format!("{}: {:.2} times its floor", figure.subject, figure.ratio)
 }
 
 /// The subject and its floor, one after the other in each round: what slows the machine down slows

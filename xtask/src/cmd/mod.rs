@@ -23,6 +23,7 @@ pub mod doctor;
 pub mod e2e;
 pub mod logs;
 pub mod matrix;
+mod paused;
 pub(crate) mod room;
 mod run_file;
 pub mod setup;

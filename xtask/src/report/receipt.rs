@@ -87,6 +87,8 @@ pub struct Receipt {
     /// Why it is not green.
     pub failure: Option<FailureFacts>,
     #[serde(skip)]
+    begun: Instant,
+    #[serde(skip)]
     path: Utf8PathBuf,
 }
 
@@ -160,6 +162,8 @@ struct ProgramFacts {
 struct PhaseFacts {
     phase: &'static str,
     seconds: f64,
+    /// Since the run began; some phases go side by side.
+    ended_after_seconds: f64,
     succeeded: bool,
 }
 
@@ -198,6 +202,7 @@ impl Receipt {
             tests: None,
             edited_during_run: Vec::new(),
             failure: None,
+            begun: Instant::now(),
             path: run.directory().join("receipt.json"),
         }
     }
@@ -258,6 +263,7 @@ impl Receipt {
         self.phases.push(PhaseFacts {
             phase,
             seconds: took.as_secs_f64(),
+            ended_after_seconds: self.begun.elapsed().as_secs_f64(),
             succeeded,
         });
         self.save()

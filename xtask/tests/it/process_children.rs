@@ -10,8 +10,8 @@ use camino::Utf8Path;
 use xshell::{Shell, cmd};
 use xtask::poll::{self, Look};
 use xtask::process::{
-    Echo, Input, Invocation, ProcessError, capture, capture_with_input, output, pipe, stream,
-    stream_stderr,
+    Background, Echo, Input, Invocation, ProcessError, capture, capture_with_input, output, pipe,
+    stream, stream_stderr,
 };
 
 const AMPLE: Duration = Duration::from_secs(60);
@@ -330,4 +330,31 @@ fn both_children_of_a_pipe_end_with_its_deadline() {
         matches!(missing, ProcessError::NotFound { .. }),
         "{missing}"
     );
+}
+
+#[test]
+fn a_child_beside_the_others_is_told_to_go_on_and_waited_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = Utf8Path::from_path(folder.path()).unwrap().join("log");
+    let start = |script: &str| {
+        std::fs::write(&log, "").unwrap();
+        let child = Background::start(&shell(script), &log).unwrap();
+        let interval = Duration::from_millis(5);
+        poll::until("its word", AMPLE, interval, || {
+            let text = std::fs::read_to_string(&log)?;
+            Ok(match text.contains("up") {
+                true => Look::Found(()),
+                false => Look::NotYet(text),
+            })
+        })
+        .unwrap();
+        child
+    };
+    let child = start("trap 'exit 3' USR1; echo up; while :; do sleep 0.02; done");
+    child.signal(rustix::process::Signal::USR1).unwrap();
+    assert_eq!(child.wait(AMPLE).unwrap(), 3);
+
+    let deaf = start("echo up; sleep 60");
+    let error = deaf.wait(Duration::from_millis(50)).unwrap_err();
+    assert!(matches!(error, ProcessError::Deadline { .. }), "{error}");
 }

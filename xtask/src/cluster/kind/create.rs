@@ -94,6 +94,14 @@ fn tools(engine: &Engine, bundle: Option<&Bundle>) -> Result<Tools> {
     })
 }
 
+/// The program `kind`, with the image of a node in the engine.
+///
+/// # Errors
+/// When it is not here, or the image cannot be had.
+pub(super) fn program(engine: &Engine, bundle: Option<&Bundle>) -> Result<Utf8PathBuf> {
+    tools(engine, bundle).map(|tools| tools.program)
+}
+
 fn has_tool(bundle: Option<&Bundle>) -> bool {
     bundle.is_some_and(|bundle| bundle.tools().any(|tool| tool == TOOL))
 }
@@ -120,7 +128,7 @@ pub(crate) fn absence(bundle: Option<&Bundle>, engine: &Engine) -> Result<Option
 }
 
 /// kind with the provider set on every call, on the network of the run.
-fn invocation(engine: &Engine, program: &Utf8Path, id: &str) -> Invocation {
+pub(super) fn invocation(engine: &Engine, program: &Utf8Path, id: &str) -> Invocation {
     let network = run::kind_network(id);
     let provider = engine.kind.program();
     let variable = match engine.kind {
