@@ -45,6 +45,7 @@ use create::{FoundNode, Purpose, bring, create, look_at_node};
 use guest::{Guest, Part};
 use kept::Kept;
 use node::Node;
+pub(crate) use node::forget;
 
 /// A pod that is ready, and the rules of the node that lead to it.
 const REACH_DEADLINE: Duration = Duration::from_secs(30);

@@ -19,6 +19,8 @@ use crate::report::github::Job;
 use crate::report::{self, live, table};
 use crate::source::workspace::Workspace;
 
+mod missing_image;
+
 /// How long one call of cargo may take; a cold build on two cores is minutes.
 const CARGO_DEADLINE: Duration = Duration::from_secs(3600);
 
@@ -125,6 +127,11 @@ fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci, kind: &'a Kind<'a>)
     steps.push(("e2e --all, other engine", Box::new(second)));
     let on_kind = move || kind.only_if_here(|| end_to_end_on_kind(workspace, bundle));
     steps.push(("e2e on kind", Box::new(on_kind)));
+    let missing = move || {
+        let engine = || engine().map_or(Choice::Auto, Choice::from);
+        kind.only_if_here(|| missing_image::fails_soon(workspace, engine(), bundle))
+    };
+    steps.push(("missing image on kind", Box::new(missing)));
     steps
 }
 

@@ -83,6 +83,15 @@ impl Paused {
         &self.directory
     }
 
+    /// Lets it go on to its end; gives its exit code.
+    ///
+    /// # Errors
+    /// When it does not end in time.
+    pub(super) fn go_on(self, within: Duration) -> Result<i32> {
+        self.child.signal(Signal::USR1)?;
+        Ok(self.child.wait(within)?)
+    }
+
     /// Ends it where it stands, and waits until it has removed what it made.
     ///
     /// # Errors

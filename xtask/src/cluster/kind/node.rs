@@ -12,13 +12,17 @@ use serde::Deserialize;
 use super::config::SERVICE_SUBNET;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
+use crate::poll::{self, Look};
 use crate::process::{self, Input, Invocation};
+use crate::run;
 use crate::threads::joined;
 
 /// An answer that changes nothing.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// An image of a few hundred megabytes on a busy host.
 const IMPORT_DEADLINE: Duration = Duration::from_secs(300);
+/// How often it is asked for what is about to change.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Where Kubernetes keeps its images.
 const NAMESPACE: &str = "--namespace=k8s.io";
 
@@ -125,6 +129,21 @@ impl Node<'_> {
         listed(&text).with_context(|| format!("cannot read the answer of: {list}"))
     }
 
+    /// See [`forget`].
+    fn forget(&self, reference: &str) -> Result<()> {
+        let remove = self
+            .exec(false)
+            .args(["ctr", NAMESPACE, "images", "rm", "--sync", reference]);
+        process::capture(&remove, ANSWER_DEADLINE)?;
+        // What pulls images for pods hears of it a moment later.
+        poll::until("image gone", ANSWER_DEADLINE, LOOK_INTERVAL, || {
+            Ok(match self.listing()?.contains_key(reference) {
+                false => Look::Found(()),
+                true => Look::NotYet(format!("{} lists {reference}", self.name)),
+            })
+        })
+    }
+
     /// Has it refuse what is sent to the address of a Service that it knows no way for yet, or any
     /// more. Else it sends that out to wherever its own network leads, and a client may keep a
     /// connection to a stranger there. What does lead to a pod has the pod's address by then.
@@ -155,6 +174,16 @@ impl Node<'_> {
         process::capture(&copy, ANSWER_DEADLINE)?;
         Ok(())
     }
+}
+
+/// Takes its name from an image on the node of a run: no pod finds it any more. For those who show what
+/// comes of that.
+///
+/// # Errors
+/// With the words of the node's runtime, or when it lists the image still.
+pub(crate) fn forget(engine: &Engine, run: &str, reference: &str) -> Result<()> {
+    let name = &run::kind_node(run);
+    Node { engine, name }.forget(reference)
 }
 
 /// Every name that is listed, with the ID of its image.
