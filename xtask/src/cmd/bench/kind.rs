@@ -53,6 +53,13 @@ struct Theirs {
     rolled_out: Duration,
 }
 
+impl Theirs {
+    /// A node takes one at a time, and whose turn it is in a run is not told apart.
+    fn all_loaded(&self) -> Duration {
+        self.loaded + self.loaded_besides
+    }
+}
+
 #[derive(Deserialize)]
 struct Receipt {
     phases: Vec<Phase>,
@@ -201,11 +208,11 @@ fn figures(target: &str, ours: &[Ours], theirs: &[Theirs]) -> Result<Vec<Figure>
         )?,
         figure(
             "kind-load",
-            "our images streamed and proved, while Kubernetes comes up".to_owned(),
+            "ours streamed and proved, behind third parties', while Kubernetes comes up".to_owned(),
             |ours| ours.loaded,
-            "kind load image-archive of the same archives, afterwards",
-            |theirs| theirs.loaded,
-            1.5,
+            "kind load image-archive of all of them, when it is up",
+            Theirs::all_loaded,
+            2.0,
         )?,
         figure(
             "kind-roll-out",
@@ -220,10 +227,7 @@ fn figures(target: &str, ours: &[Ours], theirs: &[Theirs]) -> Result<Vec<Figure>
             format!("{target} again as in the first, with all its proof"),
             |ours| ours.whole,
             "all of this by hand: create, name service, load (third parties too), roll-out",
-            |theirs| {
-                let loaded = theirs.loaded + theirs.loaded_besides;
-                theirs.created + theirs.named + loaded + theirs.rolled_out
-            },
+            |theirs| theirs.created + theirs.named + theirs.all_loaded() + theirs.rolled_out,
             1.0,
         )?,
     ])
@@ -287,7 +291,7 @@ mod tests {
         let expected = [
             ("kind", 24.0, 20.0),
             ("kind-create", 15.0, 20.0),
-            ("kind-load", 2.0, 1.0),
+            ("kind-load", 2.0, 8.0),
             ("kind-roll-out", 3.0, 4.0),
             ("kind-all", 24.0, 32.0),
         ];
