@@ -73,6 +73,9 @@ pub struct E2e {
     /// Whether the containers stay when a run ends
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Keep::Never)]
     pub keep: Keep,
+    /// How many nodes a cluster of kind has
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub nodes: u8,
     /// On kind: keep one cluster for each target, and use it again; database and namespace are new for each run
     #[arg(long)]
     pub reuse: bool,

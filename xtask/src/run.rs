@@ -655,10 +655,16 @@ impl Resources {
             .collect();
         for id in ids {
             let label = format!("{LABEL_KIND}={id}");
-            self.containers.extend(containers(engine, &label)?);
-            // On podman kind makes a volume for each node, without a name, and labels it so.
-            let label = format!("{}=true", kind_node(id));
-            self.volumes.extend(volumes(engine, &label)?);
+            let nodes = containers(engine, &label)?;
+            // On podman kind makes a volume for each node, without a name, and labels it so. One of a
+            // control plane may be there without it.
+            let control_plane = kind_node(id);
+            let others = nodes.iter().filter(|node| **node != control_plane);
+            for node in [&control_plane].into_iter().chain(others) {
+                let label = format!("{node}=true");
+                self.volumes.extend(volumes(engine, &label)?);
+            }
+            self.containers.extend(nodes);
         }
         Ok(())
     }

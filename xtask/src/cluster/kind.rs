@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -38,14 +38,16 @@ pub(crate) mod gather;
 mod guest;
 pub(crate) mod kept;
 mod node;
+mod nodes;
 pub(crate) mod preview;
 
+use config::Shape;
 pub(crate) use create::absence;
 use create::{FoundNode, Purpose, bring, create, look_at_node};
 use guest::{Guest, Part};
 use kept::Kept;
-use node::Node;
 pub(crate) use node::forget;
+use nodes::Nodes;
 
 /// A pod that is ready, and the rules of the node that lead to it.
 const REACH_DEADLINE: Duration = Duration::from_secs(30);
@@ -56,14 +58,12 @@ const REACH_INTERVAL: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct Kind {
     engine: Engine,
-    node: String,
+    nodes: Nodes,
     namespace: Namespace,
     ports: NodePorts,
     /// Port of the node, port on 127.0.0.1.
     published: BTreeMap<u16, u16>,
     starting: Option<JoinHandle<Result<()>>>,
-    /// One at a time: a node unpacks what it takes.
-    importing: Arc<Mutex<()>>,
     given_up: Arc<AtomicBool>,
     /// What it is to a cluster that stays.
     guest: Option<Guest>,
@@ -81,6 +81,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) bundle: Option<&'a Arc<Bundle>>,
     /// The cluster that stays, where one is wanted.
     pub(crate) kept: Option<&'a Arc<Kept>>,
+    /// How many nodes it has, at least one.
+    pub(crate) nodes_count: u8,
 }
 
 impl Wanted<'_> {
@@ -88,6 +90,13 @@ impl Wanted<'_> {
     fn provide(&self) -> Result<Vec<ThirdPartyImage>> {
         let bundle = self.bundle.map(Arc::as_ref);
         third_party::provide_all(self.workspace, self.engine, bundle, self.target)
+    }
+
+    fn shape(&self, ports: &NodePorts) -> Result<Shape> {
+        Ok(Shape {
+            nodes_count: self.nodes_count,
+            ports_count: ports_count(ports)?,
+        })
     }
 }
 
@@ -109,7 +118,7 @@ impl Kind {
             let settings = part.settings(wanted, &ports, &third_party)?;
             let found = match found.difference(&settings) {
                 Some(difference) => Err(difference.to_owned()),
-                None => again::find(wanted, &kept.owner(), &third_party)?,
+                None => again::find(wanted, &kept.owner(), wanted.shape(&ports)?, &third_party)?,
             };
             match found {
                 Ok(node) => {
@@ -140,7 +149,7 @@ impl Kind {
             run: Arc::clone(&owner),
             engine: wanted.engine.clone(),
             bundle: wanted.bundle.cloned(),
-            ports_count: ports_count(&ports)?,
+            shape: wanted.shape(&ports)?,
         });
         make_network(&owner, wanted.engine, &run::kind_network(owner.id()))?;
         let (signal, is_up) = mpsc::channel();
@@ -174,17 +183,15 @@ impl Kind {
                 return Err(why.unwrap_or(error));
             }
         };
-        let importing = Arc::new(Mutex::new(()));
         let coming_up = {
-            let (third_party, importing) = (third_party.clone(), Arc::clone(&importing));
+            let (third_party, nodes) = (third_party.clone(), node.nodes.clone());
             thread::spawn(move || {
-                let brought = bring(&purpose, &third_party, &importing);
+                let brought = bring(&purpose.engine, &third_party, &nodes);
                 ended(creating).and(brought)
             })
         };
         let mut made = Self::of(wanted, node, third_party, ports, guest);
         made.starting = Some(coming_up);
-        made.importing = importing;
         made.given_up = given_up;
         Ok(made)
     }
@@ -208,9 +215,8 @@ impl Kind {
             },
             ports,
             published: node.published,
-            node: node.name,
+            nodes: node.nodes,
             starting: None,
-            importing: Arc::default(),
             given_up: Arc::default(),
             guest,
         }
@@ -225,7 +231,7 @@ impl Kind {
     /// The container that is its node.
     #[must_use]
     pub fn node(&self) -> &str {
-        &self.node
+        self.nodes.first()
     }
 
     /// Where the run is deployed in it.
@@ -240,23 +246,18 @@ impl Kind {
 
     /// Those of these images that every node lists, complete, with their IDs.
     pub(crate) fn images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
-        self.as_node().images(references)
+        self.nodes.images(references)
     }
 
     /// Puts an archive into every node.
     pub(crate) fn import(&self, archive: &Utf8Path) -> Result<()> {
-        let _one_at_a_time = self
-            .importing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        self.as_node().import(archive)
+        self.nodes.import(archive)
     }
 
-    fn as_node(&self) -> Node<'_> {
-        Node {
-            engine: &self.engine,
-            name: &self.node,
-        }
+    /// Every node, the control plane first.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<&str> {
+        self.nodes.names()
     }
 
     /// Namespace, Secrets, what runs third-party images alone, and of ours what runs nothing; then shows the API server what a
@@ -404,7 +405,7 @@ impl Kind {
         // The namespace is made there.
         self.settle()?;
         let is_new = !self.is_used_again();
-        let held = || self.as_node().listed();
+        let held = || self.nodes.listed();
         self.namespace
             .roll_out(ours, deadline_of, is_new, &held, &activity)?;
         self.reach(&activity)

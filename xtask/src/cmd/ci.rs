@@ -213,6 +213,7 @@ fn every_target(engine: Choice, bundle: Option<&Utf8Path>, first: bool) -> cli::
         targets: Vec::new(),
         all: true,
         keep: cli::Keep::Never,
+        nodes: 1,
         reuse: false,
         watch: false,
         cluster: Some(cluster::Choice::Local),

@@ -55,7 +55,7 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
             filters::check(workspace, target, &options.filters)?;
         }
     }
-    check_reuse(options)?;
+    check_kind(options)?;
     // Each run opens it for itself; what is wrong with it is told before any.
     let bundle = Bundle::given(options.bundle.as_deref())?;
     let naming = Naming::of(options)?;
@@ -124,15 +124,28 @@ fn each(workspace: &Workspace, targets: &[&Target], options: &cli::E2e) -> Resul
     Ok(outcomes)
 }
 
-fn check_reuse(options: &cli::E2e) -> Result<()> {
-    if options.reuse && options.cluster() != cluster::Choice::Kind {
+/// What only a cluster of kind has.
+fn check_kind(options: &cli::E2e) -> Result<()> {
+    if options.cluster() == cluster::Choice::Kind {
+        return Ok(());
+    }
+    let refuse = |what: &str, why: &str, hint: &str| {
+        let cluster = options.cluster();
         let message = format!(
-            "--reuse does not go with --cluster {}: it keeps a cluster of kind",
-            options.cluster().word()
+            "{what} does not go with --cluster {}: {why}",
+            cluster.word()
         );
-        return Err(Failure::new(Exit::Usage, message)
-            .hint("`--cluster kind`; on the local cluster `--watch` keeps what an edit did not change")
-            .into());
+        Err(Failure::new(Exit::Usage, message).hint(hint).into())
+    };
+    if options.reuse {
+        return refuse(
+            "--reuse",
+            "it keeps a cluster of kind",
+            "`--cluster kind`; on the local cluster `--watch` keeps what an edit did not change",
+        );
+    }
+    if options.nodes > 1 {
+        return refuse("--nodes", "it has none of its own", "`--cluster kind`");
     }
     Ok(())
 }

@@ -390,7 +390,7 @@ fn a_kept_run_is_taken_by_one_at_a_time_and_by_nobody_when_it_is_let_go() {
     assert!(take().is_none());
     assert_eq!(
         run::sweep(&world.workspace, &world.engine).unwrap(),
-        [id.clone()]
+        std::slice::from_ref(&id)
     );
     assert!(world.left().is_empty());
 }

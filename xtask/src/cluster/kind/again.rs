@@ -12,8 +12,9 @@ use camino::Utf8Path;
 use serde::Deserialize;
 
 use super::Wanted;
+use super::config::Shape;
 use super::create::{FoundNode, find_node};
-use super::node::Node;
+use super::nodes::Nodes;
 use crate::cluster::kubernetes::Kubectl;
 use crate::cluster::kubernetes::documents::LABEL_CLUSTER;
 use crate::cluster::kubernetes::pod::Pod;
@@ -60,16 +61,13 @@ struct Metadata {
 pub(super) fn find(
     wanted: &Wanted<'_>,
     owner: &Run,
+    shape: Shape,
     third_party: &[ThirdPartyImage],
 ) -> Result<Result<FoundNode, String>> {
-    let Some(found) = find_node(wanted.engine, owner)? else {
-        return Ok(Err("its node does not run".to_owned()));
+    let Some(found) = find_node(wanted.engine, owner, shape)? else {
+        return Ok(Err("not every node of it runs".to_owned()));
     };
-    let node = Node {
-        engine: wanted.engine,
-        name: &found.name,
-    };
-    let looked = look(&node, &found.kubectl, third_party, wanted.workspace);
+    let looked = look(&found.nodes, &found.kubectl, third_party, wanted.workspace);
     match looked {
         Ok(()) => Ok(Ok(found)),
         Err(error) if report::is_signal(&error) => Err(error),
@@ -78,19 +76,19 @@ pub(super) fn find(
 }
 
 fn look(
-    node: &Node<'_>,
+    nodes: &Nodes,
     kubectl: &Kubectl,
     third_party: &[ThirdPartyImage],
     workspace: &Workspace,
 ) -> Result<()> {
     let names: Vec<&str> = third_party.iter().map(ThirdPartyImage::reference).collect();
     thread::scope(|scope| {
-        let images = scope.spawn(|| node.images(&names));
+        let images = scope.spawn(|| nodes.images(&names));
         let left = leave_none(kubectl, workspace);
         let images = threads::joined(images)?;
         for image in third_party {
             if images.get(image.reference()).map(String::as_str) != Some(image.image_id()) {
-                bail!("its node has not {}", image.reference());
+                bail!("not every node has {}", image.reference());
             }
         }
         left

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
+use super::config::Shape;
 use super::create::{self, Purpose, create, look_at_node};
 use super::{Kind, Wanted, config};
 use crate::cluster::kubernetes::documents::{self, Which};
@@ -60,7 +61,10 @@ impl ByHand {
             run: Arc::clone(run),
             engine: engine.clone(),
             bundle: wanted.bundle.cloned(),
-            ports_count: u16::try_from(ports_count).context("more ports than a node has")?,
+            shape: Shape {
+                nodes_count: 1,
+                ports_count: u16::try_from(ports_count).context("more ports than a node has")?,
+            },
         };
         let program = create::program(engine, wanted.bundle.map(Arc::as_ref))?;
         let images = purpose.provide()?;

@@ -15,10 +15,19 @@ pub(super) const POD_SUBNET: PodSubnet = PodSubnet {
     node: "10.244.0.1/32",
 };
 
-/// A cluster of one node that publishes so many ports on 127.0.0.1, from [`NODE_PORT_FIRST`] on. The
+/// What of a cluster differs from run to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    /// With that of the control plane, which runs pods where it is alone.
+    pub(super) nodes_count: u8,
+    /// Published on 127.0.0.1.
+    pub(super) ports_count: u16,
+}
+
+/// A cluster whose first node publishes so many ports on 127.0.0.1, from [`NODE_PORT_FIRST`] on. The
 /// engine picks the ports of the host itself, so nothing is chosen that another takes in between.
-pub(super) fn config(ports_count: u16) -> Value {
-    let mappings: Vec<Value> = (NODE_PORT_FIRST..NODE_PORT_FIRST + ports_count)
+pub(super) fn config(shape: Shape) -> Value {
+    let mappings: Vec<Value> = (NODE_PORT_FIRST..NODE_PORT_FIRST + shape.ports_count)
         .map(|port| json!({"containerPort": port, "hostPort": -1, "listenAddress": "127.0.0.1", "protocol": "TCP"}))
         .collect();
     // A database that is killed in test after test is started again without ever longer pauses.
@@ -33,6 +42,8 @@ pub(super) fn config(ports_count: u16) -> Value {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
         "iptables": {"minSyncPeriod": "50ms"},
     });
+    let mut nodes = vec![json!({"role": "control-plane", "extraPortMappings": mappings})];
+    nodes.extend((1..shape.nodes_count).map(|_| json!({"role": "worker"})));
     json!({
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
@@ -41,17 +52,21 @@ pub(super) fn config(ports_count: u16) -> Value {
             "serviceSubnet": SERVICE_SUBNET,
         },
         "kubeadmConfigPatches": [kubelet.to_string(), proxy.to_string()],
-        "nodes": [{"role": "control-plane", "extraPortMappings": mappings}],
+        "nodes": nodes,
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::config;
+    use super::{Shape, config};
 
     #[test]
     fn every_port_is_picked_by_the_engine_and_on_this_machine_alone() {
-        let config = config(3);
+        let config = config(Shape {
+            nodes_count: 2,
+            ports_count: 3,
+        });
+        assert_eq!(config["nodes"][1], serde_json::json!({"role": "worker"}));
         let mappings = config["nodes"][0]["extraPortMappings"].as_array().unwrap();
         assert_eq!(mappings.len(), 3);
         assert_eq!(mappings[2]["containerPort"], 30_002);

@@ -4,16 +4,17 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::config;
+use super::config::{self, Shape};
 use super::node::Node;
+use super::nodes::Nodes;
 use crate::bundle::Bundle;
 use crate::cluster::kubernetes::Kubectl;
 use crate::cluster::local::again_for_a_port;
@@ -58,8 +59,7 @@ pub(in crate::cluster) struct Purpose {
     pub(super) run: Arc<Run>,
     pub(super) engine: Engine,
     pub(super) bundle: Option<Arc<Bundle>>,
-    /// How many ports of the node are published.
-    pub(super) ports_count: u16,
+    pub(super) shape: Shape,
 }
 
 impl Purpose {
@@ -194,7 +194,7 @@ pub(super) fn create(purpose: &Purpose, up: &Sender<()>, given_up: &AtomicBool) 
     let tools = tools(&purpose.engine, purpose.bundle.as_deref())?;
     provide_modules()?;
     let config = config_file(run.directory());
-    host::write_cached(&config, &config::config(purpose.ports_count))?;
+    host::write_cached(&config, &config::config(purpose.shape))?;
     run.journal(&Resource::Cluster(run.id().to_owned()))?;
     let create = command(&purpose.engine, &tools, run.id(), run.directory());
     let log = run.directory().join("kind.log");
@@ -254,28 +254,18 @@ fn provide_modules() -> Result<()> {
     Ok(())
 }
 
-/// Puts third-party images into the node, one after the other.
-pub(super) fn bring(
-    purpose: &Purpose,
-    images: &[ThirdPartyImage],
-    importing: &Mutex<()>,
-) -> Result<()> {
-    let engine = &purpose.engine;
-    let name = run::kind_node(purpose.run.id());
-    let node = Node {
-        engine,
-        name: &name,
-    };
+/// Puts third-party images into every node, one after the other.
+pub(super) fn bring(engine: &Engine, images: &[ThirdPartyImage], nodes: &Nodes) -> Result<()> {
     for image in images {
         let archive = third_party::archive(engine, image)?;
-        let _one_at_a_time = importing.lock().unwrap_or_else(PoisonError::into_inner);
         let _activity = live::begin("loading", image.reference());
-        node.import(&archive)?;
-        let listed = node.images(&[image.reference()])?;
+        nodes.import(&archive)?;
+        let listed = nodes.images(&[image.reference()])?;
         let found = listed.get(image.reference()).map(String::as_str);
         if found != Some(image.image_id()) {
             let message = format!(
-                "{archive} was put into node {name}, and it lists {} as {found:?}, not as {}",
+                "{archive} was put into {}, and {} is listed as {found:?}, not as {}",
+                nodes.names().join(", "),
                 image.reference(),
                 image.image_id()
             );
@@ -290,7 +280,8 @@ pub(super) fn bring(
 /// What is known of a node that is there.
 #[derive(Debug)]
 pub(super) struct FoundNode {
-    pub(super) name: String,
+    /// With the others of the cluster.
+    pub(super) nodes: Nodes,
     /// Port of the node, port on 127.0.0.1.
     pub(super) published: BTreeMap<u16, u16>,
     /// Of the node's own version, in the namespace that is named for what owns the cluster.
@@ -299,24 +290,26 @@ pub(super) struct FoundNode {
 
 /// Looks at the node of a cluster that was just made.
 pub(super) fn look_at_node(purpose: &Purpose) -> Result<FoundNode> {
-    let found = find_node(&purpose.engine, &purpose.run)?;
+    let found = find_node(&purpose.engine, &purpose.run, purpose.shape)?;
     let found = found.with_context(|| {
         let name = run::kind_node(purpose.run.id());
         format!("kind made a node, and there is no container {name} that runs")
     })?;
-    let node = Node {
-        engine: &purpose.engine,
-        name: &found.name,
-    };
-    node.refuse_strays()?;
+    found.nodes.refuse_strays()?;
     Ok(found)
 }
 
-/// The node of the cluster that `run` owns, if it runs.
-pub(super) fn find_node(engine: &Engine, run: &Run) -> Result<Option<FoundNode>> {
-    let name = run::kind_node(run.id());
-    let found = engine.containers([name.as_str()])?;
-    let Some(facts) = found.get(&name).filter(|facts| facts.status == "running") else {
+/// The nodes of the cluster that `run` owns, if they run.
+pub(super) fn find_node(engine: &Engine, run: &Run, shape: Shape) -> Result<Option<FoundNode>> {
+    let nodes = Nodes::of(engine, run.id(), shape.nodes_count);
+    let name = nodes.first().to_owned();
+    let found = engine.containers(nodes.names())?;
+    let runs = |name: &&str| {
+        found
+            .get(*name)
+            .is_some_and(|facts| facts.status == "running")
+    };
+    let Some(facts) = found.get(&name).filter(|_| nodes.names().iter().all(runs)) else {
         return Ok(None);
     };
     let node = Node {
@@ -330,7 +323,7 @@ pub(super) fn find_node(engine: &Engine, run: &Run) -> Result<Option<FoundNode>>
     };
     let published = facts.ports.clone();
     Ok(Some(FoundNode {
-        name,
+        nodes,
         published,
         kubectl,
     }))

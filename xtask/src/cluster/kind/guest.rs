@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::again::Staying;
 use super::kept::{Kept, Settings};
-use super::{Wanted, config, create, ports_count};
+use super::{Wanted, config, create};
 use crate::cluster::kubernetes::Kubectl;
 use crate::cluster::kubernetes::documents::{self, LABEL_CLUSTER, NodePorts, Place, Which};
 use crate::cluster::kubernetes::namespace::Stays;
@@ -114,7 +114,7 @@ impl Part {
         Ok(Settings {
             target: wanted.target.name.to_string(),
             engine: wanted.engine.kind.program().to_owned(),
-            kind: config::config(ports_count(ports)?),
+            kind: config::config(wanted.shape(ports)?),
             node_image: create::node_image(wanted.bundle.map(Arc::as_ref)),
             third_party: ids.collect(),
             secrets: secrets?.join("; "),

@@ -148,6 +148,7 @@ fn by_hand(
         manifests: &manifests,
         bundle,
         kept: None,
+        nodes_count: 1,
     })?;
     let besides = made.third_party.iter().map(|archive| archive.as_path());
     let loaded_besides = made.load(besides)?;

@@ -623,6 +623,7 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
                 manifests,
                 bundle,
                 kept,
+                nodes_count: options.nodes,
             }),
         };
         // Not beside the first containers: the name server of podman's networks ends with the last

@@ -1,0 +1,161 @@
+//! Every node of a cluster: what counts as loaded is on each of them. Nodes go side by side, and one
+//! import at a time in each, since a node unpacks what it takes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use anyhow::Result;
+use camino::Utf8Path;
+
+use super::node::Node;
+use crate::engine::Engine;
+use crate::run;
+use crate::threads::{all, joined};
+
+/// The nodes of one cluster; the first is the control plane. A clone is the same nodes.
+#[derive(Clone, Debug)]
+pub(super) struct Nodes(Arc<[One]>);
+
+#[derive(Debug)]
+struct One {
+    engine: Engine,
+    name: String,
+    importing: Mutex<()>,
+}
+
+impl One {
+    fn as_node(&self) -> Node<'_> {
+        Node {
+            engine: &self.engine,
+            name: &self.name,
+        }
+    }
+}
+
+impl Nodes {
+    /// So many of the cluster that the run with this ID owns, by the names that kind gives them.
+    pub(super) fn of(engine: &Engine, owner: &str, count: u8) -> Self {
+        let one = |name: String| One {
+            engine: engine.clone(),
+            name,
+            importing: Mutex::new(()),
+        };
+        Self(names(owner, count).into_iter().map(one).collect())
+    }
+
+    /// The control plane, which publishes the ports of all.
+    pub(super) fn first(&self) -> &str {
+        &self.0[0].name
+    }
+
+    /// Their names.
+    pub(super) fn names(&self) -> Vec<&str> {
+        self.0.iter().map(|one| one.name.as_str()).collect()
+    }
+
+    /// Streams an archive into each.
+    ///
+    /// # Errors
+    /// With the words of a node's runtime.
+    pub(super) fn import(&self, archive: &Utf8Path) -> Result<()> {
+        self.each(|one| {
+            let importing = one.importing.lock();
+            let _one_at_a_time = importing.unwrap_or_else(PoisonError::into_inner);
+            one.as_node().import(archive)
+        })
+    }
+
+    /// Those of these images that every node lists, complete and with the same ID. One that some have
+    /// and others have not is not there; one that is another image on another node has the ID that
+    /// is not the first's, so that whoever compares it sees that it is wrong.
+    ///
+    /// # Errors
+    /// As [`Node::images`].
+    pub(super) fn images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
+        let listings = thread::scope(|scope| {
+            let asking = self.0.iter();
+            let asking: Vec<_> = asking
+                .map(|one| scope.spawn(|| one.as_node().images(references)))
+                .collect();
+            let listings: Result<Vec<_>> = asking.into_iter().map(joined).collect();
+            listings
+        })?;
+        Ok(on_all(listings))
+    }
+
+    /// The full names of all images that the first lists, complete or not.
+    ///
+    /// # Errors
+    /// With the words of the node's runtime.
+    pub(super) fn listed(&self) -> Result<Vec<String>> {
+        self.0[0].as_node().listed()
+    }
+
+    /// As [`Node::refuse_strays`], on each.
+    ///
+    /// # Errors
+    /// When a node has no packet filter.
+    pub(super) fn refuse_strays(&self) -> Result<()> {
+        self.each(|one| one.as_node().refuse_strays())
+    }
+
+    fn each(&self, act: impl Fn(&One) -> Result<()> + Sync) -> Result<()> {
+        let act = &act;
+        thread::scope(|scope| {
+            let acting = self.0.iter().map(|one| scope.spawn(move || act(one)));
+            all(acting.collect())
+        })
+    }
+}
+
+fn names(owner: &str, count: u8) -> Vec<String> {
+    let workers = (1..count).map(|number| match number {
+        1 => format!("{owner}-worker"),
+        number => format!("{owner}-worker{number}"),
+    });
+    [run::kind_node(owner)].into_iter().chain(workers).collect()
+}
+
+fn on_all(listings: Vec<BTreeMap<String, String>>) -> BTreeMap<String, String> {
+    let mut listings = listings.into_iter();
+    let mut found = listings.next().unwrap_or_default();
+    for listing in listings {
+        found.retain(|name, _| listing.contains_key(name));
+        for (name, id) in &mut found {
+            if listing[name] != *id {
+                id.clone_from(&listing[name]);
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{names, on_all};
+
+    #[test]
+    fn nodes_have_the_names_that_kind_gives_them() {
+        assert_eq!(names("a", 1), ["a-control-plane"]);
+        let four = ["a-control-plane", "a-worker", "a-worker2", "a-worker3"];
+        assert_eq!(names("a", 4), four);
+    }
+
+    #[test]
+    fn an_image_is_there_where_every_node_has_it() {
+        let listing = |images: &[(&str, &str)]| -> BTreeMap<String, String> {
+            let images = images.iter();
+            images
+                .map(|(name, id)| ((*name).to_owned(), (*id).to_owned()))
+                .collect()
+        };
+        let first = listing(&[("a", "1"), ("b", "1"), ("c", "1")]);
+        let second = listing(&[("a", "1"), ("b", "2"), ("d", "1")]);
+        let found = on_all(vec![first.clone(), second]);
+        assert_eq!(found, listing(&[("a", "1"), ("b", "2")]));
+        assert_eq!(on_all(vec![first.clone()]), first);
+    }
+}
