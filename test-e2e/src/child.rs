@@ -176,6 +176,75 @@ impl<T: DeserializeOwned + Send + 'static> Stream<T> {
     }
 }
 
+/// A child that goes on, and says at its beginning what somebody waits for.
+#[derive(Debug)]
+pub struct Speaker {
+    line: String,
+    lines: Receiver<String>,
+    said: Receiver<Vec<u8>>,
+    child: Owned,
+}
+
+impl Speaker {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(command: &mut Command) -> Result<Self, String> {
+        let line = line(command);
+        let mut child = Owned::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+        let said = collect(child.0.stderr.take(), |_| {});
+        let (sender, lines) = channel();
+        let stdout = child.0.stdout.take();
+        thread::spawn(move || {
+            let Some(stdout) = stdout else { return };
+            let mut reader = BufReader::new(stdout).lines();
+            // To its end, heard or not: a child whose pipe is full stands still.
+            while let Some(Ok(line)) = reader.next() {
+                let _ = sender.send(line);
+            }
+        });
+        Ok(Self {
+            line,
+            lines,
+            said,
+            child,
+        })
+    }
+
+    /// The first line in which `find` finds something.
+    ///
+    /// # Errors
+    /// What it said, when it ends before, or the deadline has passed.
+    pub fn first<R>(
+        &self,
+        within: Duration,
+        find: impl Fn(&str) -> Option<R>,
+    ) -> Result<R, String> {
+        let deadline = Instant::now() + within;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let why = match self.lines.recv_timeout(left) {
+                Ok(line) => match find(&line) {
+                    Some(found) => return Ok(found),
+                    None => continue,
+                },
+                Err(RecvTimeoutError::Timeout) => format!("not within {within:?}"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    let said = self.said.recv_timeout(left).unwrap_or_default();
+                    format!("it ended: {}", String::from_utf8_lossy(&said).trim())
+                }
+            };
+            return Err(format!("{}: {why}", self.line));
+        }
+    }
+
+    /// Whether it has not ended.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.0.try_wait(), Ok(None))
+    }
+}
+
 /// A child that writes to a file until it ends by itself.
 #[derive(Debug)]
 pub struct Recorder {

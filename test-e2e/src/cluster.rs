@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
+use crate::forward::Forward;
 use crate::kubernetes::Namespace;
 use crate::run::{EngineCommand, Service};
 
@@ -73,9 +74,18 @@ pub struct Started {
     pub restart_count: u64,
 }
 
-/// A port of a container, at the container of the engine that publishes it.
+/// A port of a container, as it is reached from here.
 #[derive(Clone, Debug)]
-pub struct Published {
+pub enum Published {
+    /// At the container of the engine that publishes it.
+    Engine(ByEngine),
+    /// Through the API server.
+    Forward(Forward),
+}
+
+/// A port that a container of the engine publishes.
+#[derive(Clone, Debug)]
+pub struct ByEngine {
     engine: EngineCommand,
     container: String,
     port: u16,
@@ -99,6 +109,21 @@ impl Published {
     /// # Errors
     /// When it is not, or the container is down.
     pub fn address(&self) -> Result<SocketAddr, String> {
+        match self {
+            Self::Engine(by_engine) => by_engine.address(),
+            Self::Forward(forward) => forward.address(),
+        }
+    }
+
+    /// Whether its address stays what it is until the next fault, and is nobody else's meanwhile.
+    #[must_use]
+    pub const fn is_lasting(&self) -> bool {
+        matches!(self, Self::Engine(_))
+    }
+}
+
+impl ByEngine {
+    fn address(&self) -> Result<SocketAddr, String> {
         if self.lasts == Lasts::UntilRestart {
             return self.engine.address(&self.container, self.port);
         }
@@ -136,22 +161,26 @@ impl Cluster {
         usual: u16,
     ) -> Result<Published, String> {
         match self {
-            Self::Local(engine) => Ok(Published {
+            Self::Local(engine) => Ok(Published::Engine(ByEngine {
                 engine: engine.clone(),
                 container: container.to_owned(),
                 port: service.ports.get(port).copied().unwrap_or(usual),
                 lasts: Lasts::UntilRestart,
-            }),
+            })),
             Self::Kubernetes(namespace) => {
-                let (engine, node) = namespace.node();
+                let Some((engine, node)) = namespace.node() else {
+                    let number = service.ports.get(port).copied().unwrap_or(usual);
+                    let forward = Forward::new(namespace, container, number);
+                    return Ok(Published::Forward(forward));
+                };
                 let number = service.node_ports.get(port);
                 let missing = || format!("{container} has no node port for {port}");
-                Ok(Published {
+                Ok(Published::Engine(ByEngine {
                     engine: engine.clone(),
                     container: node.to_owned(),
                     port: *number.ok_or_else(missing)?,
                     lasts: Lasts::Always,
-                })
+                }))
             }
         }
     }
@@ -167,6 +196,18 @@ impl Cluster {
         match self {
             Self::Local(engine) => engine.states(containers),
             Self::Kubernetes(namespace) => namespace.states(containers),
+        }
+    }
+
+    /// Why nobody can do here what the node alone can, if that is so: kill, and freeze.
+    #[must_use]
+    pub fn lacks_node(&self) -> Option<String> {
+        match self {
+            Self::Kubernetes(namespace) if namespace.node().is_none() => Some(
+                "it kills or freezes a process, for which Kubernetes has no word: that takes the node, and `--cluster kind` has one"
+                    .to_owned(),
+            ),
+            Self::Local(_) | Self::Kubernetes(_) => None,
         }
     }
 
@@ -278,7 +319,10 @@ mod tests {
     #[test]
     fn a_port_is_published_by_its_container_or_by_the_node() {
         let local = Cluster::Local(engine("podman"));
-        let told = |published: Published| (published.container, published.port, published.lasts);
+        let told = |published: Published| match published {
+            Published::Engine(by) => (by.container, by.port, by.lasts),
+            Published::Forward(forward) => panic!("{forward:?}"),
+        };
         let published =
             |cluster: &Cluster, port: &str| cluster.published(&service(), "a", port, 9).map(told);
         let by = |name: &str, port, lasts| Ok((name.to_owned(), port, lasts));
@@ -291,7 +335,7 @@ mod tests {
             kubectl: "kubectl".into(),
             kubeconfig: "k".into(),
             namespace: "n".to_owned(),
-            node: "node".to_owned(),
+            node: Some("node".to_owned()),
         };
         let namespace = Namespace::new(&access, &engine("podman"), "r".as_ref());
         let kubernetes = Cluster::Kubernetes(namespace);

@@ -55,6 +55,11 @@ struct Known {
 
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
+/// How many containers were stopped or started so far.
+pub(crate) fn faults() -> u64 {
+    FAULTS.load(Ordering::SeqCst)
+}
+
 /// A container was stopped or started: docker publishes another port each time.
 pub(crate) fn forget_addresses() {
     FAULTS.fetch_add(1, Ordering::SeqCst);
@@ -254,8 +259,9 @@ impl Api {
 
     fn address(&self, call: &str) -> Result<SocketAddr, NoAnswer> {
         let mut known = self.address.lock().unwrap_or_else(PoisonError::into_inner);
-        let faults = FAULTS.load(Ordering::SeqCst);
-        if let Some(known) = known.filter(|known| known.faults == faults) {
+        let faults = faults();
+        let is_current = |known: &Known| known.faults == faults && self.published.is_lasting();
+        if let Some(known) = known.filter(is_current) {
             return Ok(known.address);
         }
         let asked = self.published.address();

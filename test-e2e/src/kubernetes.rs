@@ -55,8 +55,9 @@ pub struct Access {
     pub kubeconfig: PathBuf,
     /// Where the run is deployed.
     pub namespace: String,
-    /// The node, a container of the engine.
-    pub node: String,
+    /// The node, a container of the engine; nothing where it is out of reach.
+    #[serde(default)]
+    pub node: Option<String>,
 }
 
 /// The namespace of a run.
@@ -127,21 +128,42 @@ impl Namespace {
         Ok(all)
     }
 
-    /// The node's container, and the engine that runs it.
+    /// The node's container, and the engine that runs it, where the node is within reach.
     #[must_use]
-    pub fn node(&self) -> (&EngineCommand, &str) {
-        (&self.engine, &self.access.node)
+    pub fn node(&self) -> Option<(&EngineCommand, &str)> {
+        let node = self.access.node.as_deref()?;
+        Some((&self.engine, node))
+    }
+
+    /// The folder of the run.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.run_directory
+    }
+
+    /// The pod that stands for a Deployment.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn pod(&self, deployment: &str) -> Result<String, String> {
+        self.process(deployment).map(|process| process.pod)
     }
 
     fn kubectl(&self, arguments: &[&str], within: Duration) -> Command {
+        // Should this process be killed, the child ends by itself.
+        let timeout = format!("--request-timeout={}s", within.as_secs());
+        self.lasting(&[&[timeout.as_str()], arguments].concat())
+    }
+
+    /// kubectl for what has no end of its own.
+    #[must_use]
+    pub fn lasting(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.access.kubectl);
         command
             .env_remove("KUBECONFIG")
             .arg("--kubeconfig")
             .arg(&self.access.kubeconfig)
             .args(["--namespace", &self.access.namespace])
-            // Should this process be killed, the child ends by itself.
-            .arg(format!("--request-timeout={}s", within.as_secs()))
             .args(arguments);
         command
     }
@@ -152,8 +174,10 @@ impl Namespace {
     }
 
     fn on_node(&self, arguments: &[&str]) -> Result<String, String> {
-        let exec = ["exec", &self.access.node];
-        self.engine.run(&[&exec, arguments].concat())
+        let (engine, node) = self
+            .node()
+            .ok_or("only the node can, and it is out of reach: such a test begins with `scenario_with_node!`")?;
+        engine.run(&[&["exec", node], arguments].concat())
     }
 
     fn runtime(&self, arguments: &[&str]) -> Result<String, String> {
@@ -176,7 +200,11 @@ impl Namespace {
     /// # Errors
     /// When there is no such Deployment.
     pub fn states(&self, containers: &[&str]) -> Result<Vec<State>, String> {
-        let frozen = frozen(&self.runtime(&["task", "ls"])?);
+        // Where nobody can freeze one, none is.
+        let frozen = match self.node() {
+            Some(_) => frozen(&self.runtime(&["task", "ls"])?),
+            None => Vec::new(),
+        };
         self.each(containers, |namespace, containers| {
             let listing = namespace.listing()?;
             let state = |container: &&str| {
@@ -358,7 +386,8 @@ impl Namespace {
     /// the node, which has no route there any more, sends them out into the world. They must be
     /// refused, as those to a stopped container are. The pod's own route goes first while it lives.
     fn refuse_when_gone(&self, process: &Process) -> Result<(), String> {
-        let Some(address) = process.address else {
+        // Elsewhere the pod network does what it does: that is what is tested there.
+        let (Some(address), Some(_)) = (process.address, self.node()) else {
             return Ok(());
         };
         let arguments = route(address);
@@ -505,7 +534,8 @@ impl Namespace {
     }
 
     /// Changes a key of the ConfigMap that is named as its container, and waits until the file in
-    /// the pod holds it, if there is one that runs.
+    /// the pod holds it, if there is one that runs. Where the node is out of reach nobody can look at
+    /// that file, and what comes of the edit is for the test to await.
     ///
     /// # Errors
     /// What kubectl said, and what was last seen, when the file does not change in time.
@@ -528,6 +558,9 @@ impl Namespace {
         // The kubelet looks at a pod at once when that has changed, else within a minute or so.
         let edit = format!("test-e2e/config-edit={}", crate::unique());
         self.ask(&["annotate", "pod", pod.name(), &edit, "--overwrite"])?;
+        if self.node().is_none() {
+            return Ok(());
+        }
         try_eventually(MOUNTED_WITHIN, || match self.on_node(&["cat", &path]) {
             Ok(text) if text == content => Look::Seen(()),
             Ok(text) => Look::NotYet(format!("{} bytes of another content", text.len())),
@@ -569,7 +602,7 @@ mod tests {
             kubectl: program.into(),
             kubeconfig: "/run/kubeconfig".into(),
             namespace: "n".to_owned(),
-            node: "n-control-plane".to_owned(),
+            node: Some("n-control-plane".to_owned()),
         };
         let engine = EngineCommand {
             program: program.into(),

@@ -11,6 +11,7 @@ pub mod crowd;
 pub mod database;
 pub mod engine;
 pub mod fault;
+pub mod forward;
 pub mod http;
 pub mod kubernetes;
 pub mod metrics;

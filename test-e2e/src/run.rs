@@ -89,9 +89,20 @@ pub struct Service {
     /// The image that its containers run, as `sha256:...`.
     #[serde(default)]
     pub image_id: String,
+    /// In the registry that the image is pulled from, as `sha256:...`: a node may tell this in place of
+    /// the other.
+    #[serde(default)]
+    pub manifest_digest: Option<String>,
     /// Directories that hold the files of each ConfigMap; none on Kubernetes.
     #[serde(default)]
     pub config_maps: BTreeMap<String, PathBuf>,
+}
+
+impl Service {
+    /// Whether a container that runs this image, `sha256:...`, runs what was proved.
+    fn is_run_as(&self, told: &str) -> bool {
+        told == self.image_id || self.manifest_digest.as_deref() == Some(told)
+    }
 }
 
 impl Run {
@@ -178,11 +189,10 @@ impl Run {
 
     fn ask_containers(&self) -> Result<(), String> {
         let services = self.services.iter();
-        let deployed: Vec<(&str, &str, &str)> = services
+        let deployed: Vec<(&str, &str, &Service)> = services
             .flat_map(|(name, service)| {
                 let containers = service.containers.iter();
-                containers
-                    .map(|container| (name.as_str(), container.as_str(), service.image_id.as_str()))
+                containers.map(move |container| (name.as_str(), container.as_str(), service))
             })
             .collect();
         let containers: Vec<&str> = deployed
@@ -191,7 +201,8 @@ impl Run {
             .collect();
         let run = self.cluster().image_ids(&containers)?;
         for ((name, container, proved), runs) in deployed.into_iter().zip(run) {
-            if runs != proved {
+            if !proved.is_run_as(&runs) {
+                let proved = proved.manifest_digest.as_ref().unwrap_or(&proved.image_id);
                 let what = format!("{container} runs {runs}, and {proved} was proved");
                 return Err(self.refusal(&format!("{name} was replaced"), &what));
             }
@@ -458,6 +469,7 @@ mod tests {
             source_digest: digest.map(str::to_owned),
             reference: digest.map(|_| "datastorage:gateway-11".to_owned()),
             image_id: "sha256:11".to_owned(),
+            manifest_digest: None,
             config_maps: BTreeMap::new(),
         };
         run.services = BTreeMap::from([

@@ -34,6 +34,7 @@ pub struct Scenario {
     run: Run,
     test: String,
     began: Instant,
+    skipped: Option<String>,
     // Held until the end.
     _lock: File,
 }
@@ -44,6 +45,23 @@ macro_rules! scenario {
     ($access:ident) => {{
         fn here() {}
         $crate::Scenario::open(
+            ::core::env!("CARGO_CRATE_NAME"),
+            ::core::any::type_name_of_val(&here),
+            $crate::Access::$access,
+            &$crate::compiled!(),
+        )
+    }};
+}
+
+/// Opens the [`Scenario`] of a test that needs the node: it kills or freezes a process, for which the
+/// API server has no word. Where the node is out of reach there is none, the test is written down as
+/// skipped, with the reason, and must return:
+/// `let Some(scenario) = scenario_with_node!(Exclusive) else { return };`
+#[macro_export]
+macro_rules! scenario_with_node {
+    ($access:ident) => {{
+        fn here() {}
+        $crate::Scenario::open_with_node(
             ::core::env!("CARGO_CRATE_NAME"),
             ::core::any::type_name_of_val(&here),
             $crate::Access::$access,
@@ -89,7 +107,29 @@ impl Scenario {
             run,
             test,
             began: Instant::now(),
+            skipped: None,
             _lock: lock,
+        }
+    }
+
+    /// The same for a test that needs the node; nothing where that is out of reach, and then the test
+    /// is written down as skipped.
+    ///
+    /// # Panics
+    /// As [`Self::open`].
+    #[must_use]
+    #[track_caller]
+    pub fn open_with_node(
+        target: &str,
+        place: &str,
+        access: Access,
+        files: &[Compiled],
+    ) -> Option<Self> {
+        let mut scenario = Self::open(target, place, access, files);
+        scenario.skipped = scenario.run.cluster().lacks_node();
+        match scenario.skipped {
+            None => Some(scenario),
+            Some(_) => None,
         }
     }
 
@@ -147,15 +187,24 @@ impl Scenario {
 impl Drop for Scenario {
     fn drop(&mut self) {
         let note = thread::panicking().then(|| note_of(thread::current().id()));
+        let verdict = match (&note, &self.skipped) {
+            (Some(_), _) => "failed",
+            (None, Some(_)) => "skipped",
+            (None, None) => "passed",
+        };
         let mut end = json!({
             "event": "end",
             "test": self.test,
-            "verdict": if note.is_some() { "failed" } else { "passed" },
+            "verdict": verdict,
             "duration_ms": u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
         });
         if let (Some(note), Some(object)) = (note, end.as_object_mut()) {
             object.insert("message".to_owned(), Value::from(note.message));
             object.insert("location".to_owned(), Value::from(note.location));
+        }
+        if let (Some(why), Some(object), "skipped") = (&self.skipped, end.as_object_mut(), verdict)
+        {
+            object.insert("message".to_owned(), Value::from(why.as_str()));
         }
         append(&self.run.run_directory.join("tests.jsonl"), &end);
     }

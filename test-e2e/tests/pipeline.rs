@@ -10,7 +10,8 @@ use test_e2e::crowd::together;
 use test_e2e::testbed::{self, Journal};
 use test_e2e::workflows::{self, call, step};
 use test_e2e::{
-    Look, Scenario, audit, eventually, fault, http, requests, scenario, signals, unique,
+    Look, Scenario, audit, eventually, fault, http, requests, scenario, scenario_with_node,
+    signals, unique,
 };
 use time::OffsetDateTime;
 
@@ -291,7 +292,9 @@ fn check_death(scenario: &Scenario, service: &str) {
 
 #[test]
 fn datastorage_killed_in_the_middle_nothing_is_lost_and_nothing_done_twice() {
-    let scenario = scenario!(Exclusive);
+    let Some(scenario) = scenario_with_node!(Exclusive) else {
+        return;
+    };
     for _ in 0..3 {
         check_death(&scenario, "datastorage");
     }
@@ -299,7 +302,9 @@ fn datastorage_killed_in_the_middle_nothing_is_lost_and_nothing_done_twice() {
 
 #[test]
 fn any_service_but_the_executor_may_die_in_the_middle() {
-    let scenario = scenario!(Exclusive);
+    let Some(scenario) = scenario_with_node!(Exclusive) else {
+        return;
+    };
     for service in MORTAL {
         check_death(&scenario, service);
     }

@@ -15,7 +15,9 @@ use test_e2e::crowd::{together, under_load};
 use test_e2e::metrics::Metrics;
 use test_e2e::poll::never;
 use test_e2e::workflows::{self, EXECUTIONS, WORKFLOWS};
-use test_e2e::{Look, Scenario, audit, eventually, fault, requests, scenario, unique};
+use test_e2e::{
+    Look, Scenario, audit, eventually, fault, requests, scenario, scenario_with_node, unique,
+};
 use uuid::Uuid;
 
 const WITHIN: Duration = Duration::from_secs(30);
@@ -389,7 +391,9 @@ fn expect_once(scenario: &Scenario, all: &[RemediationRequest]) {
 
 #[test]
 fn killed_in_the_middle_it_loses_nothing_and_does_nothing_twice() {
-    let scenario = scenario!(Exclusive);
+    let Some(scenario) = scenario_with_node!(Exclusive) else {
+        return;
+    };
     let (signal, _) = with_workflow(&scenario);
     let all = together(20, |_| analyzed(&scenario, &signal));
     fault::kill(scenario.run(), "remediationorchestrator").end();

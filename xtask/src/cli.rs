@@ -82,8 +82,8 @@ pub struct E2e {
     /// Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
     #[arg(long)]
     pub watch: bool,
-    /// What it is deployed to; `local`, if the workspace names no other
-    #[arg(long, env = "E2E_CLUSTER", value_enum)]
+    /// What it is deployed to: `local`, `kind`, or `context:<name>` of your kubeconfig; `local`, if the workspace names no other
+    #[arg(long, env = "E2E_CLUSTER", add = ArgValueCandidates::new(completions::clusters))]
     pub cluster: Option<cluster::Choice>,
     /// Which container engine runs it
     #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
@@ -130,7 +130,7 @@ impl E2e {
     /// What it is deployed to.
     #[must_use]
     pub fn cluster(&self) -> cluster::Choice {
-        self.cluster.unwrap_or_default()
+        self.cluster.clone().unwrap_or_default()
     }
 
     /// Whether its cluster may stay for other runs.

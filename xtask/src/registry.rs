@@ -1,6 +1,8 @@
 //! A registry, asked by skopeo. It looks, it fetches by digest, and it pushes an image under the
-//! name that phase 0 gave it; there is no way to name another destination. Credentials are skopeo's
-//! own affair: it reads them from its files (`skopeo login` writes them), and none passes here.
+//! name that phase 0 gave it; there is no way to name another destination. A third party's image gets
+//! a name of its own there, made of its image ID. Credentials are skopeo's own affair: it reads them
+//! from its files (`skopeo login` writes them), and none passes here; what nodes pull with is looked
+//! up in the same files, see [`credentials`].
 
 use std::time::Duration;
 
@@ -14,11 +16,18 @@ use crate::host;
 use crate::pipeline::build::Built;
 use crate::pipeline::tag::{ImageRef, NameThere, Repository};
 use crate::process::{self, Captured, Invocation, ProcessError};
+use crate::third_party::ThirdPartyImage;
+
+pub(crate) mod credentials;
 
 /// A document of a few kilobytes.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 /// An image of some twenty megabytes on a slow line.
 const COPY_DEADLINE: Duration = Duration::from_secs(600);
+/// Four hundred megabytes, packed and sent.
+const THIRD_PARTY_DEADLINE: Duration = Duration::from_secs(1800);
+/// Below the repository of a run; no package of ours is named below another.
+const THIRD_PARTY: &str = "third-party";
 /// What registries answer where there is no such name or tag.
 const NOT_THERE: [&str; 4] = [
     "manifest unknown",
@@ -132,17 +141,56 @@ impl Registry {
 
     /// Pushes an image under its own name. What the registry has of it already is not sent.
     pub(crate) fn push(&self, image: &Built) -> Result<()> {
-        let archive = image.archive();
+        let push = self.pushing(image.archive(), &image.reference().to_string());
+        process::capture(&push, COPY_DEADLINE).map_err(|error| self.refused(error))?;
+        Ok(())
+    }
+
+    /// How an archive of ours gets its own name in the registry.
+    pub(crate) fn pushing(&self, archive: &Utf8Path, reference: &str) -> Invocation {
+        let copy = self.skopeo(["copy", "--preserve-digests", "--quiet"]);
+        self.copying(copy, "oci-archive", archive, reference)
+    }
+
+    /// What a third party's image is called in the registry: by its own image ID, so that the name
+    /// means one image.
+    pub(crate) fn third_party_name(&self, image: &ThirdPartyImage) -> Result<String> {
+        let image_id: Digest = image.image_id().parse()?;
+        let (name, tag) = (image.name(), image_id.short());
+        Ok(format!("{}/{THIRD_PARTY}/{name}:{tag}", self.repository))
+    }
+
+    /// The manifest of a third party's image, byte for byte; nothing where there is none.
+    pub(crate) fn third_party_manifest(&self, image: &ThirdPartyImage) -> Result<Option<Vec<u8>>> {
+        self.manifest_of(&self.third_party_name(image)?)
+    }
+
+    /// Pushes a third party's image from an archive that an engine wrote. Its layers are packed on the
+    /// way, so the manifest is known when it is there; the config, and with it the image ID, stays.
+    pub(crate) fn push_third_party(
+        &self,
+        image: &ThirdPartyImage,
+        archive: &Utf8Path,
+    ) -> Result<()> {
+        let copy = self.skopeo(["copy", "--quiet"]);
+        let push = self.copying(
+            copy,
+            "docker-archive",
+            archive,
+            &self.third_party_name(image)?,
+        );
+        process::capture(&push, THIRD_PARTY_DEADLINE).map_err(|error| self.refused(error))?;
+        Ok(())
+    }
+
+    /// A path may have a colon in it; the name of an archive has none.
+    fn copying(&self, copy: Invocation, kind: &str, archive: &Utf8Path, to: &str) -> Invocation {
         let folder = archive.parent().unwrap_or(Utf8Path::new("/"));
         let name = archive.file_name().unwrap_or_default();
-        let copy = self
-            .skopeo(["copy", "--preserve-digests", "--quiet"])
-            .args(self.plain_http("--dest-tls-verify=false"))
-            .arg(format!("oci-archive:{name}"))
-            .arg(format!("docker://{}", image.reference()))
-            .current_dir(folder);
-        process::capture(&copy, COPY_DEADLINE).map_err(|error| self.refused(error))?;
-        Ok(())
+        copy.args(self.plain_http("--dest-tls-verify=false"))
+            .arg(format!("{kind}:{name}"))
+            .arg(format!("docker://{to}"))
+            .current_dir(folder)
     }
 
     fn by_digest(&self, package: &str, manifest: Digest) -> String {

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use crate::cluster::context;
 use crate::digest::Digest;
 use crate::engine::{Engine, EngineKind, ask, left};
 use crate::exit::{Exit, Failure};
@@ -64,9 +65,9 @@ pub(crate) const SECRETS: &str = "secrets";
 /// How an ID tells when its run was begun, in UTC.
 const TIME_OF_ID: &str = "%Y%m%d-%H%M%S";
 const LOCK: &str = "lock";
-const JOURNAL: &str = "journal.jsonl";
-const KEPT: &str = "kept";
-const CLEANED: &str = "cleaned";
+pub(crate) const JOURNAL: &str = "journal.jsonl";
+pub(crate) const KEPT: &str = "kept";
+pub(crate) const CLEANED: &str = "cleaned";
 
 /// A run that this process owns. Lock and name are let go when the process ends, however it ends.
 #[derive(Debug)]
@@ -93,6 +94,8 @@ pub enum Resource {
     Volume(String),
     /// A kind cluster, by name: its nodes are containers that kind makes, on the run's network.
     Cluster(String),
+    /// A namespace on a cluster that was there before, by name.
+    Namespace(String),
 }
 
 impl Run {
@@ -518,6 +521,8 @@ fn forget_secrets(workspace: &Workspace, here: &str) -> Result<()> {
     for entry in entries.flatten() {
         let directory = entry.path();
         if directory.join(SECRETS).is_dir()
+            // Without them nobody could remove it.
+            && !context::left::is_left(directory)
             && first_checkout(directory).as_deref() == Some(here)
             && let Some(_held) = claim_dead(entry.file_name(), Some(directory))?
         {
@@ -912,13 +917,13 @@ fn owner(inspected: &serde_json::Value) -> Option<(String, Owner)> {
 }
 
 /// Proof that a run is dead and not kept, for as long as this value lives.
-struct Claim {
+pub(crate) struct Claim {
     lock: Option<File>,
 }
 
 impl Claim {
     /// By its lock, and not by the lack of a folder.
-    const fn is_proven(&self) -> bool {
+    pub(crate) const fn is_proven(&self) -> bool {
         self.lock.is_some()
     }
 }
@@ -942,7 +947,8 @@ fn is_alive(id: &str) -> bool {
     reached.is_ok()
 }
 
-fn claim_dead(id: &str, directory: Option<&Utf8Path>) -> Result<Option<Claim>> {
+/// Claims a run that is dead and not kept; nothing for one that lives or is kept.
+pub(crate) fn claim_dead(id: &str, directory: Option<&Utf8Path>) -> Result<Option<Claim>> {
     if is_alive(id) {
         return Ok(None);
     }
@@ -1045,7 +1051,11 @@ fn open_lock(directory: &Utf8Path) -> Result<File> {
         .with_context(|| format!("cannot open {path}"))
 }
 
-fn append_journal(directory: &Utf8Path, event: &str, details: &serde_json::Value) -> Result<()> {
+pub(crate) fn append_journal(
+    directory: &Utf8Path,
+    event: &str,
+    details: &serde_json::Value,
+) -> Result<()> {
     let path = directory.join(JOURNAL);
     let line = json!({"at": Timestamp::now(), "event": event, "details": details});
     let append = || -> io::Result<()> {

@@ -1,6 +1,8 @@
 //! Where a run is deployed. An enum, not a trait: the clusters are few and known.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -9,35 +11,76 @@ use camino::Utf8Path;
 use crate::bundle::Bundle;
 use crate::engine::{Archive, Engine};
 use crate::manifest::Manifests;
+use crate::pipeline::tag::Repository;
 use crate::run::Run;
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
 use crate::third_party::ThirdPartyImage;
 
+pub mod context;
 pub mod kind;
 pub(crate) mod kubernetes;
 pub mod local;
 pub(crate) mod readiness;
 
 /// Which cluster is wanted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(try_from = "String")]
 pub enum Choice {
-    /// Containers of the engine, no Kubernetes: the inner loop
+    /// Containers of the engine, no Kubernetes: the inner loop.
     #[default]
     Local,
-    /// A kind cluster of the run: Kubernetes in a container
+    /// A kind cluster of the run: Kubernetes in a container.
     Kind,
+    /// The cluster that this context of the user's kubeconfig leads to.
+    Context(String),
 }
 
-impl Choice {
-    /// As it stands on a command line.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
+/// How a context is written, with its name after it.
+const CONTEXT: &str = "context:";
+
+/// A text that names no cluster.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoChoice(String);
+
+/// As it stands on a command line.
+impl fmt::Display for Choice {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Local => "local",
-            Self::Kind => "kind",
+            Self::Local => formatter.write_str("local"),
+            Self::Kind => formatter.write_str("kind"),
+            Self::Context(name) => write!(formatter, "{CONTEXT}{name}"),
         }
+    }
+}
+
+impl FromStr for Choice {
+    type Err = NoChoice;
+
+    fn from_str(text: &str) -> Result<Self, NoChoice> {
+        match (text, text.strip_prefix(CONTEXT)) {
+            ("local", _) => Ok(Self::Local),
+            ("kind", _) => Ok(Self::Kind),
+            ("context" | "context:", _) => Err(NoChoice(
+                "it names no context: `context:<name>`; `kubectl config get-contexts` lists those there are"
+                    .to_owned(),
+            )),
+            (_, Some(name)) => Ok(Self::Context(name.to_owned())),
+            (_, None) => Err(NoChoice(
+                "there are `local`, `kind`, and `context:<name>` for a context of your kubeconfig"
+                    .to_owned(),
+            )),
+        }
+    }
+}
+
+impl TryFrom<String> for Choice {
+    type Error = NoChoice;
+
+    fn try_from(text: String) -> Result<Self, NoChoice> {
+        let named = |NoChoice(why)| NoChoice(format!("`{text}` is no cluster: {why}"));
+        text.parse().map_err(named)
     }
 }
 
@@ -48,6 +91,8 @@ pub enum Cluster {
     Local(Box<local::Local>),
     /// Kubernetes in a container.
     Kind(Box<kind::Kind>),
+    /// A Kubernetes that was there before.
+    Context(Box<context::Context>),
 }
 
 /// An image as a cluster lists it.
@@ -86,6 +131,22 @@ impl Cluster {
         kind::Kind::start(wanted).map(Box::new).map(Self::Kind)
     }
 
+    /// Makes the namespace of a run on the cluster of a context. Goes beside phases 0 and 1 as well.
+    ///
+    /// # Errors
+    /// When the context is not there, or its cluster gives no namespace.
+    pub fn start_context(
+        workspace: &Workspace,
+        target: &Target,
+        run: &Arc<Run>,
+        engine: &Engine,
+        place: context::Place<'_>,
+        bundle: Option<&Arc<Bundle>>,
+    ) -> Result<Self> {
+        let context = context::Context::start(workspace, target, run, engine, place, bundle)?;
+        Ok(Self::Context(Box::new(context)))
+    }
+
     /// Starts what runs third-party images alone: it needs nothing of phases 0 and 1 either. Phase
     /// 4 waits for it, and so must [`Self::settle`] before anything is removed.
     ///
@@ -100,6 +161,7 @@ impl Cluster {
         match self {
             Self::Local(local) => local.start_third_party(run, secrets, manifests),
             Self::Kind(kind) => kind.start_third_party(run, secrets, manifests),
+            Self::Context(context) => context.start_third_party(secrets, manifests),
         }
     }
 
@@ -109,6 +171,8 @@ impl Cluster {
             // Seconds, and an engine that is cut off leaves parts of containers.
             Self::Local(_) => {}
             Self::Kind(kind) => kind.give_up(),
+            // An upload or two, and a signal ends them.
+            Self::Context(_) => {}
         }
     }
 
@@ -120,6 +184,7 @@ impl Cluster {
         match self {
             Self::Local(local) => local.settle(),
             Self::Kind(kind) => kind.settle(),
+            Self::Context(context) => context.settle(),
         }
     }
 
@@ -132,6 +197,9 @@ impl Cluster {
                 format!("nothing: node {} is used again", kind.node())
             }
             Self::Kind(_) => "a node of kind; Kubernetes comes up in it".to_owned(),
+            Self::Context(context) => {
+                format!("namespace {} on {context}", context.namespace().name())
+            }
         }
     }
 
@@ -147,17 +215,20 @@ impl Cluster {
     /// When the cluster does not answer.
     pub fn leave(&self) -> Result<()> {
         match self {
-            Self::Local(_) => Ok(()),
+            // What a run has on another's cluster is removed by what its journal says, so that it is
+            // also where it came to no cluster.
+            Self::Local(_) | Self::Context(_) => Ok(()),
             Self::Kind(kind) => kind.leave(),
         }
     }
 
     /// What the summary line calls it.
     #[must_use]
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Local(_) => "local (not Kubernetes)",
             Self::Kind(_) => "kind",
+            Self::Context(context) => context.name(),
         }
     }
 
@@ -167,6 +238,7 @@ impl Cluster {
         match self {
             Self::Local(local) => format!("the engine ({})", local.engine().kind.program()),
             Self::Kind(kind) => format!("node {}", kind.node()),
+            Self::Context(context) => format!("the registry {}", context.repository()),
         }
     }
 
@@ -195,6 +267,17 @@ impl Cluster {
                 });
                 Ok(listed.collect())
             }
+            // What its nodes have is no matter of anybody outside: see [`Self::registry`].
+            Self::Context(_) => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// Where it pulls images from, if it is one that pulls them.
+    #[must_use]
+    pub const fn registry(&self) -> Option<&Repository> {
+        match self {
+            Self::Local(_) | Self::Kind(_) => None,
+            Self::Context(context) => Some(context.repository()),
         }
     }
 
@@ -206,6 +289,9 @@ impl Cluster {
         match self {
             Self::Local(local) => local.engine().load(archive),
             Self::Kind(kind) => kind.import(archive.path()),
+            Self::Context(context) => {
+                anyhow::bail!("{context} pulls its images, and takes no archive")
+            }
         }
     }
 
@@ -214,7 +300,7 @@ impl Cluster {
     pub fn replaced(&self) -> Option<String> {
         match self {
             Self::Local(local) => local.replaced(),
-            Self::Kind(_) => None,
+            Self::Kind(_) | Self::Context(_) => None,
         }
     }
 
@@ -224,6 +310,7 @@ impl Cluster {
         match self {
             Self::Local(local) => local.third_party(),
             Self::Kind(kind) => kind.namespace().third_party(),
+            Self::Context(context) => context.namespace().third_party(),
         }
     }
 
@@ -235,6 +322,7 @@ impl Cluster {
         match self {
             Self::Local(local) => local.describe(),
             Self::Kind(kind) => kind.namespace().describe(),
+            Self::Context(context) => context.namespace().describe(),
         }
     }
 
@@ -247,6 +335,38 @@ impl Cluster {
         match self {
             Self::Local(_) => Ok(()),
             Self::Kind(kind) => kind.namespace().save_logs(folder),
+            Self::Context(context) => context.namespace().save_logs(folder),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Choice;
+
+    #[test]
+    fn a_cluster_is_written_as_it_is_read() {
+        for (text, choice) in [
+            ("local", Choice::Local),
+            ("kind", Choice::Kind),
+            ("context:a", Choice::Context("a".to_owned())),
+            ("context:kind-a", Choice::Context("kind-a".to_owned())),
+            (
+                "context:arn:aws:eks/x",
+                Choice::Context("arn:aws:eks/x".to_owned()),
+            ),
+        ] {
+            assert_eq!(text.parse(), Ok(choice.clone()));
+            assert_eq!(choice.to_string(), text);
+        }
+        for text in ["", "Local", "minikube", "context", "context:", " kind"] {
+            let error = text.parse::<Choice>().unwrap_err().to_string();
+            assert!(error.contains("context:<name>"), "{error}");
+            let error = Choice::try_from(text.to_owned()).unwrap_err().to_string();
+            assert!(
+                error.contains(&format!("`{text}` is no cluster")),
+                "{error}"
+            );
         }
     }
 }

@@ -12,6 +12,7 @@ use camino::Utf8PathBuf;
 use super::e2e;
 use crate::cache;
 use crate::cli;
+use crate::cluster::context;
 use crate::engine::{Engine, ask};
 use crate::pipeline::build::PREBUILT;
 use crate::pipeline::tag::archive_named;
@@ -43,6 +44,8 @@ pub fn run(workspace: &Workspace, options: &cli::Clean) -> Result<()> {
             report::note(&format!("removed the containers of {id}"));
         }
     }
+    // Last of what a run made: the kubeconfig that opens its cluster lies in its folder.
+    let left = context::left::clean(workspace);
     remove_folders(workspace)?;
     let old = collect_caches(workspace)?;
     let mut archives: BTreeSet<String> = old.iter().filter_map(file_name).collect();
@@ -60,7 +63,7 @@ pub fn run(workspace: &Workspace, options: &cli::Clean) -> Result<()> {
     for archive in kept {
         fs::remove_file(&archive).with_context(|| format!("cannot remove {archive}"))?;
     }
-    Ok(())
+    left
 }
 
 /// Sources, binaries and archives that no run of this checkout has used for long.
@@ -110,6 +113,9 @@ fn remove_folders(workspace: &Workspace) -> Result<()> {
         match record.state {
             State::Running => report::note(&format!("{} lives and stays", record.id)),
             State::Kept => report::note(&format!("{} is kept and stays", record.id)),
+            State::Ended | State::Dead if context::left::is_left(&record.directory) => {
+                report::note(&format!("{} has a namespace and stays", record.id));
+            }
             State::Ended | State::Dead => {
                 let folder = &record.directory;
                 fs::remove_dir_all(folder).with_context(|| format!("cannot remove {folder}"))?;

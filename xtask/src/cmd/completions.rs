@@ -52,6 +52,14 @@ pub fn services() -> Vec<CompletionCandidate> {
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
+/// What a run can be deployed to. Contexts are the user's own, and kubectl completes those.
+#[must_use]
+pub fn clusters() -> Vec<CompletionCandidate> {
+    ["local", "kind", "context:"]
+        .map(CompletionCandidate::new)
+        .into()
+}
+
 fn here() -> Option<Workspace> {
     Workspace::load(&Workspace::find_root().ok()?).ok()
 }

@@ -37,7 +37,10 @@ use self::pause::Pause;
 /// The first target's that was not green, when all have been told; a wrong command line.
 pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     let options = cli::E2e {
-        cluster: options.cluster.or(workspace.cluster),
+        cluster: options
+            .cluster
+            .clone()
+            .or_else(|| workspace.cluster.clone()),
         ..options.clone()
     };
     run_all(workspace, &options).map_err(deadline::in_time)
@@ -73,7 +76,7 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
             super::setup::Purpose::MainJob(options.engine),
             super::setup::Besides {
                 bundle: bundle.as_ref(),
-                registry: naming.asks_registry(),
+                registry: naming.asks_registry(&options.cluster()),
             },
         )?;
     }
@@ -132,8 +135,7 @@ fn check_kind(options: &cli::E2e) -> Result<()> {
     let refuse = |what: &str, why: &str, hint: &str| {
         let cluster = options.cluster();
         let message = format!(
-            "{what} does not go with --cluster {}: {why}",
-            cluster.word()
+            "{what} does not go with --cluster {cluster}: {why}"
         );
         Err(Failure::new(Exit::Usage, message).hint(hint).into())
     };

@@ -34,14 +34,26 @@ struct EngineFile {
 pub(super) struct Kubernetes {
     #[serde(flatten)]
     kubectl: Kubectl,
-    /// A container of the engine, that publishes the ports of the node.
-    node: String,
+    /// A container of the engine, that publishes the ports of the node; nothing where only
+    /// `kubectl port-forward` leads in.
+    #[serde(default)]
+    node: Option<String>,
 }
 
 impl Kubernetes {
     /// kubectl in the namespace of the run, and nothing asked yet.
     pub(super) fn kubectl(&self) -> Invocation {
         self.kubectl.in_namespace()
+    }
+
+    /// What leads to a Deployment where no port of the host does, for as long as it runs.
+    pub(super) fn port_forward(&self, deployment: &str, ports: &[u16]) -> Option<Invocation> {
+        if self.node.is_some() || ports.is_empty() {
+            return None;
+        }
+        let forward = self.kubectl().args(["port-forward", "--address=127.0.0.1"]);
+        let forward = forward.arg(format!("deployment/{deployment}"));
+        Some(forward.args(ports.iter().map(|port| format!(":{port}"))))
     }
 }
 
@@ -86,7 +98,10 @@ impl RunFile {
         port: &str,
     ) -> Result<Option<String>> {
         let (container, number) = match &self.kubernetes {
-            Some(kubernetes) => (kubernetes.node.as_str(), service.node_ports.get(port)),
+            Some(kubernetes) => match &kubernetes.node {
+                Some(node) => (node.as_str(), service.node_ports.get(port)),
+                None => return Ok(None),
+            },
             None => (container, service.ports.get(port)),
         };
         let Some(port) = number else {

@@ -47,6 +47,9 @@ struct RunStatus {
     psql: Vec<String>,
     /// On Kubernetes: the command line up to what is asked.
     kubectl: Option<String>,
+    /// What leads to each Deployment where no port of the host does.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    port_forwards: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,13 +115,16 @@ fn run_status(workspace: &Workspace, record: Record) -> Result<RunStatus> {
             None
         }
     };
-    let mut kubectl = None;
+    let (mut kubectl, mut port_forwards) = (None, Vec::new());
     if let Some(file) = file.filter(|_| reachable) {
         let kubernetes = file.kubernetes.as_ref();
         kubectl = kubernetes.map(|kubernetes| kubernetes.kubectl().to_string());
         for (name, service) in &file.services {
             let mut containers = Vec::new();
             for container in &service.containers {
+                let ports: Vec<u16> = service.ports.values().copied().collect();
+                let forward = kubernetes.and_then(|one| one.port_forward(container, &ports));
+                port_forwards.extend(forward.map(|forward| forward.to_string()));
                 let mut addresses = BTreeMap::new();
                 for port in service.ports.keys() {
                     if let Some(address) = file.published(service, container, port)? {
@@ -143,6 +149,7 @@ fn run_status(workspace: &Workspace, record: Record) -> Result<RunStatus> {
         services,
         psql,
         kubectl,
+        port_forwards,
     })
 }
 
@@ -310,7 +317,8 @@ fn text(status: &Status, now: Timestamp) -> String {
                 text.push_str(&format!("       token of {subject}: {file}\n"));
             }
         }
-        for line in run.psql.iter().chain(&run.kubectl) {
+        let lines = run.psql.iter().chain(&run.kubectl);
+        for line in lines.chain(&run.port_forwards) {
             text.push_str(&format!("     {line}\n"));
         }
     }
@@ -400,6 +408,7 @@ mod tests {
             services: BTreeMap::new(),
             psql: Vec::new(),
             kubectl: None,
+            port_forwards: Vec::new(),
         };
         let status = Status {
             runs: vec![run("my-gateway-20261125-160000-4f2a"), run("odd")],

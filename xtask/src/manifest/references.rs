@@ -6,18 +6,22 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::{Workload, listed};
+use crate::digest::Digest;
 use crate::pipeline::Images;
-use crate::pipeline::load::Loaded;
-use crate::pipeline::tag::Tagged;
+use crate::pipeline::load::{Loaded, There};
+use crate::pipeline::push::PushedThirdParty;
+use crate::pipeline::tag::{Repository, Tagged};
 use crate::source::workspace::PackageName;
 use crate::third_party::ThirdPartyImage;
 
-/// An image that the engine has: one of phase 0 that was seen loaded, or a third party's. Made
-/// from these alone.
+/// An image that the cluster has or can pull: one of phase 0 that was seen loaded or pushed, or a
+/// third party's. Made from these alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     reference: String,
     image_id: String,
+    /// In the registry that it is pulled from.
+    manifest: Option<Digest>,
     package: Option<PackageName>,
 }
 
@@ -25,6 +29,24 @@ impl Seen {
     /// Its ID, `sha256:...`.
     pub(crate) fn image_id(&self) -> &str {
         &self.image_id
+    }
+
+    /// The digest of its manifest, if it is pulled from a registry.
+    pub(crate) const fn manifest(&self) -> Option<Digest> {
+        self.manifest
+    }
+
+    /// Whether a node that tells this of an image runs this one. Of what was put on it a node tells
+    /// `sha256:<config>`; of what it has pulled `<name>@sha256:<manifest>`, some with a scheme before
+    /// it, and some tell the config there too.
+    pub(crate) fn is_told_as(&self, told: &str) -> bool {
+        let bare = told.rsplit_once("://").map_or(told, |(_, bare)| bare);
+        if bare == self.image_id {
+            return true;
+        }
+        let digest = bare.rsplit_once('@').map(|(_, digest)| digest);
+        let manifest = self.manifest.map(|manifest| manifest.oci());
+        digest.is_some() && digest == manifest.as_deref()
     }
 
     /// Our package, if it is ours.
@@ -35,23 +57,74 @@ impl Seen {
 
 /// What a plan shows of an image that may not be built yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Expected(String);
+pub(crate) struct Expected {
+    reference: String,
+    is_pulled: bool,
+}
 
 /// An image that has a reference.
 pub(crate) trait Named: Clone {
     /// Its reference.
     fn reference(&self) -> &str;
+    /// Whether nodes get it from a registry; else it is there, or nowhere.
+    fn is_pulled(&self) -> bool;
+}
+
+/// An image of a third party that is where it is run from.
+pub(crate) trait Provided {
+    /// As the engine has it.
+    fn image(&self) -> &ThirdPartyImage;
+    /// What it is deployed as.
+    fn deployed_as(&self) -> String;
+    /// In the registry that it is pulled from.
+    fn manifest(&self) -> Option<Digest>;
+}
+
+impl Provided for ThirdPartyImage {
+    fn image(&self) -> &ThirdPartyImage {
+        self
+    }
+
+    fn deployed_as(&self) -> String {
+        self.reference().to_owned()
+    }
+
+    fn manifest(&self) -> Option<Digest> {
+        None
+    }
+}
+
+impl Provided for PushedThirdParty {
+    fn image(&self) -> &ThirdPartyImage {
+        self.image()
+    }
+
+    fn deployed_as(&self) -> String {
+        format!("{}@{}", self.name(), self.manifest().oci())
+    }
+
+    fn manifest(&self) -> Option<Digest> {
+        Some(self.manifest())
+    }
 }
 
 impl Named for Seen {
     fn reference(&self) -> &str {
         &self.reference
     }
+
+    fn is_pulled(&self) -> bool {
+        self.manifest.is_some()
+    }
 }
 
 impl Named for Expected {
     fn reference(&self) -> &str {
-        &self.0
+        &self.reference
+    }
+
+    fn is_pulled(&self) -> bool {
+        self.is_pulled
     }
 }
 
@@ -61,11 +134,15 @@ pub(crate) struct References<Image>(BTreeMap<String, Image>);
 
 impl References<Seen> {
     /// All images of the run.
-    pub(crate) fn of(images: &Images<Loaded>, third_party: &[ThirdPartyImage]) -> Self {
+    pub(crate) fn of(images: &Images<Loaded>, third_party: &[impl Provided]) -> Self {
         let own = images.iter().map(|(package, image)| {
             let seen = Seen {
-                reference: image.built().reference().to_string(),
-                image_id: image.listed_id().to_owned(),
+                reference: image.deployed_as(),
+                image_id: image.built().image_id().oci(),
+                manifest: match image.there() {
+                    There::Listed(_) => None,
+                    There::Pushed(manifest) => Some(*manifest),
+                },
                 package: Some(package.clone()),
             };
             (package.to_string(), seen)
@@ -76,16 +153,17 @@ impl References<Seen> {
     }
 
     /// Images of third parties alone.
-    pub(crate) fn of_third_party<'a>(
-        third_party: impl IntoIterator<Item = &'a ThirdPartyImage>,
+    pub(crate) fn of_third_party<'a, Image: Provided + 'a>(
+        third_party: impl IntoIterator<Item = &'a Image>,
     ) -> Self {
-        let theirs = third_party.into_iter().map(|image| {
+        let theirs = third_party.into_iter().map(|provided| {
             let seen = Seen {
-                reference: image.reference().to_owned(),
-                image_id: image.image_id().to_owned(),
+                reference: provided.deployed_as(),
+                image_id: provided.image().image_id().to_owned(),
+                manifest: provided.manifest(),
                 package: None,
             };
-            (image.name().to_owned(), seen)
+            (provided.image().name().to_owned(), seen)
         });
         Self(theirs.collect())
     }
@@ -98,8 +176,11 @@ impl References<Expected> {
         third_party: impl IntoIterator<Item = &'a String>,
     ) -> Self {
         let own = images.iter().map(|(package, image)| {
-            let reference = Expected(image.reference().to_string());
-            (package.to_string(), reference)
+            let expected = Expected {
+                reference: image.reference().to_string(),
+                is_pulled: false,
+            };
+            (package.to_string(), expected)
         });
         let mut references = Self::planned_third_party(third_party);
         references.0.extend(own);
@@ -108,10 +189,32 @@ impl References<Expected> {
 
     /// Third parties alone: what they are called is only known when the engine has them.
     pub(crate) fn planned_third_party<'a>(names: impl IntoIterator<Item = &'a String>) -> Self {
-        let theirs = names
-            .into_iter()
-            .map(|name| (name.clone(), Expected(format!("<{name}>"))));
+        let theirs = names.into_iter().map(|name| {
+            let expected = Expected {
+                reference: format!("<{name}>"),
+                is_pulled: false,
+            };
+            (name.clone(), expected)
+        });
         Self(theirs.collect())
+    }
+
+    /// The same on a cluster that pulls from this repository, by digests that are known when the
+    /// images are built.
+    pub(crate) fn planned_pulled<'a>(
+        images: &Images<Tagged>,
+        third_party: impl IntoIterator<Item = &'a String>,
+        repository: &Repository,
+    ) -> Self {
+        let mut references = Self::planned(images, third_party);
+        for (name, expected) in &mut references.0 {
+            if expected.reference.starts_with('<') {
+                expected.reference = format!("{repository}/third-party/{name}:<image ID>");
+            }
+            expected.reference.push_str("@<manifest digest>");
+            expected.is_pulled = true;
+        }
+        references
     }
 }
 

@@ -162,6 +162,7 @@ fn look(deployment: &Deployment, cluster: &Cluster) -> Result<(Vec<Evidence>, Ve
     match cluster {
         Cluster::Local(local) => local::look(deployment, local),
         Cluster::Kind(kind) => kubernetes::look(deployment, kind.namespace()),
+        Cluster::Context(context) => kubernetes::look(deployment, context.namespace()),
     }
 }
 

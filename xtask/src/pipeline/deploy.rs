@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::Images;
 use super::load::Loaded;
 use crate::cluster::Cluster;
-use crate::cluster::kubernetes::namespace::Deployed;
+use crate::cluster::kubernetes::namespace::{Deployed, Namespace};
 use crate::cluster::local::{Local, Planned, write_config};
 use crate::digest::Digest;
 use crate::host;
@@ -42,7 +42,7 @@ impl Deployment {
 struct RunFile<'a> {
     id: &'a str,
     target: &'a str,
-    cluster: &'static str,
+    cluster: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     kubernetes: Option<Kubernetes<'a>>,
     kept: bool,
@@ -58,14 +58,16 @@ struct RunFile<'a> {
     passwords_directory: Utf8PathBuf,
 }
 
-/// How what runs in a kind cluster is reached.
+/// How what runs on Kubernetes is reached.
 #[derive(Serialize)]
 struct Kubernetes<'a> {
     kubectl: &'a Utf8Path,
     kubeconfig: &'a Utf8Path,
     namespace: &'a str,
-    /// A container of the engine, that publishes the node's ports.
-    node: &'a str,
+    /// A container of the engine, that publishes the node's ports; without it `kubectl port-forward`
+    /// leads in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -88,6 +90,9 @@ struct Service<'a> {
     source_digest: Option<Digest>,
     reference: Option<String>,
     image_id: &'a str,
+    /// In the registry that it is pulled from; a node tells the one or the other.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest_digest: Option<String>,
     config_maps: BTreeMap<&'a str, Utf8PathBuf>,
 }
 
@@ -109,19 +114,26 @@ pub fn deploy(
     cluster: &mut Cluster,
     deadline: Duration,
 ) -> Result<Deployment> {
-    let references = References::of(&images, cluster.third_party());
     let deadline_of = |service: &str| {
         ready_deadline(workspace, service).map_or(deadline, |own| own.min(deadline))
     };
     tell("thrown away with the run", &manifests.thrown_away());
     match cluster {
         Cluster::Local(local) => {
+            let references = References::of(&images, local.third_party());
             tell("void without Kubernetes", &manifests.void());
             let pods = local.plan(run, secrets, manifests, &references)?;
             write_config(run, manifests)?;
             local.roll_out(run, pods, deadline_of)?;
         }
-        Cluster::Kind(kind) => kind.roll_out(manifests, &references, deadline_of)?,
+        Cluster::Kind(kind) => {
+            let references = References::of(&images, kind.namespace().third_party());
+            kind.roll_out(manifests, &references, deadline_of)?;
+        }
+        Cluster::Context(context) => {
+            let references = context.references(&images)?;
+            context.roll_out(manifests, &references, deadline_of)?;
+        }
     }
     write_run_file(workspace, run, secrets, manifests, &images, cluster)?;
     Ok(Deployment { images })
@@ -162,23 +174,25 @@ fn write_run_file(
                     .or_insert_with(|| service(run, images, container));
                 known.containers.push(&container.name);
             }
-            ("local", local.engine(), None)
+            ("local".to_owned(), local.engine(), None)
         }
         Cluster::Kind(kind) => {
-            let namespace = kind.namespace();
-            for deployed in namespace.deployed() {
+            for deployed in kind.namespace().deployed() {
                 let node_ports = kind.node_ports(&deployed.wanted.deployment);
                 let service = service_of_kubernetes(images, run.id(), deployed, node_ports)?;
                 services.insert(&deployed.service, service);
             }
-            let kubectl = namespace.kubectl();
-            let kubernetes = Kubernetes {
-                kubectl: &kubectl.program,
-                kubeconfig: &kubectl.kubeconfig,
-                namespace: &kubectl.namespace,
-                node: kind.node(),
-            };
-            ("kind", kind.engine(), Some(kubernetes))
+            let kubernetes = kubernetes(kind.namespace(), Some(kind.node()));
+            ("kind".to_owned(), kind.engine(), Some(kubernetes))
+        }
+        Cluster::Context(context) => {
+            for deployed in context.namespace().deployed() {
+                let service =
+                    service_of_kubernetes(images, context.namespace().name(), deployed, None)?;
+                services.insert(&deployed.service, service);
+            }
+            let kubernetes = kubernetes(context.namespace(), None);
+            (context.to_string(), context.engine(), Some(kubernetes))
         }
     };
     let tests = images.frozen().snapshot().package(&workspace.tests);
@@ -207,6 +221,16 @@ fn write_run_file(
     host::write_cached(&run.directory().join("run.json"), &file)
 }
 
+fn kubernetes<'a>(namespace: &'a Namespace, node: Option<&'a str>) -> Kubernetes<'a> {
+    let kubectl = namespace.kubectl();
+    Kubernetes {
+        kubectl: &kubectl.program,
+        kubeconfig: &kubectl.kubeconfig,
+        namespace: &kubectl.namespace,
+        node,
+    }
+}
+
 fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned<Seen>) -> Service<'a> {
     let package = container.image().package();
     let image = package.and_then(|package| images.get(package));
@@ -219,6 +243,7 @@ fn service<'a>(run: &Run, images: &Images<Loaded>, container: &'a Planned<Seen>)
         source_digest: image.map(|image| image.built().source()),
         reference: image.map(|image| image.built().reference().to_string()),
         image_id: container.image().image_id(),
+        manifest_digest: None,
         config_maps: config_maps
             .map(|name| (name.as_str(), Local::config_directory(run, name)))
             .collect(),
@@ -242,6 +267,7 @@ fn service_of_kubernetes<'a>(
         source_digest: image.map(|image| image.built().source()),
         reference: image.map(|image| image.built().reference().to_string()),
         image_id: seen.image_id(),
+        manifest_digest: seen.manifest().map(|manifest| manifest.oci()),
         config_maps: BTreeMap::new(),
     })
 }

@@ -1,5 +1,6 @@
-//! Phase 3: the tag of phase 0 into the cluster, and seen again in its own listing. Gives no image
-//! another name; what is there under the name already must be the image that was built.
+//! Phase 3: the tag of phase 0 into the cluster, and seen again in its own listing; where a cluster
+//! pulls its images, into its registry, and seen again there. Gives no image another name; what is
+//! there under the name already must be the image that was built.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -7,20 +8,32 @@ use std::thread;
 use anyhow::Result;
 
 use super::build::Built;
-use super::tag::ImageRef;
+use super::push::push;
+use super::tag::{ImageRef, Repository};
 use super::{Images, Stage};
 use crate::cluster::{Cluster, Listed};
+use crate::digest::Digest;
 use crate::engine::ARCHIVE_ANEW;
 use crate::exit::{Exit, Failure};
 use crate::report::live;
 use crate::threads::all;
 
-/// An image that the cluster itself lists under its name, with the ID that was built.
+/// An image that the cluster itself lists under its name, with the ID that was built, or that its
+/// registry has under that name, with the manifest that was built.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     built: Built,
-    listed_id: String,
+    there: There,
     already_there: bool,
+}
+
+/// Where an image was seen, and as what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum There {
+    /// In the cluster's own listing, by this ID, `sha256:...`.
+    Listed(String),
+    /// In the registry that the cluster pulls from, by the digest of its manifest.
+    Pushed(Digest),
 }
 
 impl Loaded {
@@ -30,13 +43,23 @@ impl Loaded {
         &self.built
     }
 
-    /// Its ID as the cluster's own listing tells it, `sha256:...`.
+    /// Where it was seen.
     #[must_use]
-    pub fn listed_id(&self) -> &str {
-        &self.listed_id
+    pub const fn there(&self) -> &There {
+        &self.there
     }
 
-    /// The listing held it before, with this name and this ID, so nothing was sent.
+    /// What it is deployed as: by its one name, and by digest where it is pulled.
+    #[must_use]
+    pub fn deployed_as(&self) -> String {
+        let reference = self.built.reference();
+        match &self.there {
+            There::Listed(_) => reference.to_string(),
+            There::Pushed(manifest) => format!("{reference}@{}", manifest.oci()),
+        }
+    }
+
+    /// It was there before, with this name and this content, so nothing was sent.
     #[must_use]
     pub const fn already_there(&self) -> bool {
         self.already_there
@@ -49,12 +72,29 @@ impl Stage for Loaded {
     }
 }
 
-/// Loads every image and looks it up again.
+/// Loads every image, or pushes it where the cluster pulls, and looks it up again.
 ///
 /// # Errors
 /// When the listing afterwards does not show the name with the ID that was built, or showed the
-/// name with another image before.
+/// name with another image before; see [`push`] for the errors of a registry.
 pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> {
+    match cluster.registry() {
+        Some(repository) => into_registry(images, repository),
+        None => into_cluster(images, cluster),
+    }
+}
+
+fn into_registry(images: Images<Built>, repository: &Repository) -> Result<Images<Loaded>> {
+    push(images, repository)?.advance(|pushed| {
+        Ok(Loaded {
+            there: There::Pushed(pushed.manifest()),
+            already_there: pushed.already_there(),
+            built: pushed.built().clone(),
+        })
+    })
+}
+
+fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> {
     let listing = || -> Result<BTreeMap<String, Listed>> {
         let references: Vec<String> = images.iter().map(|(_, built)| name(built)).collect();
         let references: Vec<&str> = references.iter().map(String::as_str).collect();
@@ -99,7 +139,7 @@ pub fn load(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> 
         check(&built, listed, cluster)?;
         Ok(Loaded {
             already_there: before.contains_key(&name),
-            listed_id: listed.id.clone(),
+            there: There::Listed(listed.id.clone()),
             built,
         })
     })
@@ -137,6 +177,7 @@ fn check(built: &Built, listed: &Listed, cluster: &Cluster) -> Result<()> {
         match cluster {
             Cluster::Local(local) => format!("it with `{} image rm {reference}`", local.engine().kind.program()),
             Cluster::Kind(_) => "the cluster with `cargo xtask clean`".to_owned(),
+            Cluster::Context(_) => "it in the registry".to_owned(),
         }
     ))
     .into())

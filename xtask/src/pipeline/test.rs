@@ -27,16 +27,28 @@ const NEVER_ENDED: &str = "it began and never told its end";
 /// How long the program may take to name its tests.
 const LIST_DEADLINE: Duration = Duration::from_secs(30);
 
+/// How a test ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// What it says holds.
+    Passed,
+    /// It does not, or the test has never told its end.
+    Failed,
+    /// It cannot be seen where this run is deployed: nothing is proved.
+    Skipped,
+}
+
 /// A test that ran.
 #[derive(Clone, Debug, Serialize)]
 pub struct TestResult {
     /// Its name.
     pub name: String,
-    /// Whether it passed.
-    pub passed: bool,
+    /// How it ended.
+    pub verdict: Verdict,
     /// Its duration.
     pub duration_milliseconds: u64,
-    /// What it said when it failed.
+    /// What it said when it failed, or why it was skipped.
     pub message: Option<String>,
     /// `test-e2e/tests/gateway.rs:12`.
     pub location: Option<String>,
@@ -52,38 +64,56 @@ pub struct TestReport {
 }
 
 impl TestReport {
-    /// At least one test ran and all passed.
+    /// At least one test passed and none failed.
     #[must_use]
     pub fn green(&self) -> bool {
         self.program_succeeded
-            && !self.results.is_empty()
-            && self.results.iter().all(|result| result.passed)
+            && self.count(Verdict::Passed) > 0
+            && self.count(Verdict::Failed) == 0
     }
 
     /// Every test that failed.
     pub fn failed(&self) -> impl Iterator<Item = &TestResult> {
-        self.results.iter().filter(|result| !result.passed)
+        self.ended(Verdict::Failed)
     }
 
-    /// In one line: `8 passed`, `7 passed, 1 failed`, `no test ran`.
+    /// Every test that was skipped.
+    pub fn skipped(&self) -> impl Iterator<Item = &TestResult> {
+        self.ended(Verdict::Skipped)
+    }
+
+    fn ended(&self, verdict: Verdict) -> impl Iterator<Item = &TestResult> {
+        let results = self.results.iter();
+        results.filter(move |result| result.verdict == verdict)
+    }
+
+    fn count(&self, verdict: Verdict) -> usize {
+        self.ended(verdict).count()
+    }
+
+    /// In one line: `8 passed`, `7 passed, 1 failed`, `20 passed, 2 skipped`, `no test ran`.
     #[must_use]
     pub fn verdict(&self) -> String {
-        let failed = self.failed().count();
-        let passed = self.results.len() - failed;
-        match (passed, failed) {
-            (0, 0) => "no test ran".to_owned(),
-            (_, 0) if !self.program_succeeded => {
-                format!("{passed} passed, but the test program failed")
-            }
+        let passed = self.count(Verdict::Passed);
+        let mut verdict = match (passed, self.count(Verdict::Failed)) {
+            (0, 0) if self.results.is_empty() => return "no test ran".to_owned(),
             (_, 0) => format!("{passed} passed"),
-            _ => format!("{passed} passed, {failed} failed"),
+            (_, failed) => format!("{passed} passed, {failed} failed"),
+        };
+        match self.count(Verdict::Skipped) {
+            0 => {}
+            skipped => verdict.push_str(&format!(", {skipped} skipped")),
         }
+        if self.count(Verdict::Failed) == 0 && !self.program_succeeded {
+            verdict.push_str(", but the test program failed");
+        }
+        verdict
     }
 
     /// The same where a signal ended the tests: what had not ended has not failed.
     #[must_use]
     pub fn verdict_so_far(&self) -> String {
-        let passed = self.results.len() - self.failed().count();
+        let passed = self.count(Verdict::Passed);
         format!("{passed} passed when it was ended")
     }
 }
@@ -181,7 +211,9 @@ fn under_way(events: &Utf8Path) -> String {
     let (ended, running): (Vec<_>, Vec<_>) = results
         .iter()
         .partition(|result| result.message.as_deref() != Some(NEVER_ENDED));
-    let failed = ended.iter().filter(|result| !result.passed).count();
+    let failed = ended.iter();
+    let failed = failed.filter(|result| result.verdict == Verdict::Failed);
+    let failed = failed.count();
     let running: Vec<&str> = running.iter().map(|result| result.name.as_str()).collect();
     let failed = match failed {
         0 => String::new(),
@@ -226,7 +258,7 @@ fn silent(list: &str, told: &[TestResult], said: &str) -> Vec<TestResult> {
             let (location, message) = panic_of(name, said).unzip();
             TestResult {
                 name: name.to_owned(),
-                passed: false,
+                verdict: Verdict::Failed,
                 duration_milliseconds: 0,
                 message: Some(message.unwrap_or_else(|| {
                     "it told nothing: it is ignored, or it opens no scenario".to_owned()
@@ -283,13 +315,6 @@ enum Event {
     },
 }
 
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum Verdict {
-    Passed,
-    Failed,
-}
-
 /// In the order in which the tests began; one that never ended has failed. A last line that was not
 /// written to its end tells nothing: its test was killed, or the disk was full.
 fn results(lines: &str) -> Result<Vec<TestResult>> {
@@ -301,7 +326,7 @@ fn results(lines: &str) -> Result<Vec<TestResult>> {
         match event {
             Event::Start { test } => results.push(TestResult {
                 name: test,
-                passed: false,
+                verdict: Verdict::Failed,
                 duration_milliseconds: 0,
                 message: Some(NEVER_ENDED.to_owned()),
                 location: None,
@@ -317,7 +342,7 @@ fn results(lines: &str) -> Result<Vec<TestResult>> {
                     .iter_mut()
                     .rfind(|result| result.name == test)
                     .with_context(|| format!("line {}: {test} ends before it began", index + 1))?;
-                begun.passed = verdict == Verdict::Passed;
+                begun.verdict = verdict;
                 begun.duration_milliseconds = duration_ms;
                 begun.message = message;
                 begun.location = location;
@@ -329,7 +354,7 @@ fn results(lines: &str) -> Result<Vec<TestResult>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{TestReport, results, silent, under_way};
+    use super::{TestReport, Verdict, results, silent, under_way};
 
     fn report(lines: &str, program_succeeded: bool) -> TestReport {
         TestReport {
@@ -348,6 +373,26 @@ mod tests {
         assert!(report.green());
         assert_eq!(report.verdict(), "1 passed");
         assert_eq!(report.results[0].duration_milliseconds, 12);
+    }
+
+    #[test]
+    fn what_was_skipped_is_told_and_proves_nothing() {
+        let skipped = r#"{"event":"start","test":"b"}
+{"event":"end","test":"b","verdict":"skipped","duration_ms":1,"message":"no node"}
+"#;
+        let both = report(&format!("{PASSED}{skipped}"), true);
+        assert!(both.green());
+        assert_eq!(both.verdict(), "1 passed, 1 skipped");
+        let told: Vec<_> = both.skipped().map(|result| &result.message).collect();
+        assert_eq!(told, [&Some("no node".to_owned())]);
+        assert_eq!(both.failed().count(), 0);
+        let alone = report(skipped, true);
+        assert!(!alone.green());
+        assert_eq!(alone.verdict(), "0 passed, 1 skipped");
+        assert_eq!(
+            report(&format!("{PASSED}{skipped}"), false).verdict(),
+            "1 passed, 1 skipped, but the test program failed"
+        );
     }
 
     #[test]
@@ -408,7 +453,7 @@ mod tests {
         );
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].name, "module::b");
-        assert!(!found[0].passed);
+        assert_eq!(found[0].verdict, Verdict::Failed);
         let said = "---- module::b stdout ----\n\nthread 'module::b' (7) panicked at test-e2e/tests/a.rs:3:5:\nassertion failed\n  left: 1\nnote: run with\n";
         let found = silent("module::b: test\n", &[], said);
         let location = found[0].location.as_deref();

@@ -431,7 +431,7 @@ mod tests {
     fn of_many_failed_tests_all_fits_on_one_screen() {
         let results = (0..30).map(|n| TestResult {
             name: format!("test_{n}"),
-            passed: false,
+            verdict: crate::pipeline::test::Verdict::Failed,
             duration_milliseconds: 1,
             message: Some("said\n".repeat(50)),
             location: Some("test-e2e/tests/a.rs:1:1".to_owned()),

@@ -128,7 +128,7 @@ mod tests {
     fn failed(message: &str, location: Option<&str>) -> TestResult {
         TestResult {
             name: "signals::counted".to_owned(),
-            passed: false,
+            verdict: crate::pipeline::test::Verdict::Failed,
             duration_milliseconds: 1,
             message: Some(message.to_owned()),
             location: location.map(str::to_owned),

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
-use crate::pipeline::test::{TestReport, TestResult};
+use crate::pipeline::test::{TestReport, TestResult, Verdict};
 
 /// Writes the report of a run to `path`.
 ///
@@ -51,15 +51,22 @@ pub struct Outcome<'a> {
 }
 
 fn case(target: &str, result: &TestResult) -> TestCase {
-    let status = if result.passed {
-        TestCaseStatus::success()
-    } else {
-        let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-        let message = result.message.as_deref().unwrap_or("it said nothing");
-        let location = result.location.as_deref().unwrap_or("-");
-        status.set_message(message.lines().next().unwrap_or_default());
-        status.set_description(format!("{location}\n{message}"));
-        status
+    let message = result.message.as_deref().unwrap_or("it said nothing");
+    let first = message.lines().next().unwrap_or_default();
+    let status = match result.verdict {
+        Verdict::Passed => TestCaseStatus::success(),
+        Verdict::Skipped => {
+            let mut status = TestCaseStatus::skipped();
+            status.set_message(first);
+            status
+        }
+        Verdict::Failed => {
+            let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+            let location = result.location.as_deref().unwrap_or("-");
+            status.set_message(first);
+            status.set_description(format!("{location}\n{message}"));
+            status
+        }
     };
     let mut case = TestCase::new(result.name.clone(), status);
     case.set_classname(target.to_owned());
@@ -78,13 +85,16 @@ fn error(name: &str, message: &str) -> TestCase {
 #[cfg(test)]
 mod tests {
     use super::{Outcome, document};
-    use crate::pipeline::test::{TestReport, TestResult};
+    use crate::pipeline::test::{TestReport, TestResult, Verdict};
 
     fn report(passed: bool) -> TestReport {
         TestReport {
             results: vec![TestResult {
                 name: "a".to_owned(),
-                passed,
+                verdict: match passed {
+                    true => Verdict::Passed,
+                    false => Verdict::Failed,
+                },
                 duration_milliseconds: 1,
                 message: None,
                 location: None,
@@ -103,6 +113,20 @@ mod tests {
         let text = document("gateway", &outcome).unwrap();
         assert!(text.contains(head), "{text}");
         assert_eq!(text.contains("name=\"a\""), passed.is_some(), "{text}");
+    }
+
+    #[test]
+    fn what_was_skipped_is_told_as_such() {
+        let mut report = report(true);
+        report.results[0].verdict = Verdict::Skipped;
+        report.results[0].message = Some("no node".to_owned());
+        let outcome = Outcome {
+            tests: Some(&report),
+            failure: None,
+        };
+        let text = document("gateway", &outcome).unwrap();
+        assert!(text.contains("skipped=\"1\""), "{text}");
+        assert!(text.contains("<skipped message=\"no node\"/>"), "{text}");
     }
 
     #[test]

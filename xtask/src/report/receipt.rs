@@ -21,7 +21,7 @@ use crate::pipeline::Images;
 use crate::pipeline::attest::Evidence;
 use crate::pipeline::build::prebuilt::Offer;
 use crate::pipeline::build::{Built, Origin, TestProgram};
-use crate::pipeline::load::Loaded;
+use crate::pipeline::load::{Loaded, There};
 use crate::pipeline::tag::Tagged;
 use crate::pipeline::test::TestReport;
 use crate::process::interrupt;
@@ -147,7 +147,12 @@ struct BuiltFacts {
 
 #[derive(Debug, Serialize)]
 struct LoadedFacts {
-    image_id: String,
+    /// As the cluster's own listing tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_id: Option<String>,
+    /// As the registry tells it that the cluster pulls from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    manifest_digest: Option<String>,
     already_there: bool,
 }
 
@@ -398,12 +403,17 @@ impl Receipt {
         });
     }
 
-    /// What phase 3 saw in the cluster's own listing.
+    /// What phase 3 saw in the cluster's own listing, or in its registry.
     pub fn loaded(&mut self, images: &Images<Loaded>) {
         for (package, image) in images.iter() {
             if let Some(facts) = self.images.get_mut(package.as_str()) {
+                let (image_id, manifest_digest) = match image.there() {
+                    There::Listed(image_id) => (Some(image_id.clone()), None),
+                    There::Pushed(manifest) => (None, Some(manifest.oci())),
+                };
                 facts.loaded = Some(LoadedFacts {
-                    image_id: image.listed_id().to_owned(),
+                    image_id,
+                    manifest_digest,
                     already_there: image.already_there(),
                 });
             }

@@ -202,7 +202,7 @@ impl Workspace {
         };
         let mut workspace = Self {
             against: member(&metadata.against, "against")?,
-            cluster: metadata.cluster,
+            cluster: metadata.cluster.clone(),
             tests: member(&metadata.tests, "tests")?,
             targets: BTreeMap::new(),
             state: default_state(&root),

@@ -10,7 +10,7 @@ use xtask::engine::{Engine, EngineKind, Limits, Platform};
 use xtask::exit::{Exit, Failure};
 use xtask::pipeline::Images;
 use xtask::pipeline::build::Built;
-use xtask::pipeline::load::{Loaded, load};
+use xtask::pipeline::load::{Loaded, There, load};
 use xtask::run::Run;
 
 use crate::build_phase::{freeze, tree, try_build, workspace};
@@ -68,7 +68,9 @@ fn a_name_means_the_image_that_was_built() {
     let right = |image: &Built| listed(image, &image.image_id().to_string());
     for (_, image) in load_where(&tree, right).unwrap().iter() {
         assert!(image.already_there());
-        assert_eq!(image.listed_id(), image.built().image_id().oci());
+        let listed = There::Listed(image.built().image_id().oci());
+        assert_eq!(*image.there(), listed);
+        assert_eq!(image.deployed_as(), image.built().reference().to_string());
     }
     let calls = fs::read_to_string(tree.path("engine/podman.calls")).unwrap();
     assert!(!calls.contains("docker-archive:"), "{calls}");

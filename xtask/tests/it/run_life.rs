@@ -126,7 +126,7 @@ impl World {
             Resource::Container(name) => ("container", name),
             Resource::Network(name) => ("network", name),
             Resource::Volume(name) => ("volume", name),
-            Resource::Cluster(name) => ("container", name),
+            Resource::Cluster(name) | Resource::Namespace(name) => ("container", name),
         };
         let mut labels = run.labels().join("\n");
         labels.push('\n');

@@ -202,9 +202,15 @@ fn few_places_can_make_an_image_or_name_one() {
     let prebuilt = "xtask/src/pipeline/build/prebuilt.rs";
     assert_eq!(places("Ok(Built {"), [prebuilt, build]);
     assert_eq!(places("Ok(Offer {"), [prebuilt]);
-    // The one push, to the name that the image has.
-    let registry = "xtask/src/registry.rs";
-    assert_eq!(places("\"docker://{}\", image.reference()"), [registry]);
+    // The one push of ours, to the name that the image has.
+    let (push, registry) = ("xtask/src/pipeline/push.rs", "xtask/src/registry.rs");
+    let plan = "xtask/src/cmd/e2e/plan.rs";
+    assert_eq!(places(".pushing("), [plan, registry]);
+    assert_eq!(
+        places("pushing(image.archive(), &image.reference()"),
+        [registry]
+    );
+    assert_eq!(places(".push_third_party("), [push]);
     assert_eq!(places("--dest-"), [registry]);
     let references = "xtask/src/manifest/references.rs";
     assert_eq!(places("= Seen {"), [references; 2]);

@@ -95,7 +95,7 @@ impl Preview<'_> {
 }
 
 /// `Deployment gateway: localhost/gateway:...`
-fn told(document: &Value) -> String {
+pub(in crate::cluster) fn told(document: &Value) -> String {
     let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
     let mut told = format!(
         "{} {}",

@@ -123,7 +123,8 @@ fn listed(folder: &Utf8Path) -> Result<Vec<String>> {
         .with_context(|| format!("cannot list {folder}"))
 }
 
-fn metadata(place: Place<'_>, name: &str) -> Value {
+/// Of something of this name that the run has made there.
+pub(crate) fn metadata(place: Place<'_>, name: &str) -> Value {
     json!({"name": name, "namespace": place.namespace, "labels": {LABEL_RUN: place.run}})
 }
 
@@ -179,10 +180,14 @@ fn put_in(pod: &mut Value, workload: &Workload, references: &References<impl Nam
         let containers = pod.get_mut(list).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
             let logical = container["image"].as_str().unwrap_or_default();
-            let reference = references.get(workload, logical)?.reference().to_owned();
-            container["image"] = reference.into();
-            // It is there, or nowhere: a node that asked a registry would run what that holds.
-            container["imagePullPolicy"] = "Never".into();
+            let image = references.get(workload, logical)?;
+            container["image"] = image.reference().into();
+            container["imagePullPolicy"] = match image.is_pulled() {
+                // By its digest it is the same wherever it comes from.
+                true => "IfNotPresent".into(),
+                // It is there, or nowhere: a node that asked a registry would run what that holds.
+                false => "Never".into(),
+            };
         }
     }
     Ok(())

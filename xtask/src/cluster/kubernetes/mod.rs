@@ -18,6 +18,7 @@ use crate::process::{self, Input, Invocation};
 use crate::run::LABEL_RUN;
 
 pub(crate) mod documents;
+pub(crate) mod gather;
 pub(crate) mod namespace;
 pub(crate) mod pod;
 pub(crate) mod roll_out;
@@ -99,18 +100,41 @@ impl Kubectl {
         }
     }
 
+    /// Makes what a document says; it must not be there.
+    ///
+    /// # Errors
+    /// With the server's own words.
+    pub(crate) fn create(&self, document: &Value) -> Result<()> {
+        let input = Input::Bytes(document.to_string().into_bytes());
+        process::capture_with_input(&self.create_command(), &input, ANSWER_DEADLINE)?;
+        Ok(())
+    }
+
+    /// Takes a document from its standard input.
+    pub(crate) fn create_command(&self) -> Invocation {
+        self.invocation().args(["create", "--filename=-"])
+    }
+
     /// Asks whether the API server would take these documents in the namespace that every cluster
     /// has; makes nothing.
     ///
     /// # Errors
     /// [`Exit::Manifest`], with the server's own words.
     pub(crate) fn would_take(&self, documents: String) -> Result<()> {
+        self.would_take_in("default", documents)
+    }
+
+    /// The same in another namespace.
+    ///
+    /// # Errors
+    /// As [`Self::would_take`].
+    pub(crate) fn would_take_in(&self, namespace: &str, documents: String) -> Result<()> {
         let apply = self.invocation().args([
             "apply",
             "--dry-run=server",
             "--server-side",
             "--field-manager=phase-zero",
-            "--namespace=default",
+            &format!("--namespace={namespace}"),
             "--filename=-",
         ]);
         let input = Input::Bytes(documents.into_bytes());
@@ -132,6 +156,10 @@ impl Kubectl {
         Ok(process::capture(&get, ANSWER_DEADLINE)?.stdout)
     }
 
+    /// Everything that a path of the API lists.
+    ///
+    /// # Errors
+    /// With the server's own words.
     pub(crate) fn list<T: DeserializeOwned>(&self, path: &str) -> Result<Vec<T>> {
         let text = self.raw(path)?;
         let items: Items<T> = serde_json::from_str(&text)

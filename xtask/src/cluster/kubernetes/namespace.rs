@@ -83,6 +83,17 @@ impl Namespace {
         self
     }
 
+    /// With what runs there besides.
+    pub(crate) fn with_third_party(mut self, third_party: Vec<ThirdPartyImage>) -> Self {
+        self.third_party = third_party;
+        self
+    }
+
+    /// What the cluster calls it.
+    pub(crate) fn name(&self) -> &str {
+        &self.kubectl.namespace
+    }
+
     /// What its documents say of it.
     pub(crate) fn place(&self) -> Place<'_> {
         Place {

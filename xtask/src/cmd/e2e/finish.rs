@@ -10,8 +10,8 @@ use camino::Utf8Path;
 use super::deadline::in_time;
 use super::session::Session;
 use crate::cli::{Keep, Phase};
-use crate::cluster::kind::gather;
-use crate::cluster::{Choice, Cluster};
+use crate::cluster::kubernetes::gather;
+use crate::cluster::{Choice, Cluster, context, kind};
 use crate::cmd::room;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
@@ -149,12 +149,16 @@ impl Session<'_> {
 
     /// Of a cluster that goes, more than logs. Whoever sends a second signal has no time for it.
     fn gather(&self) -> Result<()> {
-        match &self.engine {
-            Some(engine) if self.options.cluster() == Choice::Kind && !interrupt::is_hurried() => {
+        if interrupt::is_hurried() {
+            return Ok(());
+        }
+        match (self.options.cluster(), &self.engine) {
+            (Choice::Kind, Some(engine)) => {
                 let kept = self.kept.as_ref().map(|kept| kept.owner());
                 let owner = kept.as_ref().unwrap_or(&self.run);
-                gather::gather(&self.run, owner.id(), engine)
+                kind::gather::gather(&self.run, owner.id(), engine)
             }
+            (Choice::Context(_), _) => context::gather::gather(&self.run),
             _ => Ok(()),
         }
     }
@@ -237,6 +241,8 @@ impl Session<'_> {
     }
 
     fn remove(&self) -> Result<()> {
+        // What opens its cluster is among the secrets: they stay as long as that is there.
+        context::left::remove_of(&self.run)?;
         let left = self.cluster.as_ref().map_or(Ok(()), Cluster::leave);
         let removed = match &self.engine {
             Some(engine) => self.run.clean_up(engine),

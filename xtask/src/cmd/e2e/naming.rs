@@ -4,6 +4,7 @@
 use anyhow::Result;
 
 use crate::cli;
+use crate::cluster::Choice;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::build::prebuilt::{OtherRecipe, Prebuilt};
 use crate::pipeline::tag::Repository;
@@ -19,7 +20,8 @@ impl Naming {
     /// As the command line has it.
     ///
     /// # Errors
-    /// [`Exit::Usage`] when `--prebuilt` names nothing, or another registry than `--registry`.
+    /// [`Exit::Usage`] when `--prebuilt` names nothing, or another registry than `--registry`, or when
+    /// the cluster pulls its images and no registry is named.
     pub(super) fn of(options: &cli::E2e) -> Result<Self> {
         let other_recipe = match options.accept_recipe {
             true => OtherRecipe::Accept,
@@ -40,15 +42,25 @@ impl Naming {
             (None, Some(there)) => there.clone(),
             (None, None) => Repository::localhost(),
         };
+        if let cluster @ Choice::Context(_) = options.cluster()
+            && !repository.is_in_a_registry()
+        {
+            let what =
+                format!("--cluster {cluster} pulls its images from a registry, and none is named");
+            return Err(Failure::new(Exit::Usage, what)
+                .hint("`--registry <host[:port]>/<path>` names one that you may push to and its nodes may pull from")
+                .into());
+        }
         Ok(Self {
             repository,
             prebuilt,
         })
     }
 
-    /// Whether a registry is asked for images.
-    pub(super) fn asks_registry(&self) -> bool {
+    /// Whether a registry is asked for images, or given any.
+    pub(super) fn asks_registry(&self, cluster: &Choice) -> bool {
         let prebuilt = self.prebuilt.as_ref();
-        prebuilt.and_then(Prebuilt::repository).is_some()
+        let takes = prebuilt.and_then(Prebuilt::repository).is_some();
+        takes || matches!(cluster, Choice::Context(_))
     }
 }

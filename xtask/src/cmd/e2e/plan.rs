@@ -10,7 +10,7 @@ use super::naming::Naming;
 use crate::bundle::Bundle;
 use crate::cli;
 use crate::cluster::local::Preview;
-use crate::cluster::{Choice, kind};
+use crate::cluster::{Choice, context, kind};
 use crate::cmd::{print_data, tag};
 use crate::engine::Engine;
 use crate::manifest::{Manifests, References};
@@ -19,6 +19,7 @@ use crate::pipeline::build::{self, Origin};
 use crate::pipeline::tag::Tagged;
 use crate::pipeline::test;
 use crate::process::Invocation;
+use crate::registry::Registry;
 use crate::run::{self, Resources};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
@@ -57,6 +58,7 @@ fn plan(
         repository,
         prebuilt,
     } = Naming::of(options)?;
+    let named_in = repository.clone();
     let named = (repository, prebuilt.as_ref());
     let images = tag::compute(workspace, target, options.profile, named)?;
     let checkout = run::checkout(&workspace.root);
@@ -72,6 +74,13 @@ fn plan(
     let planned = match options.cluster() {
         Choice::Local => planned_locally(workspace, target, &images, &preview)?,
         Choice::Kind => planned_on_kind(workspace, target, options, &images, &preview)?,
+        Choice::Context(context) => {
+            let place = context::Place {
+                context: &context,
+                repository: &named_in,
+            };
+            planned_on_context(workspace, target, options, &images, (&preview, place))?
+        }
     };
     let mut text = format!("{}\n", target.name);
     tag_and_build(&mut text, workspace, &images, options, wrapped)?;
@@ -231,6 +240,41 @@ fn planned_on_kind(
         ours: vec![wrapped(kind.apply())],
         documents: kind.documents(&manifests, &references)?,
         removals: kind.removals().into_iter().map(wrapped).collect(),
+    })
+}
+
+fn planned_on_context(
+    workspace: &Workspace,
+    target: &Target,
+    options: &cli::E2e,
+    images: &Images<Tagged>,
+    (preview, place): (&Preview<'_>, context::Place<'_>),
+) -> Result<Planned> {
+    let manifests = Manifests::read(workspace, target.manifests())?;
+    let repository = place.repository;
+    let references = References::planned_pulled(images, target.third_party(), repository);
+    let bundle = Bundle::given(options.bundle.as_deref())?;
+    let context = context::preview::Preview {
+        context: place.context,
+        id: preview.id,
+        directory: preview.directory,
+        bundle: bundle.as_ref(),
+    };
+    let registry = Registry::new(repository)?;
+    let folder = workspace.state_directory().join("images");
+    let loads = images.iter().map(|(_, image)| {
+        let reference = image.reference();
+        let archive = folder.join(reference.archive_name());
+        registry.pushing(&archive, &reference.to_string())
+    });
+    let wrapped = |invocation| preview.text(invocation);
+    Ok(Planned {
+        cluster: context.cluster().into_iter().map(wrapped).collect(),
+        load: "what the registry does not have yet, and seen there",
+        loads: loads.map(wrapped).collect(),
+        ours: vec![wrapped(context.apply())],
+        documents: context.documents(&manifests, &references)?,
+        removals: context.removals().into_iter().map(wrapped).collect(),
     })
 }
 

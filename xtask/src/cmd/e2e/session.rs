@@ -1,6 +1,7 @@
 //! One run: the phases in their order, what can go side by side side by side, each noted in the
 //! receipt. It ends in `finish`, whatever happened.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
@@ -15,7 +16,7 @@ use super::watch::standing::{Cycle, Standing};
 use crate::bundle::Bundle;
 use crate::cli::{self, Phase};
 use crate::cluster::kind::{self, kept::Kept};
-use crate::cluster::{Choice, Cluster};
+use crate::cluster::{Choice, Cluster, context};
 use crate::cmd::room;
 use crate::engine::{Engine, Platform};
 use crate::exit::{Exit, Failure};
@@ -25,7 +26,7 @@ use crate::pipeline::build::{Built, Options, Origin, TestProgram, build};
 use crate::pipeline::deploy::deploy;
 use crate::pipeline::load::load;
 use crate::pipeline::tag::{Inputs, Tagged, tag};
-use crate::pipeline::test::{check_filters, test, told_so_far};
+use crate::pipeline::test::{TestReport, check_filters, test, told_so_far};
 use crate::pipeline::{Frozen, Images};
 use crate::process::interrupt;
 use crate::report::receipt::Receipt;
@@ -417,6 +418,7 @@ impl<'a> Session<'a> {
             }
         };
         report::line("tested", &report.verdict(), begun.elapsed());
+        tell_skipped(&report);
         self.receipt.tests = Some(report.clone());
         let mut seen = Vec::new();
         let again = self.receipt.phase("attest again", || {
@@ -467,7 +469,11 @@ impl<'a> Session<'a> {
     fn cluster_flag(&self) -> String {
         match self.options.cluster() {
             Choice::Local => String::new(),
-            other => format!(" --cluster {}", other.word()),
+            Choice::Kind => format!(" --cluster {}", Choice::Kind),
+            context @ Choice::Context(_) => match &self.options.registry {
+                Some(registry) => format!(" --cluster {context} --registry {registry}"),
+                None => format!(" --cluster {context}"),
+            },
         }
     }
 
@@ -507,6 +513,18 @@ fn claim(workspace: &Workspace, target: &Target) -> Result<Option<Arc<Kept>>> {
         ));
     }
     Ok(kept)
+}
+
+/// What nobody has proved is never left out in silence.
+fn tell_skipped(tests: &TestReport) {
+    let mut by_reason = BTreeMap::<&str, Vec<&str>>::new();
+    for one in tests.skipped() {
+        let reason = one.message.as_deref().unwrap_or("it does not say why");
+        by_reason.entry(reason).or_default().push(&one.name);
+    }
+    for (reason, names) in by_reason {
+        report::note(&format!("not proven: {}: {reason}", names.join(", ")));
+    }
 }
 
 fn since_start(begun: Instant, what: &str) -> String {
@@ -624,6 +642,14 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
                 bundle,
                 kept,
                 nodes_count: options.nodes,
+            }),
+            Choice::Context(name) => Naming::of(options).and_then(|naming| {
+                let (context, repository) = (name.as_str(), &naming.repository);
+                let place = context::Place {
+                    context,
+                    repository,
+                };
+                Cluster::start_context(workspace, target, run, &engine, place, bundle)
             }),
         };
         // Not beside the first containers: the name server of podman's networks ends with the last

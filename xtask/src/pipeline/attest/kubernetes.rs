@@ -152,12 +152,12 @@ fn compare(
             .push(format!("the node tells nothing of container {name}"));
         return finding;
     };
-    // An image that was put on the node has the digest of its config for an ID.
-    if told.image_id != image.image_id() {
+    if !image.is_told_as(&told.image_id) {
+        let built = image.manifest().map(|manifest| manifest.oci());
         finding.differences.push(format!(
             "container {name} runs image {}, built was {} ({})",
             told.image_id,
-            image.image_id(),
+            built.as_deref().unwrap_or(image.image_id()),
             image.reference()
         ));
     }

@@ -1,0 +1,77 @@
+//! A run on the cluster of a context that is only looked at: the commands that it would call, from the
+//! functions that call them. No cluster is asked.
+
+use anyhow::Result;
+use camino::Utf8Path;
+
+use super::{access, left};
+use crate::bundle::Bundle;
+use crate::cluster::kind;
+use crate::cluster::kubernetes::Kubectl;
+use crate::cluster::kubernetes::documents::{self, Place, Which};
+use crate::host;
+use crate::manifest::{Manifests, Named, References};
+use crate::process::Invocation;
+
+/// What would be done.
+pub(crate) struct Preview<'a> {
+    /// The context.
+    pub(crate) context: &'a str,
+    /// What stands for the run's ID.
+    pub(crate) id: &'a str,
+    /// What stands for its folder.
+    pub(crate) directory: &'a Utf8Path,
+    /// Where kubectl would come from.
+    pub(crate) bundle: Option<&'a Bundle>,
+}
+
+impl Preview<'_> {
+    fn kubectl(&self) -> Kubectl {
+        let has_tool = |bundle: &&Bundle| bundle.tools().any(|tool| tool == "kubectl");
+        let program = match self.bundle.filter(has_tool) {
+            Some(_) => None,
+            None => host::program("kubectl"),
+        };
+        Kubectl {
+            program: program.unwrap_or_else(|| "kubectl".into()),
+            kubeconfig: access::kubeconfig(self.directory),
+            namespace: self.id.to_owned(),
+        }
+    }
+
+    /// The one look at the user's kubeconfig, and the namespace.
+    pub(crate) fn cluster(&self) -> [Invocation; 2] {
+        let kubectl = self.kubectl();
+        [
+            access::view(&kubectl.program, self.context),
+            kubectl.create_command(),
+        ]
+    }
+
+    /// What takes documents from its standard input.
+    pub(crate) fn apply(&self) -> Invocation {
+        self.kubectl().apply_command()
+    }
+
+    /// The documents of the manifests, each by kind and name, with the references that it would get.
+    ///
+    /// # Errors
+    /// [`crate::exit::Exit::Manifest`] for an image that does not belong to the run.
+    pub(crate) fn documents(
+        &self,
+        manifests: &Manifests,
+        references: &References<impl Named>,
+    ) -> Result<Vec<String>> {
+        let place = Place {
+            run: self.id,
+            namespace: self.id,
+        };
+        let documents = documents::of_manifests(place, manifests, references, Which::All)?;
+        Ok(documents.iter().map(kind::preview::told).collect())
+    }
+
+    /// What would be removed.
+    pub(crate) fn removals(&self) -> [Invocation; 3] {
+        left::removals(&self.kubectl())
+    }
+}
