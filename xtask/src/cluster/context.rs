@@ -213,7 +213,11 @@ impl Context {
         let (place, ours) = (self.namespace.place(), manifests.without(&theirs));
         let mut ours = documents::of_manifests(place, &ours, references, Which::All)?;
         pull_with(&mut ours, self.credentials.is_some());
-        let rolled_out = self.namespace.roll_out(ours, deadline_of, false, &activity);
+        // Which images its nodes have, it tells nobody.
+        let held = || Ok(Vec::new());
+        let rolled_out = self
+            .namespace
+            .roll_out(ours, deadline_of, false, &held, &activity);
         rolled_out.map_err(|error| self.explain_pull(error))?;
         reach::through_services(&self.namespace, manifests, &activity)
     }

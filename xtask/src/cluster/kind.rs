@@ -4,9 +4,9 @@
 //! labels: by it the node is found again, whatever happened to the process that made it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -40,10 +40,11 @@ pub(crate) mod kept;
 mod node;
 mod nodes;
 pub(crate) mod preview;
+pub(crate) mod remote;
 
 use config::Shape;
 pub(crate) use create::absence;
-use create::{FoundNode, Purpose, bring, create, look_at_node};
+use create::{FoundNode, Pulls, Purpose, bring, create, look_at_node};
 use guest::{Guest, Part};
 use kept::Kept;
 pub(crate) use node::forget;
@@ -150,6 +151,7 @@ impl Kind {
             engine: wanted.engine.clone(),
             bundle: wanted.bundle.cloned(),
             shape: wanted.shape(&ports)?,
+            pulls: Pulls::Nothing,
         });
         make_network(&owner, wanted.engine, &run::kind_network(owner.id()))?;
         let (signal, is_up) = mpsc::channel();

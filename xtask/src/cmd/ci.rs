@@ -20,6 +20,7 @@ use crate::report::{self, live, table};
 use crate::source::workspace::Workspace;
 
 mod missing_image;
+mod remote;
 
 /// How long one call of cargo may take; a cold build on two cores is minutes.
 const CARGO_DEADLINE: Duration = Duration::from_secs(3600);
@@ -132,6 +133,17 @@ fn steps<'a>(workspace: &'a Workspace, options: &'a cli::Ci, kind: &'a Kind<'a>)
         kind.only_if_here(|| missing_image::fails_soon(workspace, engine(), bundle))
     };
     steps.push(("missing image on kind", Box::new(missing)));
+    let on_remote = move || match remote::absence() {
+        None => kind.only_if_here(|| {
+            let engine = engine().map_or(Choice::Auto, Choice::from);
+            remote::run(workspace, engine, bundle)
+        }),
+        Some(why) => {
+            report::note(&format!("skipped: {why}"));
+            Ok(Done::NotHere)
+        }
+    };
+    steps.push(("e2e on a cluster as if remote", Box::new(on_remote)));
     steps
 }
 
@@ -326,6 +338,11 @@ fn told(unproven: &[String]) -> String {
 /// What no step of this command proves, and why.
 fn unproven(kind: &Kind<'_>, named: Option<&Utf8Path>) -> Vec<String> {
     let mut unproven = Vec::from_iter(kind.unproven(named));
+    if let (Some(reason), true) = (remote::absence(), unproven.is_empty()) {
+        unproven.push(format!(
+            "a cluster that pulls from a registry and is reached by its API server alone ({reason})"
+        ));
+    }
     let used = [engine(), second_engine()];
     for kind in [EngineKind::Podman, EngineKind::Docker] {
         if !used.contains(&Some(kind)) {

@@ -142,9 +142,11 @@ fn look_at_room(workspace: &Workspace, engine: Option<&Engine>) -> Vec<Verdict> 
     });
     let largest = manifests.max_by_key(Manifests::memory_requested_bytes);
     let builds_first = room::builds_first(workspace, Profile::E2e);
+    let cluster = workspace.cluster.clone().unwrap_or_default();
     let deployed = largest.as_ref().map(|manifests| room::Deployed {
         manifests,
-        cluster: workspace.cluster.unwrap_or_default(),
+        cluster: &cluster,
+        nodes_count: 1,
     });
     room::look(workspace, builds_first, engine, deployed)
 }

@@ -134,9 +134,7 @@ fn check_kind(options: &cli::E2e) -> Result<()> {
     }
     let refuse = |what: &str, why: &str, hint: &str| {
         let cluster = options.cluster();
-        let message = format!(
-            "{what} does not go with --cluster {cluster}: {why}"
-        );
+        let message = format!("{what} does not go with --cluster {cluster}: {why}");
         Err(Failure::new(Exit::Usage, message).hint(hint).into())
     };
     if options.reuse {

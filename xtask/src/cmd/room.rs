@@ -27,7 +27,7 @@ const RUN: (u64, u64) = (40 * MB, 500);
 const IMAGES: (u64, u64) = (60 * MB, 500);
 /// An empty database is 42 MB in 1,340 files; what tests write into it is a guess.
 const DATA: (u64, u64) = (150 * MB, 2_000);
-/// What one cluster of kind takes besides the images of the run. Its own image is looked at where it
+/// What one node of kind takes besides the images of the run. Its own image is looked at where it
 /// is loaded. With PostgreSQL in it there were 11,000 files; at least so many are its own.
 const KIND: (u64, u64) = (830 * MB, 5_000);
 /// The same of memory: an API server, its database, and what runs pods.
@@ -45,7 +45,9 @@ const FIX_ENGINE: &str = "free room there: `cargo xtask clean --images` removes 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deployed<'a> {
     pub(super) manifests: &'a Manifests,
-    pub(super) cluster: Choice,
+    pub(super) cluster: &'a Choice,
+    /// Of a cluster of kind.
+    pub(super) nodes_count: u8,
 }
 
 /// Looks at everything that a run will need room on. Reads files and asks the kernel, and nobody
@@ -57,39 +59,43 @@ pub(super) fn look(
     deployed: Option<Deployed<'_>>,
 ) -> Vec<Verdict> {
     let state = workspace.state_directory();
-    let cluster = deployed.map(|deployed| deployed.cluster);
+    let nodes_count = deployed.map_or(0, nodes_of_kind);
     let mut needs = on_build_folder(&state, builds_first);
     let storage = engine.and_then(|engine| engine.storage.as_deref());
     needs.extend(
         storage
             .into_iter()
-            .flat_map(|path| on_storage(path, cluster)),
+            .flat_map(|path| on_storage(path, nodes_count)),
     );
     let mut verdicts = room::judge_disks(&needs, room::space);
     if let Some(deployed) = deployed {
-        let needed = ports(deployed.manifests.ports_published(), deployed.cluster);
+        let needed = ports(deployed.manifests.ports_published(), nodes_count);
         verdicts.extend(room::ports(needed).map(|found| room::judge_ports(needed, found)));
     }
     let asked = deployed.map(|deployed| deployed.manifests.memory_requested_bytes());
-    let memory = in_memory(asked, cluster, builds_first);
+    let memory = in_memory(asked, nodes_count, builds_first);
     verdicts.extend(room::memory().map(|found| room::judge_memory(&memory, found)));
     verdicts
 }
 
-fn ports(published: u64, cluster: Choice) -> u64 {
-    match cluster {
-        Choice::Kind => published + KIND_PORTS,
-        _ => published,
+/// How many nodes are made for what is deployed.
+fn nodes_of_kind(deployed: Deployed<'_>) -> u64 {
+    match deployed.cluster {
+        Choice::Kind => deployed.nodes_count.into(),
+        Choice::Local | Choice::Context(_) => 0,
     }
 }
 
-fn in_memory(
-    asked: Option<u64>,
-    cluster: Option<Choice>,
-    builds_first: bool,
-) -> Vec<(&'static str, u64)> {
+fn ports(published: u64, nodes_count: u64) -> u64 {
+    match nodes_count {
+        0 => published,
+        _ => published + KIND_PORTS,
+    }
+}
+
+fn in_memory(asked: Option<u64>, nodes_count: u64, builds_first: bool) -> Vec<(&'static str, u64)> {
     let asked = asked.map(|bytes| ("containers ask for", bytes));
-    let kind = (cluster == Some(Choice::Kind)).then_some(("Kubernetes takes", KIND_BYTES));
+    let kind = (nodes_count > 0).then_some(("Kubernetes takes", nodes_count * KIND_BYTES));
     let compilers = builds_first.then_some(("compilers take", COMPILERS_BYTES));
     asked.into_iter().chain(kind).chain(compilers).collect()
 }
@@ -141,10 +147,11 @@ fn on_build_folder(state: &Utf8Path, builds_first: bool) -> Vec<Need> {
     ]
 }
 
-fn on_storage(storage: &Utf8Path, cluster: Option<Choice>) -> Vec<Need> {
+fn on_storage(storage: &Utf8Path, nodes_count: u64) -> Vec<Need> {
     let mut needs = vec![need("images and containers", storage, IMAGES, FIX_ENGINE)];
-    if cluster == Some(Choice::Kind) {
-        needs.push(need("a cluster of kind", storage, KIND, FIX_ENGINE));
+    if nodes_count > 0 {
+        let kind = (nodes_count * KIND.0, nodes_count * KIND.1);
+        needs.push(need("a cluster of kind", storage, kind, FIX_ENGINE));
     }
     if !run::has_memory_for_volumes() {
         needs.push(need("the database", storage, DATA, FIX_ENGINE));
@@ -167,27 +174,28 @@ mod tests {
     use camino::Utf8Path;
 
     use super::{KIND_BYTES, MB, in_memory, on_storage, ports};
-    use crate::cluster::Choice;
 
     #[test]
     fn a_cluster_of_kind_wants_room_of_its_own() {
         let storage = Utf8Path::new("/storage");
-        let of_kind = |cluster| {
-            let needs = on_storage(storage, cluster);
+        let of_kind = |nodes_count| {
+            let needs = on_storage(storage, nodes_count);
             let kind = needs.iter().filter(|need| need.what == "a cluster of kind");
             kind.map(|need| need.bytes).sum::<u64>()
         };
-        assert_eq!(of_kind(Some(Choice::Kind)), 830 * MB);
-        assert_eq!((of_kind(Some(Choice::Local)), of_kind(None)), (0, 0));
+        assert_eq!([0, 1, 3].map(of_kind), [0, 830 * MB, 3 * 830 * MB]);
 
-        let memory = |cluster| in_memory(Some(7), cluster, false);
+        let memory = |nodes_count| in_memory(Some(7), nodes_count, false);
         let asked = ("containers ask for", 7);
-        assert_eq!(memory(Some(Choice::Local)), [asked]);
-        let kind = ("Kubernetes takes", KIND_BYTES);
-        assert_eq!(memory(Some(Choice::Kind)), [asked, kind]);
+        assert_eq!(memory(0), [asked]);
+        let kind = ("Kubernetes takes", 2 * KIND_BYTES);
+        assert_eq!(memory(2), [asked, kind]);
         // Of a build alone there are no containers.
-        assert_eq!(in_memory(None, None, true).len(), 1);
+        assert_eq!(in_memory(None, 0, true).len(), 1);
 
-        assert_eq!((ports(3, Choice::Kind), ports(3, Choice::Local)), (4, 3));
+        assert_eq!(
+            [0, 1, 2].map(|nodes_count| ports(3, nodes_count)),
+            [3, 4, 4]
+        );
     }
 }

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::config::Shape;
-use super::create::{self, Purpose, create, look_at_node};
+use super::create::{self, Pulls, Purpose, create, look_at_node};
 use super::{Kind, Wanted, config};
 use crate::cluster::kubernetes::documents::{self, Which};
 use crate::cluster::kubernetes::namespace::{NAMES, NAMES_DEADLINE};
@@ -65,6 +65,7 @@ impl ByHand {
                 nodes_count: 1,
                 ports_count: u16::try_from(ports_count).context("more ports than a node has")?,
             },
+            pulls: Pulls::Nothing,
         };
         let program = create::program(engine, wanted.bundle.map(Arc::as_ref))?;
         let images = purpose.provide()?;

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::remote::REGISTRIES;
 use crate::cluster::kubernetes::documents::PodSubnet;
 
 /// The first port of a node that a Service of type NodePort may have.
@@ -56,9 +57,35 @@ pub(super) fn config(shape: Shape) -> Value {
     })
 }
 
+/// The same, with a runtime that looks up in its own folder where a registry is: not all do by
+/// themselves.
+pub(super) fn pulling(mut config: Value) -> Value {
+    let patch = format!(
+        "[plugins.\"io.containerd.cri.v1.images\".registry]\nconfig_path = \"{REGISTRIES}\"\n"
+    );
+    config["containerdConfigPatches"] = json!([patch]);
+    config
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Shape, config};
+    use super::{Shape, config, pulling};
+
+    const ONE: Shape = Shape {
+        nodes_count: 1,
+        ports_count: 1,
+    };
+
+    #[test]
+    fn a_node_that_pulls_is_told_where_registries_are() {
+        let told = pulling(config(ONE));
+        let patch = told["containerdConfigPatches"][0].as_str().unwrap();
+        assert!(
+            patch.contains("config_path = \"/etc/containerd/certs.d\""),
+            "{patch}"
+        );
+        assert_eq!(told["nodes"], config(ONE)["nodes"]);
+    }
 
     #[test]
     fn every_port_is_picked_by_the_engine_and_on_this_machine_alone() {

@@ -60,6 +60,17 @@ pub(in crate::cluster) struct Purpose {
     pub(super) engine: Engine,
     pub(super) bundle: Option<Arc<Bundle>>,
     pub(super) shape: Shape,
+    /// Where its node gets images from.
+    pub(super) pulls: Pulls,
+}
+
+/// Where a node gets images from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cluster) enum Pulls {
+    /// From nowhere: they are put into it.
+    Nothing,
+    /// From registries, which it is told of when they are known.
+    FromRegistries,
 }
 
 impl Purpose {
@@ -194,7 +205,11 @@ pub(super) fn create(purpose: &Purpose, up: &Sender<()>, given_up: &AtomicBool) 
     let tools = tools(&purpose.engine, purpose.bundle.as_deref())?;
     provide_modules()?;
     let config = config_file(run.directory());
-    host::write_cached(&config, &config::config(purpose.shape))?;
+    let text = match purpose.pulls {
+        Pulls::Nothing => config::config(purpose.shape),
+        Pulls::FromRegistries => config::pulling(config::config(purpose.shape)),
+    };
+    host::write_cached(&config, &text)?;
     run.journal(&Resource::Cluster(run.id().to_owned()))?;
     let create = command(&purpose.engine, &tools, run.id(), run.directory());
     let log = run.directory().join("kind.log");

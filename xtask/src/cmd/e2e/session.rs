@@ -615,7 +615,8 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
     let builds_first = options.no_cache || room::builds_first(workspace, options.profile);
     let deployed = room::Deployed {
         manifests,
-        cluster: options.cluster(),
+        cluster: &options.cluster(),
+        nodes_count: options.nodes,
     };
     room::demand(workspace, builds_first, Some(&engine), Some(deployed))?;
     activity.say("");
