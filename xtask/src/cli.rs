@@ -295,6 +295,9 @@ pub struct Ci {
     /// A folder with tools and images for machines without a network
     #[arg(long, env = "E2E_BUNDLE", value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub bundle: Option<Utf8PathBuf>,
+    /// Run only the steps whose name contains one of these; nobody may merge by that
+    #[arg(long, value_name = "WORD")]
+    pub only: Vec<String>,
 }
 
 /// What `completions` takes.

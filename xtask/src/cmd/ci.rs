@@ -53,7 +53,7 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
         bundle: present(options.bundle.as_deref()),
         absence: OnceCell::new(),
     };
-    for (name, step) in steps(workspace, options, &kind) {
+    for (name, step) in chosen(steps(workspace, options, &kind), &options.only)? {
         let step_begun = Instant::now();
         // After a signal nothing more is begun.
         let verdict = match interrupt::pending() {
@@ -69,10 +69,16 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
     let summary = format!(
         "{}{}ci: {} in {:.1} s; not proven: {}\n",
         table::layout(&rows),
-        closing_lines(workspace),
+        match options.only.is_empty() {
+            true => closing_lines(workspace),
+            false => String::new(),
+        },
         if red.is_empty() { "green" } else { "red" },
         begun.elapsed().as_secs_f64(),
-        told(&unproven(&kind, options.bundle.as_deref()))
+        match options.only.is_empty() {
+            true => told(&unproven(&kind, options.bundle.as_deref())),
+            false => "what the other steps prove".to_owned(),
+        }
     );
     print_data(&summary)?;
     if let Some(job) = Job::here() {
@@ -83,6 +89,22 @@ pub fn run(workspace: &Workspace, options: &cli::Ci) -> Result<()> {
         return Ok(());
     }
     Err(Failure::new(Exit::Red, format!("not green: {}", red.join(", "))).into())
+}
+
+/// All of them, or those that somebody wants to run again.
+fn chosen<'a>(steps: Vec<Step<'a>>, only: &[String]) -> Result<Vec<Step<'a>>> {
+    if only.is_empty() {
+        return Ok(steps);
+    }
+    let names: Vec<&str> = steps.iter().map(|(name, _)| *name).collect();
+    let is_wanted = |name: &str| only.iter().any(|word| name.contains(word.as_str()));
+    if !names.iter().any(|name| is_wanted(name)) {
+        let what = format!("no step has `{}` in its name", only.join("` or `"));
+        let hint = format!("there are: {}", names.join(", "));
+        return Err(Failure::new(Exit::Usage, what).hint(hint).into());
+    }
+    let wanted = steps.into_iter().filter(|(name, _)| is_wanted(name));
+    Ok(wanted.collect())
 }
 
 /// A bundle that is not there is no error: what needs it is told as not proven.
@@ -381,7 +403,7 @@ mod tests {
 
     use camino::Utf8Path;
 
-    use super::{Done, Kind, present};
+    use super::{Done, Kind, Step, chosen, present};
 
     fn kind(known: Result<Option<String>, String>) -> Kind<'static> {
         Kind {
@@ -412,6 +434,25 @@ mod tests {
             "no engine"
         );
         assert!(told(&unknown, None).contains("no engine"));
+    }
+
+    #[test]
+    fn a_step_can_be_run_alone() {
+        let steps = || -> Vec<Step<'static>> {
+            ["format", "e2e --all", "e2e on kind"]
+                .map(|name| -> Step<'static> { (name, Box::new(|| Ok(Done::Ran))) })
+                .into()
+        };
+        let names = |only: &[&str]| {
+            let only: Vec<String> = only.iter().map(|word| (*word).to_owned()).collect();
+            let chosen = chosen(steps(), &only);
+            chosen.map(|steps| steps.iter().map(|(name, _)| *name).collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[]).unwrap().len(), 3);
+        assert_eq!(names(&["kind"]).unwrap(), ["e2e on kind"]);
+        assert_eq!(names(&["kind", "form"]).unwrap(), ["format", "e2e on kind"]);
+        let error = names(&["audit"]).unwrap_err().to_string();
+        assert!(error.contains("no step has `audit`"), "{error}");
     }
 
     #[test]

@@ -372,7 +372,7 @@ fn an_image_of_the_manifests_comes_from_the_bundle_by_its_id() {
 }
 
 /// What is wanted of a service, at the least.
-fn manifest(name: &str) -> String {
+pub(crate) fn manifest(name: &str) -> String {
     format!(
         r#"apiVersion: v1
 kind: Service

@@ -80,7 +80,7 @@ Options:
       --all                       Test every target
       --keep <WHEN>               Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
       --watch                     Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
-      --cluster <CLUSTER>         What it is deployed to; `local`, if the workspace names no other [env: E2E_CLUSTER=] [possible values: local, kind]
+      --cluster <CLUSTER>         What it is deployed to: `local`, `kind`, or `context:<name>` of your kubeconfig; `local`, if the workspace names no other [env: E2E_CLUSTER=]
       --engine <ENGINE>           Which container engine runs it [env: E2E_ENGINE=] [default: auto] [possible values: auto, podman, docker]
       --bundle <DIR>              A folder with tools and images for machines without a network [env: E2E_BUNDLE=]
       --prebuilt <DIR|HOST/PATH>  Take the images that `build` left in this folder or pushed to this registry; fail if they are not of these sources

@@ -8,6 +8,7 @@ mod bundle;
 mod cli_words;
 mod cluster_secrets;
 mod completions;
+mod context_cluster;
 mod damaged_files;
 mod engine_probe;
 mod host_room;
