@@ -61,6 +61,7 @@ const OWN: &[Compiled] = own![
     "database.rs",
     "engine.rs",
     "fault.rs",
+    "forward.rs",
     "http.rs",
     "kubernetes.rs",
     "kubernetes/killing.rs",

@@ -10,7 +10,7 @@ pub mod pods;
 pub mod remains;
 pub mod scale;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -173,15 +173,31 @@ impl Namespace {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    fn on_node(&self, arguments: &[&str]) -> Result<String, String> {
-        let (engine, node) = self
+    /// On the node of this name: to the engine, the container of the same name.
+    fn on_node(&self, node: &str, arguments: &[&str]) -> Result<String, String> {
+        let (engine, _) = self
             .node()
             .ok_or("only the node can, and it is out of reach: such a test begins with `scenario_with_node!`")?;
         engine.run(&[&["exec", node], arguments].concat())
     }
 
-    fn runtime(&self, arguments: &[&str]) -> Result<String, String> {
-        self.on_node(&[&["ctr", "-n", "k8s.io"], arguments].concat())
+    fn runtime(&self, node: &str, arguments: &[&str]) -> Result<String, String> {
+        self.on_node(node, &[&["ctr", "-n", "k8s.io"], arguments].concat())
+    }
+
+    /// The containers that are frozen, on the nodes of these pods. Where nobody can freeze one, none
+    /// is.
+    fn frozen(&self, pods: &[Option<&Pod>]) -> Result<Vec<String>, String> {
+        let mut all = Vec::new();
+        if self.node().is_none() {
+            return Ok(all);
+        }
+        let processes = pods.iter().filter_map(|pod| pod.and_then(Pod::process));
+        let nodes: BTreeSet<String> = processes.map(|process| process.node).collect();
+        for node in &nodes {
+            all.extend(frozen(&self.runtime(node, &["task", "ls"])?));
+        }
+        Ok(all)
     }
 
     fn listing(&self) -> Result<Listing, String> {
@@ -200,18 +216,14 @@ impl Namespace {
     /// # Errors
     /// When there is no such Deployment.
     pub fn states(&self, containers: &[&str]) -> Result<Vec<State>, String> {
-        // Where nobody can freeze one, none is.
-        let frozen = match self.node() {
-            Some(_) => frozen(&self.runtime(&["task", "ls"])?),
-            None => Vec::new(),
-        };
         self.each(containers, |namespace, containers| {
             let listing = namespace.listing()?;
-            let state = |container: &&str| {
-                let pod = listing.current(listing.deployment(container)?);
-                Ok(pod.map_or(State::Stopped, |pod| pod.state(&frozen)))
-            };
-            containers.iter().map(state).collect()
+            let pod = |container: &&str| Ok(listing.current(listing.deployment(container)?));
+            let pods: Result<Vec<Option<&Pod>>, String> = containers.iter().map(pod).collect();
+            let pods = pods?;
+            let frozen = namespace.frozen(&pods)?;
+            let state = |pod: &Option<&Pod>| pod.map_or(State::Stopped, |pod| pod.state(&frozen));
+            Ok(pods.iter().map(state).collect())
         })
     }
 
@@ -329,11 +341,13 @@ impl Namespace {
     }
 
     fn freeze(&self, process: &Process) -> Result<(), String> {
-        self.runtime(&["task", "pause", &process.id]).map(drop)
+        self.runtime(&process.node, &["task", "pause", &process.id])
+            .map(drop)
     }
 
     fn thaw(&self, process: &Process) -> Result<(), String> {
-        self.runtime(&["task", "resume", &process.id]).map(drop)
+        self.runtime(&process.node, &["task", "resume", &process.id])
+            .map(drop)
     }
 
     fn watch(&self, resource: &[&str], within: Duration) -> Result<Stream<Event>, String> {
@@ -392,7 +406,7 @@ impl Namespace {
         };
         let arguments = route(address);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        self.on_node(&arguments).map(drop)
+        self.on_node(&process.node, &arguments).map(drop)
     }
 
     fn set_image(&self, pod: &str, image: &str) -> Result<(), String> {
@@ -427,7 +441,8 @@ impl Namespace {
             watch.until(|event| killings.look(&event.object))?;
             Ok(log)
         });
-        let killed = self.runtime(&["task", "kill", "--signal", "SIGKILL", &process.id]);
+        let kill = ["task", "kill", "--signal", "SIGKILL", &process.id];
+        let killed = self.runtime(&process.node, &kill);
         // Fails where the runtime itself wakes up what it kills.
         let thawed = self.thaw(process);
         let log = ended?;
@@ -549,7 +564,7 @@ impl Namespace {
         self.ask(&["patch", "configmap", container, "--type", "merge", &file])?;
         let listing = self.listing()?;
         let pod = listing.current(listing.deployment(container)?);
-        let Some(pod) = pod.filter(|pod| pod.process().is_some()) else {
+        let Some((pod, process)) = pod.and_then(|pod| Some((pod, pod.process()?))) else {
             return Ok(());
         };
         let Some(path) = pod.mounted(container, key) else {
@@ -561,10 +576,12 @@ impl Namespace {
         if self.node().is_none() {
             return Ok(());
         }
-        try_eventually(MOUNTED_WITHIN, || match self.on_node(&["cat", &path]) {
-            Ok(text) if text == content => Look::Seen(()),
-            Ok(text) => Look::NotYet(format!("{} bytes of another content", text.len())),
-            Err(error) => Look::NotYet(error),
+        try_eventually(MOUNTED_WITHIN, || {
+            match self.on_node(&process.node, &["cat", &path]) {
+                Ok(text) if text == content => Look::Seen(()),
+                Ok(text) => Look::NotYet(format!("{} bytes of another content", text.len())),
+                Err(error) => Look::NotYet(error),
+            }
         })
         .map_err(|last| format!("{path} on the node does not show the edit: {last}"))
     }
@@ -626,11 +643,8 @@ mod tests {
 
     #[test]
     fn the_runtime_is_asked_on_the_node() {
-        let told = namespace("echo").runtime(&["task", "ls"]);
-        assert_eq!(
-            told,
-            Ok("exec n-control-plane ctr -n k8s.io task ls\n".to_owned())
-        );
+        let told = namespace("echo").runtime("n-worker", &["task", "ls"]);
+        assert_eq!(told, Ok("exec n-worker ctr -n k8s.io task ls\n".to_owned()));
     }
 
     #[test]

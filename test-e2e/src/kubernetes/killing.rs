@@ -105,6 +105,7 @@ mod tests {
             uid: "u".to_owned(),
             container: "a".to_owned(),
             id: "abc".to_owned(),
+            node: "n".to_owned(),
             address: None,
             started_at: String::new(),
         };

@@ -73,6 +73,8 @@ struct Template {
 
 #[derive(Clone, Debug, Deserialize)]
 struct PodSpec {
+    #[serde(default, rename = "nodeName")]
+    node_name: String,
     containers: Vec<Container>,
     #[serde(default)]
     volumes: Vec<Volume>,
@@ -179,6 +181,8 @@ pub struct Process {
     pub container: String,
     /// The container in the runtime, without `containerd://`.
     pub id: String,
+    /// Where it runs.
+    pub node: String,
     /// The pod's address.
     pub address: Option<IpAddr>,
     /// When it was started.
@@ -314,6 +318,7 @@ impl Pod {
             uid: self.metadata.uid.clone(),
             container: status.name.clone(),
             id: bare(&status.container_id).to_owned(),
+            node: self.spec.node_name.clone(),
             address: self.status.pod_ip,
             started_at: running.started_at.clone().unwrap_or_default(),
         })
