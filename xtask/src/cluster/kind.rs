@@ -281,7 +281,7 @@ impl Kind {
         )?;
         let mut own = vec![
             documents::namespace(place, &owner),
-            documents::way_through_policies(place, config::POD_SUBNET),
+            documents::way_through_policies(place, &config::pod_subnet(self.nodes.count())),
         ];
         let guest = self.guest.as_ref();
         let stays = |name: &str| guest.is_some_and(|guest| guest.keeps(name));
@@ -300,7 +300,7 @@ impl Kind {
         );
         let mut all = Vec::new();
         if let Some(guest) = guest {
-            all.extend(guest.documents(secrets, &self.ports)?);
+            all.extend(guest.documents(secrets, &self.ports, self.nodes.count())?);
             own.extend(guest.signposts(place));
         }
         all.extend(own);

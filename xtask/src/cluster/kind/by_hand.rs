@@ -128,7 +128,7 @@ impl Kind {
         let references = References::of(images, self.namespace.third_party());
         let mut all = vec![
             documents::namespace(place, place.run),
-            documents::way_through_policies(place, config::POD_SUBNET),
+            documents::way_through_policies(place, &config::pod_subnet(1)),
         ];
         all.extend(documents::secrets(place, &secrets.mounts(), |_| true)?);
         all.extend(self.documents(manifests, &references, Which::All)?);

@@ -10,11 +10,17 @@ pub(crate) const NODE_PORT_FIRST: u16 = 30_000;
 
 /// The addresses of Services; kind's own choice, written down.
 pub(super) const SERVICE_SUBNET: &str = "10.96.0.0/16";
-/// The addresses of pods; the first of them is the node's.
-pub(super) const POD_SUBNET: PodSubnet = PodSubnet {
-    all: "10.244.0.0/16",
-    node: "10.244.0.1/32",
-};
+/// The addresses of pods.
+const POD_SUBNET: &str = "10.244.0.0/16";
+
+/// The same for who calls from so many nodes: each has the first of its own.
+pub(super) fn pod_subnet(nodes_count: u8) -> PodSubnet {
+    let of_node = |number: u8| format!("10.244.{number}.1/32");
+    PodSubnet {
+        all: POD_SUBNET,
+        nodes: (0..nodes_count).map(of_node).collect(),
+    }
+}
 
 /// What of a cluster differs from run to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +55,7 @@ pub(super) fn config(shape: Shape) -> Value {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "networking": {
-            "apiServerAddress": "127.0.0.1", "apiServerPort": -1, "podSubnet": POD_SUBNET.all,
+            "apiServerAddress": "127.0.0.1", "apiServerPort": -1, "podSubnet": POD_SUBNET,
             "serviceSubnet": SERVICE_SUBNET,
         },
         "kubeadmConfigPatches": [kubelet.to_string(), proxy.to_string()],

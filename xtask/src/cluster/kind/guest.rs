@@ -154,7 +154,12 @@ impl Guest {
     ///
     /// # Errors
     /// When a secret cannot be read.
-    pub(super) fn documents(&self, secrets: &Secrets, ports: &NodePorts) -> Result<Vec<Value>> {
+    pub(super) fn documents(
+        &self,
+        secrets: &Secrets,
+        ports: &NodePorts,
+        nodes_count: u8,
+    ) -> Result<Vec<Value>> {
         let owner = self.kept.owner();
         let place = Place {
             run: owner.id(),
@@ -162,7 +167,7 @@ impl Guest {
         };
         let mut all = vec![
             documents::namespace(place, owner.id()),
-            documents::way_through_policies(place, config::POD_SUBNET),
+            documents::way_through_policies(place, &config::pod_subnet(nodes_count)),
         ];
         let stay = |name: &str| self.part.secrets.contains(name);
         all.extend(documents::secrets(place, &secrets.mounts(), stay)?);

@@ -49,6 +49,11 @@ impl Nodes {
         &self.0[0].name
     }
 
+    /// How many, nine at most.
+    pub(super) fn count(&self) -> u8 {
+        u8::try_from(self.0.len()).unwrap_or(u8::MAX)
+    }
+
     /// Their names.
     pub(super) fn names(&self) -> Vec<&str> {
         self.0.iter().map(|one| one.name.as_str()).collect()
@@ -109,7 +114,8 @@ impl Nodes {
     }
 }
 
-fn names(owner: &str, count: u8) -> Vec<String> {
+/// The names that kind gives so many nodes of a cluster.
+pub(super) fn names(owner: &str, count: u8) -> Vec<String> {
     let workers = (1..count).map(|number| match number {
         1 => format!("{owner}-worker"),
         number => format!("{owner}-worker{number}"),

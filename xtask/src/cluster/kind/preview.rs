@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::create;
 use super::node::Node;
+use super::nodes;
 use crate::bundle::Bundle;
 use crate::cluster::kubernetes::Kubectl;
 use crate::cluster::kubernetes::documents::{self, Place, Which};
@@ -29,6 +30,8 @@ pub(crate) struct Preview<'a> {
     pub(crate) directory: &'a Utf8Path,
     /// The labels that the network would get.
     pub(crate) labels: &'a [String],
+    /// How many nodes it would have.
+    pub(crate) nodes_count: u8,
     /// Where tools and images would come from.
     pub(crate) bundle: Option<&'a Bundle>,
 }
@@ -46,14 +49,14 @@ impl Preview<'_> {
         [network, create]
     }
 
-    /// What takes an archive from its standard input.
-    pub(crate) fn import(&self) -> Invocation {
-        let name = run::kind_node(self.id);
-        Node {
-            engine: self.engine,
-            name: &name,
-        }
-        .import_command()
+    /// What takes an archive from its standard input, on each node.
+    pub(crate) fn imports(&self) -> Vec<Invocation> {
+        let names = nodes::names(self.id, self.nodes_count);
+        let import = |name: &String| {
+            let engine = self.engine;
+            Node { engine, name }.import_command()
+        };
+        names.iter().map(import).collect()
     }
 
     /// What takes documents from its standard input.
@@ -86,7 +89,7 @@ impl Preview<'_> {
     /// What would be removed.
     pub(crate) fn removals(&self) -> Vec<Invocation> {
         let resources = run::Resources {
-            containers: vec![run::kind_node(self.id)],
+            containers: nodes::names(self.id, self.nodes_count),
             volumes: Vec::new(),
             networks: vec![run::kind_network(self.id)],
         };

@@ -26,12 +26,12 @@ pub(crate) struct Place<'a> {
 }
 
 /// Where pods have their addresses: what calls from elsewhere is no pod.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PodSubnet {
     /// All of them.
     pub(crate) all: &'static str,
-    /// What the node itself has of them.
-    pub(crate) node: &'static str,
+    /// What each node itself has of them.
+    pub(crate) nodes: Vec<String>,
 }
 
 /// The ports of a node, by Deployment and by the name of the port inside.
@@ -69,7 +69,10 @@ pub(crate) fn namespace(place: Place<'_>, cluster: &str) -> Value {
 /// The policies of the manifests let in who calls in production, and tests are none of these. They
 /// come through a port of the node, or through the API server, which lives there: from an address
 /// that no pod has. What one pod may ask of another stays as the manifests have it.
-pub(crate) fn way_through_policies(place: Place<'_>, subnet: PodSubnet) -> Value {
+pub(crate) fn way_through_policies(place: Place<'_>, subnet: &PodSubnet) -> Value {
+    let mut from = vec![json!({"ipBlock": {"cidr": "0.0.0.0/0", "except": [subnet.all]}})];
+    let nodes = subnet.nodes.iter();
+    from.extend(nodes.map(|node| json!({"ipBlock": {"cidr": node}})));
     json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -77,10 +80,7 @@ pub(crate) fn way_through_policies(place: Place<'_>, subnet: PodSubnet) -> Value
         "spec": {
             "podSelector": {"matchLabels": {LABEL_RUN: place.run}},
             "policyTypes": ["Ingress"],
-            "ingress": [{"from": [
-                {"ipBlock": {"cidr": "0.0.0.0/0", "except": [subnet.all]}},
-                {"ipBlock": {"cidr": subnet.node}},
-            ]}],
+            "ingress": [{"from": from}],
         },
     })
 }
@@ -405,9 +405,9 @@ spec:
     fn the_node_comes_through_to_the_pods_of_the_run_and_no_pod_does() {
         let subnet = PodSubnet {
             all: "10.0.0.0/8",
-            node: "10.0.0.1/32",
+            nodes: vec!["10.0.0.1/32".to_owned(), "10.0.1.1/32".to_owned()],
         };
-        let policy = way_through_policies(PLACE, subnet);
+        let policy = way_through_policies(PLACE, &subnet);
         let spec = &policy["spec"];
         assert_eq!(policy["metadata"]["namespace"], "ns");
         assert_eq!(
@@ -419,7 +419,8 @@ spec:
         let from = spec["ingress"][0]["from"].as_array().unwrap();
         assert_eq!(from[0]["ipBlock"]["except"], json!(["10.0.0.0/8"]));
         assert_eq!(from[1]["ipBlock"]["cidr"], "10.0.0.1/32");
-        assert_eq!(from.len(), 2);
+        assert_eq!(from[2]["ipBlock"]["cidr"], "10.0.1.1/32");
+        assert_eq!(from.len(), 3);
     }
 
     #[test]

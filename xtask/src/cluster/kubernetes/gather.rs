@@ -25,7 +25,10 @@ const SECRET_BYTES_MIN: usize = 8;
 ///
 /// # Errors
 /// When a file cannot be written.
-pub(crate) fn write(run: &Run, questions: Vec<(&'static str, Invocation)>) -> Result<()> {
+pub(crate) fn write(
+    run: &Run,
+    questions: Vec<(impl AsRef<Utf8Path> + Send, Invocation)>,
+) -> Result<()> {
     let folder = run.directory().join(FOLDER);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {folder}"))?;
     let secrets = secrets(&run.directory().join(run::SECRETS));

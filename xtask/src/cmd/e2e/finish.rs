@@ -156,7 +156,7 @@ impl Session<'_> {
             (Choice::Kind, Some(engine)) => {
                 let kept = self.kept.as_ref().map(|kept| kept.owner());
                 let owner = kept.as_ref().unwrap_or(&self.run);
-                kind::gather::gather(&self.run, owner.id(), engine)
+                kind::gather::gather(&self.run, owner.id(), self.options.nodes, engine)
             }
             (Choice::Context(_), _) => context::gather::gather(&self.run),
             _ => Ok(()),

@@ -219,15 +219,22 @@ fn planned_on_kind(
         id: preview.id,
         directory: preview.directory,
         labels: preview.labels,
+        nodes_count: options.nodes,
         bundle: bundle.as_ref(),
     };
     let wrapped = |invocation| preview.text(invocation);
-    let import = wrapped(kind.import());
-    let from = |archive: &str| format!("{import} < {archive}");
+    let imports: Vec<String> = kind.imports().into_iter().map(wrapped).collect();
+    let from = |archive: String| {
+        let imports = imports.iter();
+        let lines = imports.map(move |import| format!("{import} < {archive}"));
+        lines.collect::<Vec<_>>()
+    };
     let theirs = target.third_party().iter();
-    let theirs = theirs.map(|name| from(&format!("<archive of {name}>")));
+    let theirs = theirs.flat_map(|name| from(format!("<archive of {name}>")));
     let archives = archives(workspace, images);
-    let ours = archives.iter().map(|archive| from(archive.as_str()));
+    let ours = archives
+        .iter()
+        .flat_map(|archive| from(archive.to_string()));
     Ok(Planned {
         cluster: kind
             .cluster()
