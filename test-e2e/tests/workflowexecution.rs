@@ -22,7 +22,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 /// Begins an execution of this workflow for a target of its own.
 #[track_caller]
 fn begin(scenario: &Scenario, workflow: &NewWorkflow) -> Execution {
-    begin_for(scenario, scenario_with_node, workflow, &requests::target())
+    begin_for(scenario, workflow, &requests::target())
 }
 
 #[track_caller]

@@ -156,8 +156,8 @@ impl Registry {
     /// means one image.
     pub(crate) fn third_party_name(&self, image: &ThirdPartyImage) -> Result<String> {
         let image_id: Digest = image.image_id().parse()?;
-        let (name, tag) = (image.name(), image_id.short());
-        Ok(format!("{}/{THIRD_PARTY}/{name}:{tag}", self.repository))
+        let (below, image_id) = (image.name(), image_id.short());
+        Ok(format!("{}/{THIRD_PARTY}/{below}:{image_id}", self.repository))
     }
 
     /// The manifest of a third party's image, byte for byte; nothing where there is none.
@@ -172,15 +172,15 @@ impl Registry {
         image: &ThirdPartyImage,
         archive: &Utf8Path,
     ) -> Result<()> {
-        let copy = self.skopeo(["copy", "--quiet"]);
-        let push = self.copying(
-            copy,
-            "docker-archive",
-            archive,
-            &self.third_party_name(image)?,
-        );
+        let push = self.pushing_third_party(archive, &self.third_party_name(image)?);
         process::capture(&push, THIRD_PARTY_DEADLINE).map_err(|error| self.refused(error))?;
         Ok(())
+    }
+
+    /// How that is done.
+    pub(crate) fn pushing_third_party(&self, archive: &Utf8Path, name: &str) -> Invocation {
+        let copy = self.skopeo(["copy", "--quiet"]);
+        self.copying(copy, "docker-archive", archive, name)
     }
 
     /// A path may have a colon in it; the name of an archive has none.

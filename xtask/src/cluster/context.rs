@@ -235,7 +235,12 @@ impl Context {
             Some(credentials) => format!("they pull with {}", credentials.told()),
             None => "they pull without credentials, since none were found here".to_owned(),
         };
-        Failure::new(report::exit_of(&error), text)
+        let failure = Failure::new(report::exit_of(&error), text.as_str());
+        if text.to_lowercase().contains(": not found") {
+            let hint = "it was in the registry a moment ago: somebody deletes there; run again";
+            return failure.hint(hint).into();
+        }
+        failure
             .hint(format!(
                 "nodes must reach {} by that very name, over TLS that they trust or by a setting of their runtime; {access}",
                 self.repository.host()

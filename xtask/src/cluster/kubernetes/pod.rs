@@ -244,7 +244,10 @@ const OF_IMAGE: [&str; 5] = [
 ];
 
 /// Reasons for waiting that no wait will mend: nothing puts an image on a node later, and nothing
-/// mends a manifest.
+/// mends a manifest. Nor is a pull that failed tried again, though the kubelet would: the run has seen
+/// the image in its registry a moment ago, so what is wrong is the way there from the node, its trust or
+/// its credentials. Ten and more seconds later the words would be the same, and of a network that was
+/// gone for a second whoever waits learns sooner by running again.
 const HOPELESS: [&str; 9] = [
     "CrashLoopBackOff",
     "CreateContainerConfigError",

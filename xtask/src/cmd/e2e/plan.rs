@@ -274,9 +274,15 @@ fn planned_on_context(
         let archive = folder.join(reference.archive_name());
         registry.pushing(&archive, &reference.to_string())
     });
+    let theirs = target.third_party().iter().map(|name| {
+        let archive = folder.join(format!("<archive of {name}>"));
+        let name = format!("{repository}/third-party/{name}:<image ID>");
+        registry.pushing_third_party(&archive, &name)
+    });
+    let cluster = context.cluster().into_iter().chain(theirs);
     let wrapped = |invocation| preview.text(invocation);
     Ok(Planned {
-        cluster: context.cluster().into_iter().map(wrapped).collect(),
+        cluster: cluster.map(wrapped).collect(),
         load: "what the registry does not have yet, and seen there",
         loads: loads.map(wrapped).collect(),
         ours: vec![wrapped(context.apply())],
