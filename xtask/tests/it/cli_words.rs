@@ -79,6 +79,7 @@ Arguments:
 Options:
       --all                       Test every target
       --keep <WHEN>               Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
+      --nodes <COUNT>             How many nodes a cluster of kind has [default: 1]
       --reuse                     On kind: keep one cluster for each target, and use it again; database and namespace are new for each run
       --watch                     Run again after every edit, until Ctrl-C; what an edit did not change stays deployed
       --cluster <CLUSTER>         What it is deployed to: `local`, `kind`, or `context:<name>` of your kubeconfig; `local`, if the workspace names no other [env: E2E_CLUSTER=]
