@@ -369,4 +369,6 @@ pub enum Subject {
     Edit,
     /// A run on a cluster of kind, from nothing
     Kind,
+    /// A run in a kept cluster of kind, after an edit of one line
+    Kept,
 }

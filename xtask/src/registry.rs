@@ -157,7 +157,10 @@ impl Registry {
     pub(crate) fn third_party_name(&self, image: &ThirdPartyImage) -> Result<String> {
         let image_id: Digest = image.image_id().parse()?;
         let (below, image_id) = (image.name(), image_id.short());
-        Ok(format!("{}/{THIRD_PARTY}/{below}:{image_id}", self.repository))
+        Ok(format!(
+            "{}/{THIRD_PARTY}/{below}:{image_id}",
+            self.repository
+        ))
     }
 
     /// The manifest of a third party's image, byte for byte; nothing where there is none.

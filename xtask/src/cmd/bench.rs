@@ -16,6 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::report::{self, table};
 use crate::source::workspace::Workspace;
 
+mod kept;
 mod kind;
 mod package;
 mod phase_zero;
@@ -62,9 +63,16 @@ pub fn run(workspace: &Workspace, options: &cli::Bench) -> Result<()> {
     if wanted(Subject::Edit) {
         figures.push(told(|| run::edit(workspace, options.engine, rounds))?);
     }
+    let asked = !options.subjects.is_empty();
     if wanted(Subject::Kind) {
-        let asked = !options.subjects.is_empty();
-        figures.extend(on_kind(workspace, options, asked)?);
+        figures.extend(on_kind(options, asked, |bundle| {
+            kind::measure(workspace, options, bundle)
+        })?);
+    }
+    if wanted(Subject::Kept) {
+        figures.extend(on_kind(options, asked, |bundle| {
+            Ok(vec![kept::measure(workspace, options, bundle)?])
+        })?);
     }
     if options.json {
         return print_data(&format!("{}\n", serde_json::to_string_pretty(&figures)?));
@@ -73,7 +81,11 @@ pub fn run(workspace: &Workspace, options: &cli::Bench) -> Result<()> {
 }
 
 /// On a cluster of kind, where one can be made; that it cannot is an error only where it was asked for.
-fn on_kind(workspace: &Workspace, options: &cli::Bench, asked: bool) -> Result<Vec<Figure>> {
+fn on_kind(
+    options: &cli::Bench,
+    asked: bool,
+    measure: impl FnOnce(Option<&Arc<Bundle>>) -> Result<Vec<Figure>>,
+) -> Result<Vec<Figure>> {
     let bundle = Bundle::given(options.bundle.as_deref())?.map(Arc::new);
     let (_folder, folder) = temporary()?;
     let engine = Engine::find(&folder, options.engine)?;
@@ -87,7 +99,7 @@ fn on_kind(workspace: &Workspace, options: &cli::Bench, asked: bool) -> Result<V
         }
         None => report::timed(
             "measured",
-            || kind::measure(workspace, options, bundle.as_ref()),
+            || measure(bundle.as_ref()),
             |figures| {
                 let told = figures.iter().map(words);
                 told.collect::<Vec<_>>().join("; ")

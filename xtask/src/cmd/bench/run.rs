@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use super::phase_zero::copy_tree;
 use super::{Figure, rounds, temporary};
@@ -39,7 +39,15 @@ pub(super) fn unchanged(workspace: &Workspace, choice: Choice, count: usize) -> 
     let (_folder, folder) = temporary()?;
     let (seconds, floor_seconds) = rounds(
         count,
-        || until_first_test(workspace, &workspace.root, target, choice, &folder),
+        || {
+            until_first_test(
+                workspace,
+                &workspace.root,
+                target,
+                &folder,
+                &locally(choice),
+            )
+        },
         || by_hand(workspace, target, choice),
     )?;
     Ok(Figure {
@@ -56,36 +64,28 @@ pub(super) fn unchanged(workspace: &Workspace, choice: Choice, count: usize) -> 
 pub(super) fn edit(workspace: &Workspace, choice: Choice, count: usize) -> Result<Figure> {
     let target = target(workspace)?;
     let (_folder, folder) = temporary()?;
-    let tree = folder.join("tree");
-    copy_tree(&workspace.root, &tree)?;
-    let package = workspace.package(workspace.against.as_str())?;
-    let source = tree.join(&package.directory).join("src/lib.rs");
-    let original = fs::read_to_string(&source).with_context(|| format!("cannot read {source}"))?;
-    // A state that no run has seen, and that every run of this measurement shares.
-    let nonce = std::process::id();
-    let write = |round: usize| {
-        let text = format!(
-            "{original}\n/// Measured.\npub const MEASURED: [u32; 2] = [{nonce}, {round}];\n"
-        );
-        fs::write(&source, text).with_context(|| format!("cannot write {source}"))
-    };
+    let tree = EditedTree::make(workspace, &folder)?;
+    let more = locally(choice);
     let (mut one, mut other) = (0, 0);
     let (seconds, floor_seconds) = rounds(
         count,
         || {
             one += 1;
-            write(one)?;
-            until_first_test(workspace, &tree, target, choice, &folder)
+            tree.edit(one)?;
+            until_first_test(workspace, tree.root(), target, &folder, &more)
         },
         || {
             other += 1;
-            write(1_000 + other)?;
-            Ok(compile(workspace, &tree)? + by_hand(workspace, target, choice)?)
+            tree.edit(1_000 + other)?;
+            Ok(tree.compile(workspace)? + by_hand(workspace, target, choice)?)
         },
     )?;
     Ok(Figure {
         subject: "edit",
-        what: format!("one line of {} edited, to the first test", package.name),
+        what: format!(
+            "one line of {} edited, to the first test",
+            workspace.against
+        ),
         seconds,
         floor: "cargo build after such an edit, and the containers by hand",
         floor_seconds,
@@ -94,16 +94,85 @@ pub(super) fn edit(workspace: &Workspace, choice: Choice, count: usize) -> Resul
     })
 }
 
-/// Runs the command in `tree` on the local cluster, and ends it where its first test would begin.
-fn until_first_test(
+/// A copy of the workspace, in which DataStorage is edited.
+pub(super) struct EditedTree {
+    root: Utf8PathBuf,
+    source: Utf8PathBuf,
+    original: String,
+}
+
+impl EditedTree {
+    /// Copies it to a folder of its own below this one.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub(super) fn make(workspace: &Workspace, folder: &Utf8Path) -> Result<Self> {
+        let root = folder.join("tree");
+        copy_tree(&workspace.root, &root)?;
+        let package = workspace.package(workspace.against.as_str())?;
+        let source = root.join(&package.directory).join("src/lib.rs");
+        let original =
+            fs::read_to_string(&source).with_context(|| format!("cannot read {source}"))?;
+        Ok(Self {
+            root,
+            source,
+            original,
+        })
+    }
+
+    pub(super) fn root(&self) -> &Utf8Path {
+        &self.root
+    }
+
+    /// Writes a line that no run has seen.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn edit(&self, round: usize) -> Result<()> {
+        let (source, original, nonce) = (&self.source, &self.original, std::process::id());
+        let text = format!(
+            "{original}\n/// Measured.\npub const MEASURED: [u32; 2] = [{nonce}, {round}];\n"
+        );
+        fs::write(source, text).with_context(|| format!("cannot write {source}"))
+    }
+
+    /// cargo alone, as it stands in the recipe: the same profile for the same platform.
+    ///
+    /// # Errors
+    /// When it does not compile.
+    pub(super) fn compile(&self, workspace: &Workspace) -> Result<Duration> {
+        let build = Invocation::new(cargo_program())
+            .args(["build", "--locked", "--profile", "e2e", "--package"])
+            .arg(workspace.against.as_str())
+            .current_dir(&self.root)
+            .env(
+                "CARGO_TARGET_DIR",
+                workspace.state_directory().join("bench").as_str(),
+            );
+        let begun = Instant::now();
+        let code = process::stream(&build, None, Echo::Terminal, COMPILE_DEADLINE)?;
+        anyhow::ensure!(code == 0, "ended with {code}: {build}");
+        Ok(begun.elapsed())
+    }
+}
+
+/// The local cluster, whatever the workspace names.
+fn locally(choice: Choice) -> [&'static str; 3] {
+    ["--cluster=local", "--engine", choice.word()]
+}
+
+/// Runs the command in `tree`, and ends it where its first test would begin.
+///
+/// # Errors
+/// When it does not come so far.
+pub(super) fn until_first_test(
     workspace: &Workspace,
     tree: &Utf8Path,
     target: &Target,
-    choice: Choice,
     folder: &Utf8Path,
+    more: &[&str],
 ) -> Result<Duration> {
-    let more = ["--cluster=local", "--engine", choice.word()];
-    let run = Paused::before("test", workspace, tree, target, folder, &more)?;
+    let run = Paused::before("test", workspace, tree, target, folder, more)?;
     let took = run.took;
     run.end()?;
     Ok(took)
@@ -166,20 +235,4 @@ fn start_by_hand(
     };
     local.start_by_hand(run, &secrets, &manifests, &loaded, STEP_DEADLINE)?;
     Ok(made + begun.elapsed())
-}
-
-/// cargo alone, as it stands in the recipe: the same profile for the same platform.
-fn compile(workspace: &Workspace, tree: &Utf8Path) -> Result<Duration> {
-    let build = Invocation::new(cargo_program())
-        .args(["build", "--locked", "--profile", "e2e", "--package"])
-        .arg(workspace.against.as_str())
-        .current_dir(tree)
-        .env(
-            "CARGO_TARGET_DIR",
-            workspace.state_directory().join("bench").as_str(),
-        );
-    let begun = Instant::now();
-    let code = process::stream(&build, None, Echo::Terminal, COMPILE_DEADLINE)?;
-    anyhow::ensure!(code == 0, "ended with {code}: {build}");
-    Ok(begun.elapsed())
 }
