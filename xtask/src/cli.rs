@@ -115,7 +115,7 @@ pub struct E2e {
     /// Install what is missing without asking
     #[arg(long)]
     pub yes: bool,
-    /// Copy receipt, JUnit report and logs of each run to this folder
+    /// Copy receipt, reports and logs of each run to this folder, and a page of all targets
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub report: Option<Utf8PathBuf>,
     /// Cargo profile of the services

@@ -19,6 +19,10 @@ use crate::run;
 use crate::source::workspace::{PackageMetadata, SecretValue, Target, Workspace};
 use crate::third_party;
 
+mod blackout;
+
+pub(crate) use self::blackout::Blackout;
+
 /// Below the secrets of a run.
 const PASSWORDS: &str = "passwords";
 

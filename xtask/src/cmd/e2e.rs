@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result};
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::bundle::Bundle;
 use crate::cli;
@@ -14,6 +14,7 @@ use crate::engine::{Choice, Engine};
 use crate::exit::{Exit, Failure};
 use crate::process::interrupt;
 use crate::report::github::Job;
+use crate::report::html::{self, Summary, overview::Ended};
 use crate::report::{self, table};
 use crate::run;
 use crate::source::workspace::{Target, Workspace};
@@ -90,11 +91,22 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     if let Some(job) = Job::here() {
         job.summarise("e2e", &rows)?;
     }
+    let overview = match outcomes.len() {
+        0 | 1 => None,
+        _ => Some(write_overview(workspace, options, &outcomes)),
+    };
     if outcomes.len() > 1 {
         super::print_data(&table::layout(&rows))?;
         for outcome in outcomes.iter().filter(|outcome| !outcome.failed.is_empty()) {
             crate::report::say_part!("{:>12} {}\n{}", "red", outcome.target, outcome.failed);
         }
+    }
+    match overview {
+        Some(Ok(page)) if outcomes.iter().any(|it| it.error.is_some()) => {
+            report::note(&format!("all of it at a glance: {}", report::near(&page)));
+        }
+        Some(Err(error)) => report::note(&format!("no {} of all: {error:#}", html::FILE)),
+        _ => {}
     }
     let signalled = |outcome: &Outcome| outcome.error.as_ref().is_some_and(report::is_signal);
     if !outcomes.iter().any(signalled) {
@@ -102,6 +114,22 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
         interrupt::check()?;
     }
     conclude(outcomes)
+}
+
+/// One page of all targets that have ended, in the build folder and for `--report`; gives the first.
+fn write_overview(
+    workspace: &Workspace,
+    options: &cli::E2e,
+    outcomes: &[Outcome],
+) -> Result<Utf8PathBuf> {
+    let ended: Vec<_> = outcomes.iter().map(Outcome::ended).collect();
+    let text = html::overview::render(&ended);
+    let page = workspace.state_directory().join(html::FILE);
+    html::write_whole(&page, &text)?;
+    if let Some(folder) = &options.report {
+        html::write_whole(&folder.join(html::FILE), &text)?;
+    }
+    Ok(page)
 }
 
 /// One target after the other, until a signal comes.
@@ -211,6 +239,8 @@ pub(super) struct Outcome {
     /// What is told of each failed test once more when every target has ended.
     failed: String,
     error: Option<Error>,
+    /// What its report told, if it came so far.
+    summary: Option<Summary>,
 }
 
 impl Outcome {
@@ -222,6 +252,16 @@ impl Outcome {
             took: Duration::ZERO,
             failed: String::new(),
             error: Some(Failure::new(Exit::Red, "not run").into()),
+            summary: None,
+        }
+    }
+
+    fn ended(&self) -> Ended<'_> {
+        Ended {
+            target: &self.target,
+            took: self.took,
+            error: self.error.as_ref().map(report::error_text),
+            summary: self.summary.as_ref(),
         }
     }
 

@@ -40,7 +40,7 @@ pub enum Verdict {
 }
 
 /// A test that ran.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TestResult {
     /// Its name.
     pub name: String,
@@ -55,7 +55,7 @@ pub struct TestResult {
 }
 
 /// What the tests said. No test is no success.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TestReport {
     /// Every test that began.
     pub results: Vec<TestResult>,

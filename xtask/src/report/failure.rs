@@ -216,7 +216,7 @@ fn cut_inside(line: &str, columns: usize) -> String {
 
 /// A line of JSON as a sentence: level, message, then every other field; not when it was and where
 /// in the sources, which the file tells. Any other line as it is.
-fn for_people(line: &str) -> String {
+pub(crate) fn for_people(line: &str) -> String {
     let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_str(line) else {
         return line.to_owned();
     };

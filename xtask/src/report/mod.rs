@@ -1,5 +1,5 @@
-//! What a run tells: lines on the terminal while it goes, `receipt.json` and `junit.xml` when it
-//! ends. Talk goes to standard error; standard output belongs to data.
+//! What a run tells: lines on the terminal while it goes, `receipt.json`, `junit.xml` and
+//! `report.html` when it ends. Talk goes to standard error; standard output belongs to data.
 
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -15,6 +15,7 @@ use crate::threads::Several;
 
 pub mod failure;
 pub mod github;
+pub(crate) mod html;
 pub mod junit;
 pub mod live;
 pub mod receipt;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bundle;
 use crate::cluster::Cluster;
@@ -33,7 +33,7 @@ use crate::third_party::ThirdPartyImage;
 const SCHEMA: u32 = 1;
 
 /// How a run stands, or ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
     /// It has not ended; or its process died.
@@ -80,6 +80,8 @@ pub struct Receipt {
     /// What was seen of each container after the tests.
     pub evidence_after_tests: Vec<Evidence>,
     phases: Vec<PhaseFacts>,
+    /// Which tests were asked for; all, where nothing stands here.
+    pub test_filters: Vec<String>,
     /// What the tests said.
     pub tests: Option<TestReport>,
     /// Sources that were edited while the run went on: they belong to the next one.
@@ -167,9 +169,34 @@ struct ProgramFacts {
 struct PhaseFacts {
     phase: &'static str,
     seconds: f64,
-    /// Since the run began; some phases go side by side.
+    /// Since the run began; some phases go side by side. Below zero where a watch went through it
+    /// before it began a cycle.
     ended_after_seconds: f64,
     succeeded: bool,
+}
+
+/// From when to when something went on.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    begun: Instant,
+    ended: Instant,
+}
+
+impl Span {
+    /// It began then and ends now.
+    #[must_use]
+    pub fn since(begun: Instant) -> Self {
+        Self {
+            begun,
+            ended: Instant::now(),
+        }
+    }
+
+    /// How long it took.
+    #[must_use]
+    pub fn took(self) -> Duration {
+        self.ended.saturating_duration_since(self.begun)
+    }
 }
 
 /// Why a run is not green.
@@ -204,6 +231,7 @@ impl Receipt {
             evidence: Vec::new(),
             evidence_after_tests: Vec::new(),
             phases: Vec::new(),
+            test_filters: Vec::new(),
             tests: None,
             edited_during_run: Vec::new(),
             failure: None,
@@ -220,10 +248,10 @@ impl Receipt {
         interrupt::doing(phase);
         let begun = Instant::now();
         let result = step();
-        self.phase_taken(phase, result, begun.elapsed())
+        self.phase_taken(phase, result, Span::since(begun))
     }
 
-    /// Notes a phase that was gone through before.
+    /// Notes a phase that was gone through before, maybe before the run began.
     ///
     /// # Errors
     /// What the phase gave, or that the receipt cannot be written.
@@ -231,9 +259,9 @@ impl Receipt {
         &mut self,
         phase: &'static str,
         result: Result<T>,
-        took: Duration,
+        span: Span,
     ) -> Result<T> {
-        let noted = self.phase_took(phase, took, result.is_ok());
+        let noted = self.phase_took(phase, span, result.is_ok());
         // What failed first is told, and not that a full disk takes no word of it.
         let value = self.judged(phase, result)?;
         noted.map(|()| value)
@@ -255,20 +283,18 @@ impl Receipt {
         saved.map(|()| value)
     }
 
-    /// Notes how long a phase took that ran beside others.
+    /// Notes when a phase went on that ran beside others.
     ///
     /// # Errors
     /// When the receipt cannot be written.
-    pub fn phase_took(
-        &mut self,
-        phase: &'static str,
-        took: Duration,
-        succeeded: bool,
-    ) -> Result<()> {
+    pub fn phase_took(&mut self, phase: &'static str, span: Span, succeeded: bool) -> Result<()> {
+        // What a watch read before its cycle began ended before it.
+        let before = self.begun.saturating_duration_since(span.ended);
+        let after = span.ended.saturating_duration_since(self.begun);
         self.phases.push(PhaseFacts {
             phase,
-            seconds: took.as_secs_f64(),
-            ended_after_seconds: self.begun.elapsed().as_secs_f64(),
+            seconds: span.took().as_secs_f64(),
+            ended_after_seconds: after.as_secs_f64() - before.as_secs_f64(),
             succeeded,
         });
         self.save()

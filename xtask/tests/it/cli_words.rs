@@ -93,7 +93,7 @@ Options:
       --pause-before <PHASE>      Stop before this phase until Enter or SIGUSR1 [possible values: build, load, deploy, attest, test, clean]
       --timeout <SECONDS>         End after this many seconds, clean up, and exit with code 9
       --yes                       Install what is missing without asking
-      --report <DIR>              Copy receipt, JUnit report and logs of each run to this folder
+      --report <DIR>              Copy receipt, reports and logs of each run to this folder, and a page of all targets
       --profile <PROFILE>         Cargo profile of the services [default: e2e] [possible values: e2e, release]
   -h, --help                      Print help (see more with '--help')
 "

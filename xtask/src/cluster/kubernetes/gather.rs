@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 
 use crate::process::{self, Invocation};
-use crate::run::{self, Run};
+use crate::run::Run;
+use crate::secrets::Blackout;
 
 /// One question on a busy host.
 const ASK_DEADLINE: Duration = Duration::from_secs(20);
@@ -18,8 +19,6 @@ const ASK_DEADLINE: Duration = Duration::from_secs(20);
 const FILE_BYTES_MAX: usize = 2_000_000;
 /// Where it lies in the folder of a run.
 pub(crate) const FOLDER: &str = "must-gather";
-/// A shorter word is no secret, and would black out half a log.
-const SECRET_BYTES_MIN: usize = 8;
 
 /// Asks all of these, each for a file of its own; what cannot be told is told as such in its file.
 ///
@@ -31,13 +30,13 @@ pub(crate) fn write(
 ) -> Result<()> {
     let folder = run.directory().join(FOLDER);
     fs::create_dir_all(&folder).with_context(|| format!("cannot make {folder}"))?;
-    let secrets = secrets(&run.directory().join(run::SECRETS));
+    let blackout = Blackout::of_run(run.directory());
     thread::scope(|scope| {
-        let (folder, secrets) = (&folder, &secrets);
+        let (folder, blackout) = (&folder, &blackout);
         let asking = questions.into_iter().map(|(name, ask)| {
             scope.spawn(move || {
                 let path = folder.join(name);
-                let text = bounded(&blacked_out(answer(&ask), secrets));
+                let text = bounded(&blackout.over(answer(&ask)));
                 fs::write(&path, text).with_context(|| format!("cannot write {path}"))
             })
         });
@@ -56,28 +55,6 @@ fn answer(ask: &Invocation) -> String {
     }
 }
 
-/// Every token and password of the run.
-fn secrets(folder: &Utf8Path) -> Vec<String> {
-    let files = ["tokens", "passwords"].into_iter().flat_map(|kind| {
-        let entries = folder.join(kind).read_dir_utf8().into_iter().flatten();
-        entries.flatten()
-    });
-    files
-        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
-        .map(|text| text.trim().to_owned())
-        .filter(|text| text.len() >= SECRET_BYTES_MIN)
-        .collect()
-}
-
-fn blacked_out(text: String, secrets: &[String]) -> String {
-    secrets
-        .iter()
-        .fold(text, |text, secret| match text.contains(secret.as_str()) {
-            true => text.replace(secret.as_str(), "<secret of the run>"),
-            false => text,
-        })
-}
-
 fn bounded(text: &str) -> String {
     let over = text.len().saturating_sub(FILE_BYTES_MAX);
     if over == 0 {
@@ -91,30 +68,7 @@ fn bounded(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
-    use camino::Utf8Path;
-
-    use super::{FILE_BYTES_MAX, blacked_out, bounded, secrets};
-
-    #[test]
-    fn what_opens_something_is_blacked_out() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = Utf8Path::from_path(folder.path()).unwrap();
-        for (name, text) in [
-            ("tokens/a@b", "0123456789abcdef\n"),
-            ("passwords/p", "short"),
-        ] {
-            let path = folder.join(name);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        let known = secrets(folder);
-        assert_eq!(known, ["0123456789abcdef"]);
-        let text = "a 0123456789abcdef b short 0123456789abcdef".to_owned();
-        let told = blacked_out(text, &known);
-        assert_eq!(told, "a <secret of the run> b short <secret of the run>");
-    }
+    use super::{FILE_BYTES_MAX, bounded};
 
     #[test]
     fn of_a_long_answer_the_end_is_kept_in_whole_lines() {

@@ -18,8 +18,10 @@ use crate::exit::{Exit, Failure};
 use crate::pipeline::clean;
 use crate::process::interrupt::{self, Shield};
 use crate::report::github::Job;
-use crate::report::{self, failure, is_signal, junit, live, receipt::Verdict};
+use crate::report::receipt::{Span, Verdict};
+use crate::report::{self, failure, html, is_signal, junit, live};
 use crate::run;
+use crate::secrets::Blackout;
 
 /// What becomes of the deployment when its run has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,8 @@ impl Session<'_> {
         let result = result.map_err(|error| self.explain_loss(error));
         let mut result = result.map_err(|error| self.explain_room(error));
         self.regain_engine();
+        // Clean-up removes them.
+        let blackout = Blackout::of_run(self.run.directory());
         let activity = live::begin("ending", self.target.name.as_str());
         activity.say("collecting the logs");
         if let Err(error) = self.collect_logs() {
@@ -80,7 +84,7 @@ impl Session<'_> {
         }
         let noted = self
             .receipt
-            .phase_took("clean", begun.elapsed(), removed.is_ok());
+            .phase_took("clean", Span::since(begun), removed.is_ok());
         self.left_something = removed.is_err();
         let removed = removed.and(noted);
         activity.say("writing the reports");
@@ -93,7 +97,7 @@ impl Session<'_> {
             }
         }
         self.note_edits();
-        let written = self.write_reports(&result);
+        let written = self.write_reports(&result, &blackout);
         drop(activity);
         self.summarise(&result, fate);
         result.and(written)
@@ -205,8 +209,9 @@ impl Session<'_> {
             }
         }
         self.receipt.fail(&message);
-        let rest = report::near(self.run.directory());
-        report::note(&format!("everything else: {rest}"));
+        let page = self.run.directory().join(html::FILE);
+        let page = report::near(&page);
+        report::note(&format!("everything else: {page}, and beside it"));
     }
 
     fn fate(&self, result: &Result<()>) -> Fate {
@@ -289,7 +294,7 @@ impl Session<'_> {
         self.kept.as_ref().is_some_and(|kept| kept.stays())
     }
 
-    fn write_reports(&mut self, result: &Result<()>) -> Result<()> {
+    fn write_reports(&mut self, result: &Result<()>, blackout: &Blackout) -> Result<()> {
         let (verdict, exit_code) = match result {
             Ok(()) => (Verdict::Green, 0),
             Err(error) => {
@@ -324,6 +329,13 @@ impl Session<'_> {
             &outcome,
         )?;
         self.receipt.end(verdict, exit_code)?;
+        let runs = run::runs_directory(self.workspace);
+        let suspects = [self.target.name.as_str(), self.workspace.against.as_str()];
+        match html::write(directory, &runs, &suspects, blackout) {
+            Ok(summary) => self.summary = Some(summary),
+            // It shows what receipt and logs hold: nothing is lost with it.
+            Err(error) => report::note(&format!("no {}: {error:#}", html::FILE)),
+        }
         match &self.options.report {
             Some(report) => copy_reports(directory, &report.join(self.target.name.as_str())),
             None => Ok(()),
@@ -355,12 +367,13 @@ impl Session<'_> {
     }
 }
 
-/// Receipt, JUnit report and every log: what explains a run to somebody elsewhere. No secrets.
+/// Receipt, JUnit report, the report to look at and every log: what explains a run to somebody elsewhere. No secrets.
 fn copy_reports(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot make {to}"))?;
     let mut files: Vec<_> = [
         "receipt.json",
         "junit.xml",
+        html::FILE,
         "journal.jsonl",
         "tests.log",
         "build.log",

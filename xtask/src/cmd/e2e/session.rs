@@ -29,7 +29,8 @@ use crate::pipeline::tag::{Inputs, Tagged, tag};
 use crate::pipeline::test::{TestReport, check_filters, test, told_so_far};
 use crate::pipeline::{Frozen, Images};
 use crate::process::interrupt;
-use crate::report::receipt::Receipt;
+use crate::report::html::Summary;
+use crate::report::receipt::{Receipt, Span};
 use crate::report::{self, failure, live};
 use crate::run::{self, Resources, Run};
 use crate::secrets::Secrets;
@@ -68,6 +69,8 @@ pub(super) struct Session<'a> {
     pub(super) left_something: bool,
     taken: Taken,
     pub(super) begun: Instant,
+    /// What its report told, when it has ended.
+    pub(super) summary: Option<Summary>,
 }
 
 /// How far a run has got.
@@ -81,11 +84,11 @@ pub(super) enum Progress {
     Attested,
 }
 
-/// Manifests and sources, read before a run begins that they are for; each with the time it took.
+/// Manifests and sources, read before a run begins that they are for; each with when that was.
 #[derive(Debug, Default)]
 pub(super) struct Taken {
-    pub(super) manifests: Option<(Result<Manifests>, Duration)>,
-    pub(super) images: Option<(Result<Images<Tagged>>, Duration)>,
+    pub(super) manifests: Option<(Result<Manifests>, Span)>,
+    pub(super) images: Option<(Result<Images<Tagged>>, Span)>,
 }
 
 /// Runs one target from its first phase to its clean-up.
@@ -103,12 +106,14 @@ pub(super) fn run(
         took: Duration::ZERO,
         failed: String::new(),
         error: None,
+        summary: None,
     };
     match Session::begin(workspace, target, options, pause) {
         Ok(mut session) => {
             let result = session.phases();
             outcome.error = session.finish(result).err();
             outcome.tag = session.tag.unwrap_or(outcome.tag);
+            outcome.summary = session.summary;
             if let Some(tests) = &session.receipt.tests {
                 outcome.tests = tests.verdict();
                 outcome.failed = failure::failed_tests(tests, report::columns());
@@ -142,6 +147,7 @@ impl<'a> Session<'a> {
         let bundle = Bundle::given(options.bundle.as_deref())?.map(Arc::new);
         let mut receipt = Receipt::begin(&run);
         receipt.bundle = bundle.as_ref().map(|bundle| bundle.taken());
+        receipt.test_filters.clone_from(&options.filters);
         receipt.save()?;
         let kept = match options.keeps_cluster() {
             true => claim(workspace, target)?,
@@ -169,6 +175,7 @@ impl<'a> Session<'a> {
             left_something: false,
             taken: Taken::default(),
             begun: Instant::now(),
+            summary: None,
         })
     }
 
@@ -247,7 +254,11 @@ impl<'a> Session<'a> {
         };
         let result = thread::scope(|scope| {
             let (found, finding) = mpsc::channel();
-            let starting = scope.spawn(move || start_cluster(&beside, found));
+            let begun = Instant::now();
+            let starting = scope.spawn(move || {
+                let started = start_cluster(&beside, found);
+                (started, Span::since(begun))
+            });
             let tagged = self.tag();
             // Nothing is compiled for a host that cannot run it: the thread ends without an engine.
             let built = match finding.recv() {
@@ -260,12 +271,14 @@ impl<'a> Session<'a> {
                 Err(mpsc::RecvError) => None,
             };
             interrupt::doing("cluster");
-            let started = starting
-                .join()
-                .unwrap_or_else(|_| Err(anyhow!("the thread that starts the cluster panicked")));
+            let (started, span) = starting.join().unwrap_or_else(|_| {
+                let panicked = anyhow!("the thread that starts the cluster panicked");
+                (Err(panicked), Span::since(begun))
+            });
             self.receipt.bundle = bundle.as_ref().map(|bundle| bundle.taken());
-            let made = started.and_then(|(cluster, took)| {
-                self.receipt.phase_took("cluster", took, true)?;
+            let noted = self.receipt.phase_took("cluster", span, started.is_ok());
+            let made = started.and_then(|cluster| {
+                noted?;
                 self.receipt.cluster(&cluster);
                 self.cluster = Some(cluster);
                 Ok(())
@@ -285,8 +298,8 @@ impl<'a> Session<'a> {
     fn read_manifests(&mut self) -> Result<Manifests> {
         let (workspace, target) = (self.workspace, self.target);
         let taken = self.taken.manifests.take();
-        let (read, took) = taken.unwrap_or_else(|| read_manifests(workspace, target));
-        let manifests = self.receipt.phase_taken("manifests", read, took)?;
+        let (read, span) = taken.unwrap_or_else(|| read_manifests(workspace, target));
+        let manifests = self.receipt.phase_taken("manifests", read, span)?;
         self.receipt.manifests(&manifests);
         Ok(manifests)
     }
@@ -294,8 +307,8 @@ impl<'a> Session<'a> {
     fn tag(&mut self) -> Result<Images<Tagged>> {
         let (workspace, target, options) = (self.workspace, self.target, self.options);
         let taken = self.taken.images.take();
-        let (images, took) = taken.unwrap_or_else(|| freeze(workspace, target, options));
-        let images = self.receipt.phase_taken("tag", images, took)?;
+        let (images, span) = taken.unwrap_or_else(|| freeze(workspace, target, options));
+        let images = self.receipt.phase_taken("tag", images, span)?;
         self.receipt.tagged(&images);
         self.frozen = Some(Arc::clone(images.frozen()));
         self.references = images
@@ -306,7 +319,7 @@ impl<'a> Session<'a> {
             .get(&workspace.against)
             .with_context(|| format!("no image of {}", workspace.against))?
             .reference();
-        report::line("tagged", &against.to_string(), took);
+        report::line("tagged", &against.to_string(), span.took());
         self.tag = Some(against.tag().to_owned());
         Ok(images)
     }
@@ -534,22 +547,19 @@ fn since_start(begun: Instant, what: &str) -> String {
     )
 }
 
-/// What of phase 0 is in `deploy/`, and how long it took.
-pub(super) fn read_manifests(
-    workspace: &Workspace,
-    target: &Target,
-) -> (Result<Manifests>, Duration) {
+/// What of phase 0 is in `deploy/`, and when it was read.
+pub(super) fn read_manifests(workspace: &Workspace, target: &Target) -> (Result<Manifests>, Span) {
     let begun = Instant::now();
     let manifests = Manifests::read(workspace, target.manifests());
-    (manifests, begun.elapsed())
+    (manifests, Span::since(begun))
 }
 
-/// Phase 0, and how long it took.
+/// Phase 0, and when it was gone through.
 pub(super) fn freeze(
     workspace: &Workspace,
     target: &Target,
     options: &cli::E2e,
-) -> (Result<Images<Tagged>>, Duration) {
+) -> (Result<Images<Tagged>>, Span) {
     let begun = Instant::now();
     let state = workspace.state_directory();
     let freeze = || {
@@ -564,7 +574,7 @@ pub(super) fn freeze(
             keep_in: Some(&state),
         })
     };
-    (freeze(), begun.elapsed())
+    (freeze(), Span::since(begun))
 }
 
 fn origins(built: &Images<Built>, program: &TestProgram) -> String {
@@ -597,7 +607,7 @@ struct Beside<'a> {
 /// Phase 2: the engine, told to `found` as soon as it is known and there is room for a run; then,
 /// side by side, what dead runs left is removed, the network is made and third-party images are
 /// provided; then their start is begun.
-fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster, Duration)> {
+fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<Cluster> {
     let Beside {
         workspace,
         target,
@@ -664,5 +674,5 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<(Cluster,
     })?;
     drop(activity);
     report::line("made", &cluster.begun(), begun.elapsed());
-    Ok((cluster, begun.elapsed()))
+    Ok(cluster)
 }

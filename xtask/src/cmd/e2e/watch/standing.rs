@@ -15,14 +15,15 @@ use crate::cluster::Cluster;
 use crate::cmd::e2e::session::{Progress, Session};
 use crate::engine::Engine;
 use crate::process::interrupt::Shield;
-use crate::report::is_signal;
+use crate::report::{html, is_signal};
 use crate::run::{self, Run};
 use crate::secrets::Secrets;
 
 /// What a cycle leaves behind for people; the next one of the same run puts it aside.
-const TOLD: [&str; 7] = [
+const TOLD: [&str; 8] = [
     "receipt.json",
     "junit.xml",
+    html::FILE,
     "tests.jsonl",
     "faults.jsonl",
     "tests.log",
