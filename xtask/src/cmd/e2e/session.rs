@@ -626,7 +626,11 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<Cluster> 
     let deployed = room::Deployed {
         manifests,
         cluster: &options.cluster(),
-        nodes_count: options.nodes,
+        // One that is there has its room.
+        nodes_count: match kept.is_some_and(|kept| kept.stays()) {
+            true => 0,
+            false => options.nodes,
+        },
     };
     room::demand(workspace, builds_first, Some(&engine), Some(deployed))?;
     activity.say("");
