@@ -164,6 +164,9 @@ impl Namespace {
             .arg("--kubeconfig")
             .arg(&self.access.kubeconfig)
             .args(["--namespace", &self.access.namespace])
+            // What it learns of the API server goes with the run, not to the user's own files.
+            .arg("--cache-dir")
+            .arg(self.run_directory.join("kubectl-cache"))
             .args(arguments);
         command
     }

@@ -203,6 +203,14 @@ impl Secrets {
     }
 }
 
+/// Makes the folder that the secrets of a run lie in, before anybody else does.
+///
+/// # Errors
+/// When it cannot be made: names it.
+pub(crate) fn make_folder(run_directory: &Utf8Path) -> Result<()> {
+    make_directory(&run_directory.join(run::SECRETS), 0o700)
+}
+
 /// Makes a folder with this mode, whatever the umask is.
 fn make_directory(path: &Utf8Path, mode: u32) -> Result<()> {
     DirBuilder::new()

@@ -119,7 +119,13 @@ impl Kind {
             let settings = part.settings(wanted, &ports, &third_party)?;
             let found = match found.difference(&settings) {
                 Some(difference) => Err(difference.to_owned()),
-                None => again::find(wanted, &kept.owner(), wanted.shape(&ports)?, &third_party)?,
+                None => again::find(
+                    wanted,
+                    &kept.owner(),
+                    wanted.shape(&ports)?,
+                    &third_party,
+                    &part.staying,
+                )?,
             };
             match found {
                 Ok(node) => {
@@ -251,6 +257,11 @@ impl Kind {
         self.nodes.images(references)
     }
 
+    /// As [`Kind::images`], and one that is not complete is not there.
+    pub(crate) fn whole_images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
+        self.nodes.whole_images(references)
+    }
+
     /// Puts an archive into every node.
     pub(crate) fn import(&self, archive: &Utf8Path) -> Result<()> {
         self.nodes.import(archive)
@@ -283,6 +294,9 @@ impl Kind {
             documents::namespace(place, &owner),
             documents::way_through_policies(place, &config::pod_subnet(self.nodes.count())),
         ];
+        if let Some(guest) = &self.guest {
+            kept::note_guest(run, guest.kept.owner().id())?;
+        }
         let guest = self.guest.as_ref();
         let stays = |name: &str| guest.is_some_and(|guest| guest.keeps(name));
         own.extend(documents::secrets(place, &secrets.mounts(), |name| {

@@ -259,16 +259,20 @@ impl Cluster {
                 });
                 Ok(listed.collect())
             }
-            Self::Kind(kind) => {
-                let found = kind.images(references)?;
-                let listed = found.into_iter().map(|(name, id)| {
-                    let labels = BTreeMap::new();
-                    (name, Listed { id, labels })
-                });
-                Ok(listed.collect())
-            }
+            Self::Kind(kind) => Ok(by_name(kind.images(references)?)),
             // What its nodes have is no matter of anybody outside: see [`Self::registry`].
             Self::Context(_) => Ok(BTreeMap::new()),
+        }
+    }
+
+    /// As [`Self::images`], and one that is not complete is not there: it can be put in again.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn whole_images(&self, references: &[&str]) -> Result<BTreeMap<String, Listed>> {
+        match self {
+            Self::Kind(kind) => Ok(by_name(kind.whole_images(references)?)),
+            Self::Local(_) | Self::Context(_) => self.images(references),
         }
     }
 
@@ -338,6 +342,15 @@ impl Cluster {
             Self::Context(context) => context.namespace().save_logs(folder),
         }
     }
+}
+
+/// IDs, with the labels that such a listing does not tell.
+fn by_name(ids: BTreeMap<String, String>) -> BTreeMap<String, Listed> {
+    let listed = ids.into_iter().map(|(name, id)| {
+        let labels = BTreeMap::new();
+        (name, Listed { id, labels })
+    });
+    listed.collect()
 }
 
 #[cfg(test)]

@@ -55,6 +55,19 @@ impl Seen {
     }
 }
 
+#[cfg(test)]
+impl Seen {
+    /// Of nobody's package, put on a node.
+    pub(crate) fn sample(reference: &str, image_id: &str) -> Self {
+        Self {
+            reference: reference.to_owned(),
+            image_id: image_id.to_owned(),
+            manifest: None,
+            package: None,
+        }
+    }
+}
+
 /// What a plan shows of an image that may not be built yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Expected {

@@ -21,6 +21,9 @@ use crate::source::workspace::PackageName;
 
 mod kubernetes;
 mod local;
+mod witness;
+
+pub use self::witness::Witness;
 
 /// The name of the port where a service of ours tells its version.
 const PROBES: &str = "probes";
@@ -98,14 +101,59 @@ impl Attested {
         &self.evidence
     }
 
+    /// Watches what comes and goes from now on, where anything can: the engine's own containers stay,
+    /// pods do not.
+    ///
+    /// # Errors
+    /// When the cluster cannot be watched.
+    pub fn watch(&self, cluster: &Cluster) -> Result<Option<Witness>> {
+        match cluster {
+            Cluster::Local(_) => Ok(None),
+            Cluster::Kind(kind) => Witness::begin(kind.namespace()).map(Some),
+            Cluster::Context(context) => Witness::begin(context.namespace()).map(Some),
+        }
+    }
+
+    /// The names that mean another image now, in the listing of the cluster itself: the next pod would
+    /// run that.
+    fn renamed(&self, cluster: &Cluster) -> Result<Vec<String>> {
+        let images = self.deployment.images().iter();
+        let built: BTreeMap<String, String> = images
+            .map(|(_, image)| {
+                let built = image.built();
+                (built.reference().to_string(), built.image_id().oci())
+            })
+            .collect();
+        let names: Vec<&str> = built.keys().map(String::as_str).collect();
+        let listed = cluster.images(&names)?;
+        let other = listed
+            .iter()
+            .filter(|(name, listed)| built.get(*name) != Some(&listed.id));
+        let told = other.map(|(name, listed)| {
+            let built = built.get(name).map_or("nothing", String::as_str);
+            format!("{name} means image {} now, built was {built}", listed.id)
+        });
+        Ok(told.collect())
+    }
+
     /// Looks again: same containers, same images, same answers, and no restart that the run's
     /// `faults.jsonl` did not announce. What was seen is told in `seen`, whatever it proves.
     ///
     /// # Errors
     /// [`crate::exit::Exit::Attest`], with what differs.
-    pub fn look_again(&self, run: &Run, cluster: &Cluster, seen: &mut Vec<Evidence>) -> Result<()> {
+    pub fn look_again(
+        &self,
+        run: &Run,
+        cluster: &Cluster,
+        witness: Option<Witness>,
+        seen: &mut Vec<Evidence>,
+    ) -> Result<()> {
         let faults = faults(run)?;
         let (evidence, mut differences) = look(&self.deployment, cluster)?;
+        if let Some(witness) = witness {
+            differences.extend(witness.ask()?);
+        }
+        differences.extend(self.renamed(cluster)?);
         for before in &self.evidence {
             let after = evidence
                 .iter()

@@ -2,7 +2,6 @@
 //! pulls its images, into its registry, and seen again there. Gives no image another name; what is
 //! there under the name already must be the image that was built.
 
-use std::collections::BTreeMap;
 use std::thread;
 
 use anyhow::Result;
@@ -95,12 +94,10 @@ fn into_registry(images: Images<Built>, repository: &Repository) -> Result<Image
 }
 
 fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> {
-    let listing = || -> Result<BTreeMap<String, Listed>> {
-        let references: Vec<String> = images.iter().map(|(_, built)| name(built)).collect();
-        let references: Vec<&str> = references.iter().map(String::as_str).collect();
-        cluster.images(&references)
-    };
-    let before = listing()?;
+    let references: Vec<String> = images.iter().map(|(_, built)| name(built)).collect();
+    let references: Vec<&str> = references.iter().map(String::as_str).collect();
+    // One whose import was cut off is put in again.
+    let before = cluster.whole_images(&references)?;
     let mut missing = Vec::new();
     for (_, built) in images.iter() {
         match before.get(&name(built)) {
@@ -121,7 +118,7 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
     let after = if missing.is_empty() {
         before.clone()
     } else {
-        listing()?
+        cluster.images(&references)?
     };
     images.advance(|built| {
         let name = name(&built);

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use super::Wanted;
 use super::config::Shape;
 use super::create::{FoundNode, find_node};
+use super::kept;
 use super::nodes::Nodes;
 use crate::cluster::kubernetes::Kubectl;
 use crate::cluster::kubernetes::documents::LABEL_CLUSTER;
@@ -63,11 +64,18 @@ pub(super) fn find(
     owner: &Run,
     shape: Shape,
     third_party: &[ThirdPartyImage],
+    staying: &[Staying],
 ) -> Result<Result<FoundNode, String>> {
     let Some(found) = find_node(wanted.engine, owner, shape)? else {
         return Ok(Err("not every node of it runs".to_owned()));
     };
-    let looked = look(&found.nodes, &found.kubectl, third_party, wanted.workspace);
+    let looked = look(
+        &found.nodes,
+        &found.kubectl,
+        third_party,
+        staying,
+        wanted.workspace,
+    );
     match looked {
         Ok(()) => Ok(Ok(found)),
         Err(error) if report::is_signal(&error) => Err(error),
@@ -79,12 +87,19 @@ fn look(
     nodes: &Nodes,
     kubectl: &Kubectl,
     third_party: &[ThirdPartyImage],
+    staying: &[Staying],
     workspace: &Workspace,
 ) -> Result<()> {
     let names: Vec<&str> = third_party.iter().map(ThirdPartyImage::reference).collect();
     thread::scope(|scope| {
         let images = scope.spawn(|| nodes.images(&names));
+        let strays = scope.spawn(|| nodes.refuse_strays());
+        let standing = scope.spawn(|| obstacle(kubectl, staying));
         let left = leave_none(kubectl, workspace);
+        threads::joined(strays)?;
+        if let Some(obstacle) = threads::joined(standing)? {
+            bail!("{obstacle}");
+        }
         let images = threads::joined(images)?;
         for image in third_party {
             if images.get(image.reference()).map(String::as_str) != Some(image.image_id()) {
@@ -103,16 +118,38 @@ fn leave_none(kubectl: &Kubectl, workspace: &Workspace) -> Result<()> {
         if left.name == kubectl.namespace {
             continue;
         }
-        if left.deletion_timestamp.is_none() {
-            end_namespace(&kubectl.at(&left.name))?;
+        if left.deletion_timestamp.is_some() {
+            continue;
         }
+        end_namespace(&kubectl.at(&left.name))?;
         let directory = run::runs_directory(workspace).join(&left.name);
-        if directory.is_dir() && run::is_kept(&directory) {
+        if kept::is_guest_of(&directory, &kubectl.namespace) {
+            if run::is_kept(&directory) {
+                report::note(&format!("{} is not kept any more", left.name));
+            }
             run::end_guest(&directory, "the next run on its cluster")?;
-            report::note(&format!("{} is not kept any more", left.name));
         }
     }
     Ok(())
+}
+
+/// What stands in the way of a run in the cluster, where something does: a node that takes no pods, or
+/// a pod among what stays that no run has put there.
+fn obstacle(kubectl: &Kubectl, staying: &[Staying]) -> Result<Option<String>> {
+    let nodes: Vec<serde_json::Value> = kubectl.list("/api/v1/nodes")?;
+    for node in &nodes {
+        let conditions = node["status"]["conditions"].as_array();
+        let mut conditions = conditions.into_iter().flatten();
+        let ready = conditions.find(|condition| condition["type"] == "Ready");
+        if ready.is_none_or(|ready| ready["status"] != "True") {
+            let name = node["metadata"]["name"].as_str().unwrap_or_default();
+            return Ok(Some(format!("node {name} is not ready")));
+        }
+    }
+    let pods = kubectl.pods()?;
+    let is_known = |pod: &Pod| staying.iter().any(|one| pod.matches(&one.selector));
+    let stranger = pods.iter().find(|pod| !is_known(pod));
+    Ok(stranger.map(|pod| format!("somebody else's pod {} is in it", pod.name())))
 }
 
 /// Takes a namespace out of the way of others at once, ports of nodes above all, and tells it to go.

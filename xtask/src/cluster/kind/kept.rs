@@ -23,6 +23,10 @@ use crate::source::workspace::{Target, Workspace};
 
 /// In the folder that owns a cluster.
 const SETTINGS: &str = "cluster.json";
+/// In the same folder from the beginning: for which target.
+const OWNER: &str = "cluster-of";
+/// In the folder of a run: the ID of what owns the cluster that it is deployed to.
+const GUEST: &str = "guest-of";
 
 /// What a cluster is made with. Another one is another cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +89,8 @@ struct Inner {
     found: Option<Settings>,
     /// There is a whole cluster, which stays.
     is_whole: bool,
+    /// It was there before the run came.
+    was_there: bool,
 }
 
 impl Kept {
@@ -95,15 +101,18 @@ impl Kept {
     /// When a folder cannot be read or made.
     pub(crate) fn claim(workspace: &Workspace, target: &Target) -> Result<Option<Arc<Self>>> {
         let here = run::checkout(&workspace.root);
+        // Two that come at once must not both find nothing.
+        let _one_at_a_time = host::lock(&format!("kept-{here}-{}", target.name))?;
         let mut records = run::list(workspace)?;
         records.retain(|record| record.checkout.as_deref() == Some(&here));
         for record in records.iter().rev() {
-            let Some(settings) = settings_in(&record.directory, target.name.as_str()) else {
-                continue;
-            };
-            if record.state == State::Running {
+            let name = target.name.as_str();
+            if record.state == State::Running && is_owner_of(&record.directory, name) {
                 return Ok(None);
             }
+            let Some(settings) = settings_in(&record.directory, name) else {
+                continue;
+            };
             if record.state != State::Kept {
                 continue;
             }
@@ -112,7 +121,7 @@ impl Kept {
                 None => Ok(None),
             };
         }
-        let owner = Run::begin(workspace, &target.name)?;
+        let owner = begin(workspace, target)?;
         Ok(Some(Self::of(workspace, target, owner, None)))
     }
 
@@ -128,6 +137,7 @@ impl Kept {
             inner: Mutex::new(Inner {
                 owner: Arc::new(owner),
                 is_whole: found.is_some(),
+                was_there: found.is_some(),
                 found,
             }),
         })
@@ -180,14 +190,15 @@ impl Kept {
             "the kept cluster {} is not used again: {why}; another is made",
             old.id()
         ));
-        let new = Arc::new(Run::begin(&self.workspace, &self.target.name)?);
+        let new = Arc::new(begin(&self.workspace, &self.target)?);
         {
             let mut inner = self.inner();
             inner.owner = new;
             inner.found = None;
             inner.is_whole = false;
+            inner.was_there = false;
         }
-        discard(&old, engine)
+        self.discard(&old, engine)
     }
 
     /// There is a whole cluster: it stays from now on.
@@ -208,20 +219,39 @@ impl Kept {
         owner.keep()
     }
 
-    /// Its run ends. What is not whole goes; so does what `is_well` says is of no use.
+    /// Its run ends. What is not whole goes; so does what the run could not leave, and what was made for
+    /// it alone, unless it `shall_stay`.
     ///
     /// # Errors
     /// When something is left: names it.
-    pub(crate) fn end(&self, engine: Option<&Engine>, is_well: bool) -> Result<()> {
+    pub(crate) fn end(
+        &self,
+        engine: Option<&Engine>,
+        is_left: bool,
+        shall_stay: bool,
+    ) -> Result<()> {
+        let shall_stay = shall_stay || self.inner().was_there;
         let owner = self.owner();
         match engine {
             None if self.inner().is_whole => Ok(()),
             None => owner
                 .nothing_made()
                 .and(run::remove_secrets(owner.directory())),
-            Some(_) if self.inner().is_whole && is_well => Ok(()),
-            Some(engine) => discard(&owner, engine),
+            Some(_) if self.inner().is_whole && is_left && shall_stay => Ok(()),
+            Some(engine) => self.discard(&owner, engine),
         }
+    }
+
+    /// The cluster goes, and with it what runs have left in it on purpose.
+    fn discard(&self, owner: &Run, engine: &Engine) -> Result<()> {
+        owner.let_go()?;
+        let removed = owner.clean_up(engine);
+        for record in run::list(&self.workspace)? {
+            if is_guest_of(&record.directory, owner.id()) && record.state != State::Running {
+                run::end_guest(&record.directory, "the end of its cluster")?;
+            }
+        }
+        removed.and(run::remove_secrets(owner.directory()))
     }
 
     /// Whether it stays when its run ends.
@@ -230,10 +260,31 @@ impl Kept {
     }
 }
 
-fn discard(owner: &Run, engine: &Engine) -> Result<()> {
-    owner.let_go()?;
-    let removed = owner.clean_up(engine);
-    removed.and(run::remove_secrets(owner.directory()))
+/// A folder that will own a cluster.
+fn begin(workspace: &Workspace, target: &Target) -> Result<Run> {
+    let owner = Run::begin(workspace, &target.name)?;
+    let mark = owner.directory().join(OWNER);
+    fs::write(&mark, target.name.as_str()).with_context(|| format!("cannot write {mark}"))?;
+    secrets::make_folder(owner.directory())?;
+    Ok(owner)
+}
+
+fn is_owner_of(directory: &Utf8Path, target: &str) -> bool {
+    fs::read_to_string(directory.join(OWNER)).is_ok_and(|name| name == target)
+}
+
+/// Notes in the folder of a run whose guest it is.
+///
+/// # Errors
+/// When that cannot be written.
+pub(super) fn note_guest(run: &Run, owner: &str) -> Result<()> {
+    let mark = run.directory().join(GUEST);
+    fs::write(&mark, owner).with_context(|| format!("cannot write {mark}"))
+}
+
+/// Whether the run with this folder is a guest of what `owner` owns.
+pub(super) fn is_guest_of(directory: &Utf8Path, owner: &str) -> bool {
+    fs::read_to_string(directory.join(GUEST)).is_ok_and(|id| id == owner)
 }
 
 /// Whether this folder owns a cluster.

@@ -87,6 +87,25 @@ impl Node<'_> {
     /// # Errors
     /// With the words of the node's runtime; [`Exit::Internal`] for an image that is not complete.
     pub(super) fn images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
+        let (listed, text) = self.asked(references)?;
+        for name in listed.keys() {
+            let status = status(&text, name);
+            if status.as_deref() != Some("complete") {
+                let status = status.unwrap_or_else(|| "not there".to_owned());
+                let message = format!(
+                    "node {} lists {name}, and its content is {status}",
+                    self.name
+                );
+                return Err(Failure::new(Exit::Internal, message)
+                    .hint("what the node holds is damaged: `cargo xtask clean` removes the cluster")
+                    .into());
+            }
+        }
+        Ok(listed)
+    }
+
+    /// Those of these that are listed, and what is told of the content of each.
+    fn asked(&self, references: &[&str]) -> Result<(BTreeMap<String, String>, String)> {
         let names = references.iter().map(|name| format!("name=={name}"));
         let check = self
             .exec(false)
@@ -99,19 +118,16 @@ impl Node<'_> {
             Ok::<_, Error>((listed?, joined(checked)?))
         })?;
         listed.retain(|name, _| references.contains(&name.as_str()));
-        for name in listed.keys() {
-            let status = status(&text, name);
-            if status.as_deref() != Some("complete") {
-                let status = status.unwrap_or_else(|| "not there".to_owned());
-                let message = format!(
-                    "node {} lists {name}, and its content is {status}",
-                    self.name
-                );
-                return Err(Failure::new(Exit::Internal, message)
-                    .hint("an import was cut off: run again")
-                    .into());
-            }
-        }
+        Ok((listed, text))
+    }
+
+    /// As [`Self::images`], and one that is not complete is not there.
+    ///
+    /// # Errors
+    /// With the words of the node's runtime.
+    pub(super) fn whole_images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
+        let (mut listed, text) = self.asked(references)?;
+        listed.retain(|name, _| status(&text, name).as_deref() == Some("complete"));
         Ok(listed)
     }
 
@@ -151,16 +167,20 @@ impl Node<'_> {
     /// # Errors
     /// When the node has no packet filter.
     pub(super) fn refuse_strays(&self) -> Result<()> {
-        let refuse = self.exec(false).args([
-            "iptables",
-            "--insert",
-            "FORWARD",
-            "--destination",
-            SERVICE_SUBNET,
-            "--jump",
-            "REJECT",
-        ]);
-        process::capture(&refuse, ANSWER_DEADLINE)?;
+        let rule = |what: &str| {
+            let rule = [
+                "FORWARD",
+                "--destination",
+                SERVICE_SUBNET,
+                "--jump",
+                "REJECT",
+            ];
+            self.exec(false).args(["iptables", what]).args(rule)
+        };
+        // A node that was started again has lost it.
+        if process::output(&rule("--check"), ANSWER_DEADLINE)?.code != 0 {
+            process::capture(&rule("--insert"), ANSWER_DEADLINE)?;
+        }
         Ok(())
     }
 

@@ -78,10 +78,26 @@ impl Nodes {
     /// # Errors
     /// As [`Node::images`].
     pub(super) fn images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
+        self.all_list(|node| node.images(references))
+    }
+
+    /// As [`Nodes::images`], and one that is not complete is not there: it can be put in again.
+    ///
+    /// # Errors
+    /// As [`Node::whole_images`].
+    pub(super) fn whole_images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
+        self.all_list(|node| node.whole_images(references))
+    }
+
+    fn all_list(
+        &self,
+        ask: impl Fn(Node<'_>) -> Result<BTreeMap<String, String>> + Sync,
+    ) -> Result<BTreeMap<String, String>> {
+        let ask = &ask;
         let listings = thread::scope(|scope| {
             let asking = self.0.iter();
             let asking: Vec<_> = asking
-                .map(|one| scope.spawn(|| one.as_node().images(references)))
+                .map(|one| scope.spawn(move || ask(one.as_node())))
                 .collect();
             let listings: Result<Vec<_>> = asking.into_iter().map(joined).collect();
             listings

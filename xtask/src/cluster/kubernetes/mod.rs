@@ -72,6 +72,8 @@ impl Kubectl {
             "apply",
             "--server-side",
             "--field-manager=phase-zero",
+            // What stands in a namespace of ours is as we say, whoever has changed it since.
+            "--force-conflicts",
             "--filename=-",
         ])
     }

@@ -65,6 +65,26 @@ pub(crate) struct Deployed {
     pub(crate) readiness: Readiness,
 }
 
+#[cfg(test)]
+impl Deployed {
+    /// In namespace `n`, of one container of its name; pods are found by the label `app`.
+    pub(crate) fn sample(name: &str, image: Seen) -> Self {
+        Self {
+            service: name.to_owned(),
+            namespace: "n".to_owned(),
+            wanted: Wanted {
+                deployment: name.to_owned(),
+                selector: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+                replicas: 1,
+            },
+            containers: BTreeMap::from([(name.to_owned(), image)]),
+            inits: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            readiness: Readiness::Running,
+        }
+    }
+}
+
 impl Namespace {
     /// Of this run, where nothing is deployed yet.
     pub(crate) fn new(run: &str, kubectl: Kubectl, third_party: Vec<ThirdPartyImage>) -> Self {
@@ -92,6 +112,12 @@ impl Namespace {
     /// What the cluster calls it.
     pub(crate) fn name(&self) -> &str {
         &self.kubectl.namespace
+    }
+
+    /// The namespace of what is not in it, and stays.
+    pub(crate) fn also(&self) -> Option<&str> {
+        let stays = self.stays.as_ref();
+        stays.map(|stays| stays.kubectl.namespace.as_str())
     }
 
     /// What its documents say of it.
@@ -175,8 +201,7 @@ impl Namespace {
         let deadline = deadlines.max().unwrap_or_default();
         let nodes_are_up = AtomicBool::new(!is_new);
         let (is_refused, given_up) = (AtomicBool::new(false), AtomicBool::new(false));
-        let also = self.stays.as_ref();
-        let also = also.map(|stays| stays.kubectl.namespace.as_str());
+        let also = self.also();
         thread::scope(|scope| {
             let names = scope.spawn(|| {
                 if !is_new {

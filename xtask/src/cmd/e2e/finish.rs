@@ -266,7 +266,7 @@ impl Session<'_> {
         if let (Err(error), true) = (&left, kept.stays()) {
             report::note(&format!("the kept cluster is removed: {error:#}"));
         }
-        kept.end(self.engine.as_ref(), left.is_ok() && self.options.reuse)
+        kept.end(self.engine.as_ref(), left.is_ok(), self.options.reuse)
     }
 
     /// A run tests what it froze; what was edited since belongs to the next one.

@@ -420,6 +420,7 @@ impl<'a> Session<'a> {
         let (run, filters) = (Arc::clone(&self.run), &self.options.filters);
         let since = self.cycle.as_ref().map_or("run", Cycle::since);
         crate::report::say!("{:>12} {}", "testing", since_start(self.begun, since));
+        let witness = attested.watch(cluster)?;
         let report = self.receipt.phase("test", || {
             test(&run, attested, program, filters, TEST_DEADLINE)
         });
@@ -435,7 +436,7 @@ impl<'a> Session<'a> {
         self.receipt.tests = Some(report.clone());
         let mut seen = Vec::new();
         let again = self.receipt.phase("attest again", || {
-            attested.look_again(&run, cluster, &mut seen)
+            attested.look_again(&run, cluster, witness, &mut seen)
         });
         self.receipt.evidence_after_tests = seen;
         self.receipt.save()?;
@@ -482,7 +483,16 @@ impl<'a> Session<'a> {
     fn cluster_flag(&self) -> String {
         match self.options.cluster() {
             Choice::Local => String::new(),
-            Choice::Kind => format!(" --cluster {}", Choice::Kind),
+            Choice::Kind => {
+                let mut flags = format!(" --cluster {}", Choice::Kind);
+                if self.options.reuse {
+                    flags.push_str(" --reuse");
+                }
+                if self.options.nodes > 1 {
+                    flags.push_str(&format!(" --nodes {}", self.options.nodes));
+                }
+                flags
+            }
             context @ Choice::Context(_) => match &self.options.registry {
                 Some(registry) => format!(" --cluster {context} --registry {registry}"),
                 None => format!(" --cluster {context}"),

@@ -33,8 +33,9 @@ pub(super) fn look(
         .filter(|pod| !deployed.iter().any(|one| is_of(pod, one)));
     differences.extend(strangers.map(|pod| {
         format!(
-            "pod {} is in the namespace of the run, and the run has not put it there",
-            pod.name()
+            "pod {} is in the namespace {}, and the run has not put it there",
+            pod.name(),
+            pod.namespace()
         )
     }));
     let found = thread::scope(|scope| {
@@ -65,7 +66,7 @@ pub(super) fn look(
     ))
 }
 
-fn is_of(pod: &Pod, deployed: &Deployed) -> bool {
+pub(super) fn is_of(pod: &Pod, deployed: &Deployed) -> bool {
     pod.namespace() == deployed.namespace && pod.matches(&deployed.wanted.selector)
 }
 

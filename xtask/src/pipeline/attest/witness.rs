@@ -1,0 +1,180 @@
+//! What comes and goes while the tests run. A look before and a look after see what stands then; a pod
+//! that was there in between may have answered a test as well. So every pod of the run is watched from
+//! the one look to the other, and what each container ran is held against what was built.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow};
+use serde::Deserialize;
+
+use crate::cluster::kubernetes::Kubectl;
+use crate::cluster::kubernetes::namespace::{Deployed, Namespace};
+use crate::cluster::kubernetes::pod::{ContainerStatus, Pod};
+use crate::poll;
+use crate::process::follow::{Follow, Next};
+use crate::report;
+
+/// Longer than any tests; a watch that is cut off before is begun again.
+const WATCH_DEADLINE: Duration = Duration::from_secs(3600);
+/// How often it is looked whether the tests have ended.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// A watch that goes on until it is asked.
+#[derive(Debug)]
+pub struct Witness {
+    is_over: Arc<AtomicBool>,
+    watching: JoinHandle<Result<BTreeSet<String>>>,
+}
+
+#[derive(Deserialize)]
+struct Event {
+    object: Pod,
+}
+
+impl Witness {
+    /// Begins to watch the pods of a run.
+    ///
+    /// # Errors
+    /// When kubectl cannot be started.
+    pub(super) fn begin(namespace: &Namespace) -> Result<Self> {
+        let kubectl = namespace.kubectl().clone();
+        let also = namespace.also().map(str::to_owned);
+        let deployed = namespace.deployed().to_vec();
+        let first = kubectl.watch_pods(also.as_deref(), WATCH_DEADLINE)?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let watching =
+            thread::spawn(move || watch(first, &kubectl, also.as_deref(), &deployed, &over));
+        Ok(Self { is_over, watching })
+    }
+
+    /// What it has seen that is not what was built.
+    ///
+    /// # Errors
+    /// When the pods could not be watched.
+    pub(super) fn ask(self) -> Result<BTreeSet<String>> {
+        self.is_over.store(true, Ordering::Relaxed);
+        let seen = self.watching.join();
+        seen.unwrap_or_else(|_| Err(anyhow!("the thread that watches pods panicked")))
+    }
+}
+
+fn watch(
+    first: Follow,
+    kubectl: &Kubectl,
+    also: Option<&str>,
+    deployed: &[Deployed],
+    is_over: &AtomicBool,
+) -> Result<BTreeSet<String>> {
+    let mut differences = BTreeSet::new();
+    let mut watch = first;
+    loop {
+        match watch.next_within(LOOK_INTERVAL) {
+            Ok(Next::Line(line)) => differences.extend(judge_line(&line, deployed)),
+            // What has come until now has been heard.
+            Ok(Next::Nothing) if is_over.load(Ordering::Relaxed) => return Ok(differences),
+            Ok(Next::Nothing) => {}
+            // It begins with the pods that are there.
+            Ok(Next::Ended) => {
+                if is_over.load(Ordering::Relaxed) {
+                    return Ok(differences);
+                }
+                poll::pause(LOOK_INTERVAL)?;
+                watch = kubectl.watch_pods(also, WATCH_DEADLINE)?;
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                return match report::is_signal(&error) {
+                    true => Err(error),
+                    false => Err(error).context("the pods of the run could not be watched"),
+                };
+            }
+        }
+    }
+}
+
+/// What of an event is not as it should be. One that is no pod (a bookmark, an error of the server, which
+/// then ends the watch) says nothing.
+fn judge_line(line: &str, deployed: &[Deployed]) -> Vec<String> {
+    let event = serde_json::from_str::<Event>(line).ok();
+    event.map_or_else(Vec::new, |event| judge(&event.object, deployed))
+}
+
+fn judge(pod: &Pod, deployed: &[Deployed]) -> Vec<String> {
+    let statuses = &pod.status;
+    let mains = statuses.container_statuses.iter();
+    let inits = statuses.init_container_statuses.iter();
+    let ran = |status: &&ContainerStatus| !status.image_id.is_empty();
+    let Some(one) = deployed
+        .iter()
+        .find(|one| super::kubernetes::is_of(pod, one))
+    else {
+        let ran: Vec<&ContainerStatus> = mains.chain(inits).filter(ran).collect();
+        let told = ran.first().map(|status| {
+            format!(
+                "pod {} ran {} beside the run, and the run has not put it there",
+                pod.name(),
+                status.image_id
+            )
+        });
+        return Vec::from_iter(told);
+    };
+    let known = |status: &ContainerStatus| {
+        let images = [&one.containers, &one.inits].into_iter();
+        let mut images = images.filter_map(|images| images.get(&status.name));
+        images.any(|image| image.is_told_as(&status.image_id))
+    };
+    let other = mains
+        .chain(inits)
+        .filter(ran)
+        .filter(|status| !known(status));
+    let told = other.map(|status| {
+        format!(
+            "container {} of pod {} ran {} while the tests ran, which is not what was built",
+            status.name,
+            pod.name(),
+            status.image_id
+        )
+    });
+    told.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::judge_line;
+    use crate::cluster::kubernetes::namespace::Deployed;
+    use crate::manifest::Seen;
+
+    fn told(app: &str, image_id: &str) -> Vec<String> {
+        let deployed = Deployed::sample("gateway", Seen::sample("r:1", "sha256:1"));
+        let line = json!({"type": "MODIFIED", "object": {
+            "metadata": {"name": "p", "namespace": "n", "labels": {"app": app}},
+            "status": {"containerStatuses": [{"name": "gateway", "imageID": image_id}]},
+        }});
+        judge_line(&line.to_string(), &[deployed])
+    }
+
+    #[test]
+    fn what_ran_in_between_is_held_against_what_was_built() {
+        assert_eq!(told("gateway", "sha256:1"), Vec::<String>::new());
+        // It has not begun.
+        assert_eq!(told("gateway", ""), Vec::<String>::new());
+        let other = told("gateway", "sha256:2");
+        assert!(other[0].contains("pod p ran sha256:2 while"), "{other:?}");
+        let stranger = told("other", "sha256:1");
+        assert!(stranger[0].contains("has not put it there"), "{stranger:?}");
+        assert_eq!(told("other", ""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_no_pod_says_nothing() {
+        assert!(judge_line("{\"type\":\"ERROR\",\"object\":{\"message\":\"x\"}}", &[]).is_empty());
+        assert!(judge_line("torn", &[]).is_empty());
+    }
+}
