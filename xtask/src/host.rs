@@ -19,6 +19,7 @@ use crate::report;
 pub mod diverted;
 pub mod needs;
 pub mod room;
+pub mod watchers;
 
 /// Longer than anything that is done under a lock.
 const LOCK_DEADLINE: Duration = Duration::from_secs(1500);

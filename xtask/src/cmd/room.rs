@@ -8,6 +8,7 @@ use crate::cluster::Choice;
 use crate::engine::Engine;
 use crate::host;
 use crate::host::room::{self, Need, Verdict};
+use crate::host::watchers;
 use crate::manifest::Manifests;
 use crate::pipeline::build::recipe::Profile;
 use crate::run;
@@ -71,6 +72,9 @@ pub(super) fn look(
     if let Some(deployed) = deployed {
         let needed = ports(deployed.manifests.ports_published(), nodes_count);
         verdicts.extend(room::ports(needed).map(|found| room::judge_ports(needed, found)));
+    }
+    if nodes_count > 0 {
+        verdicts.extend(watchers::watchers().map(|found| watchers::judge(nodes_count, found)));
     }
     let asked = deployed.map(|deployed| deployed.manifests.memory_requested_bytes());
     let memory = in_memory(asked, nodes_count, builds_first);
