@@ -235,6 +235,7 @@ pub fn try_begin_with(
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect(),
+        phase_deadline_seconds: None,
     };
     orchestrator.post_if_match(EXECUTIONS, request.resource_version, &new)
 }

@@ -295,6 +295,42 @@ pub struct WorkflowChoice {
     pub reason: String,
 }
 
+/// What a person said to a request that awaits it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// It may be executed.
+    Approved,
+    /// It must not be.
+    Rejected,
+}
+
+/// A decision, as remediationorchestrator hands it on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewApproval {
+    /// What was decided.
+    pub decision: Decision,
+    /// The subject of the token that decided.
+    pub decided_by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// A decision as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    /// What was decided.
+    pub decision: Decision,
+    /// Who decided.
+    pub decided_by: String,
+    /// Why.
+    pub reason: String,
+    /// By the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub decided_at: OffsetDateTime,
+}
+
 /// A remediation request as it is stored.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RemediationRequest {
@@ -335,6 +371,12 @@ pub struct RemediationRequest {
     /// When this phase must have ended, by the database's clock.
     #[serde(with = "time::serde::rfc3339::option")]
     pub phase_deadline: Option<OffsetDateTime>,
+    /// When the whole must have ended, by the database's clock.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub deadline: Option<OffsetDateTime>,
+    /// What a person decided, once.
+    #[serde(default)]
+    pub approval: Option<Approval>,
     /// By the database's clock.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
@@ -375,6 +417,13 @@ pub struct PatchRemediationRequest {
     /// This phase must end within so many seconds from now by the database's clock.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase_deadline_seconds: Option<u32>,
+    /// The whole must end within so many seconds from its creation. It is set once; a patch that
+    /// sets deadlines alone changes neither the state nor the resource version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u32>,
+    /// In AwaitingApproval alone, and once (409).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<NewApproval>,
 }
 
 /// Query of `GET /api/v1/remediation-requests`. What is given must all be equal.
@@ -394,13 +443,16 @@ pub struct RequestQuery {
     /// `namespace/kind/name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<String>,
-    /// Some deadline of it (lease, block or phase) is before this.
+    /// Some deadline of it (lease, block, phase or whole) is before this.
     #[serde(
         default,
         with = "time::serde::rfc3339::option",
         skip_serializing_if = "Option::is_none"
     )]
     pub due_before: Option<OffsetDateTime>,
+    /// Some deadline of it has passed by the database's clock, the only one that counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub due: bool,
     /// 1 to 1000; 100 where it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
@@ -414,6 +466,11 @@ pub struct RequestQuery {
 pub struct RemediationRequests {
     /// Oldest first.
     pub items: Vec<RemediationRequest>,
+    /// Now, by the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub as_of: OffsetDateTime,
+    /// Opaque; a watch after it tells every transition that this page does not show.
+    pub watch_cursor: String,
     /// Opaque; absent on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
@@ -535,6 +592,9 @@ pub struct NewExecution {
     /// one that is not declared is refused (400).
     #[serde(default)]
     pub parameters: BTreeMap<String, String>,
+    /// The request must have left Executing within so many seconds from now by the database's clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase_deadline_seconds: Option<u32>,
 }
 
 /// What became of a step.
@@ -661,9 +721,96 @@ pub struct ExecutionQuery {
 pub struct Executions {
     /// Oldest first.
     pub items: Vec<Execution>,
+    /// Opaque; a watch after it tells every transition that this page does not show.
+    pub watch_cursor: String,
     /// Opaque; absent on the last page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+}
+
+/// Query of `GET /api/v1/remediation-requests/watch`, where `P` is a phase of requests, and of
+/// `GET /api/v1/workflow-executions/watch`, where it is one of executions.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    bound = "P: Serialize + serde::de::DeserializeOwned"
+)]
+pub struct WatchQuery<P> {
+    /// Transitions into one of these, all where there is none; on the wire separated by commas.
+    #[serde(
+        default = "Vec::new",
+        with = "comma_separated",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    pub phase: Vec<P>,
+    /// `watch_cursor` of a list, or the ID of the last event of the watch before; from the
+    /// beginning of all time where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<String>,
+}
+
+/// A transition, as a watch tells it: the data of an event `change`, whose ID is the cursor after
+/// it. A watch may repeat a transition and never misses one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change<P, T> {
+    /// The phase that ended; absent where it is new.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    pub from: Option<P>,
+    /// The phase that began.
+    pub to: P,
+    /// As it is now: it may have gone further.
+    pub item: T,
+}
+
+/// Query of `GET /api/v1/remediation-history`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryQuery {
+    /// `namespace/kind/name`.
+    pub target: String,
+    /// Of one cluster alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<String>,
+    /// 1 to 1000; 100 where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
+}
+
+/// Answer of `GET /api/v1/remediation-history`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct History {
+    /// Now, by the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub as_of: OffsetDateTime,
+    /// Latest first.
+    pub items: Vec<Remediation>,
+}
+
+/// Something that was done to a target, or is being done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Remediation {
+    /// For which request.
+    pub request_id: Uuid,
+    /// By which execution.
+    pub execution_id: Uuid,
+    /// Of how many of that request.
+    pub attempt: i32,
+    /// How the execution stands.
+    pub phase: ExecutionPhase,
+    /// Name of the workflow.
+    pub workflow: String,
+    /// Version of the workflow.
+    pub workflow_version: String,
+    /// The signal that asked for it.
+    pub signal: String,
+    /// Why it failed.
+    pub failure: Option<ExecutionFailure>,
+    /// By the database's clock.
+    #[serde(with = "time::serde::rfc3339")]
+    pub created_at: OffsetDateTime,
+    /// By the database's clock; absent while it is open.
+    #[serde(with = "time::serde::rfc3339::option")]
+    pub ended_at: Option<OffsetDateTime>,
 }
 
 /// Answer of `/version`.

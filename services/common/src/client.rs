@@ -16,11 +16,13 @@ use uuid::Uuid;
 
 use crate::api::{
     AuditBatch, AuditEvent, AuditEvents, AuditQuery, ChainVerdict, Execution, ExecutionQuery,
-    Executions, NewAuditEvent, NewExecution, NewRemediationRequest, NewWorkflow, PatchExecution,
-    PatchRemediationRequest, PatchWorkflow, RemediationRequest, RemediationRequests, RequestQuery,
-    Workflow, WorkflowQuery, Workflows,
+    Executions, History, HistoryQuery, NewAuditEvent, NewExecution, NewRemediationRequest,
+    NewWorkflow, PatchExecution, PatchRemediationRequest, PatchWorkflow, RemediationRequest,
+    RemediationRequests, RequestQuery, WatchQuery, Workflow, WorkflowQuery, Workflows,
 };
 use crate::config::{DataStorageArgs, Secret};
+use crate::transitions::{ExecutionPhase, RequestPhase};
+use crate::watch::Watch;
 
 /// Deadlines and retries of the client.
 #[derive(Clone, Copy, Debug)]
@@ -343,6 +345,68 @@ impl DataStorage {
     /// See [`ClientError`].
     pub async fn executions(&self, query: &ExecutionQuery) -> Result<Executions, ClientError> {
         self.value(&self.get(&["workflow-executions"], query)?)
+            .await
+    }
+
+    /// Transitions of requests into one of these phases, or of all where there is none, after a
+    /// cursor. One try: who watches begins anew anyway.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn watch_requests(
+        &self,
+        phases: &[RequestPhase],
+        after: Option<&str>,
+    ) -> Result<Watch<RequestPhase, RemediationRequest>, ClientError> {
+        let query = WatchQuery {
+            phase: phases.to_vec(),
+            after: after.map(str::to_owned),
+        };
+        self.watch("remediation-requests", &query).await
+    }
+
+    /// The same for executions.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn watch_executions(
+        &self,
+        phases: &[ExecutionPhase],
+        after: Option<&str>,
+    ) -> Result<Watch<ExecutionPhase, Execution>, ClientError> {
+        let query = WatchQuery {
+            phase: phases.to_vec(),
+            after: after.map(str::to_owned),
+        };
+        self.watch("workflow-executions", &query).await
+    }
+
+    async fn watch<Q: Serialize, P: DeserializeOwned, T: DeserializeOwned>(
+        &self,
+        resource: &str,
+        query: &Q,
+    ) -> Result<Watch<P, T>, ClientError> {
+        /// A watch lasts; whether it lives its bookmarks tell.
+        const WATCH_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+        let call = self.get(&[resource, "watch"], query)?;
+        let request = self.request_builder(&call).timeout(WATCH_TIMEOUT);
+        let answer = tokio::time::timeout(self.patience.try_timeout, request.send()).await;
+        let response = match answer {
+            Err(_) => return Err(ClientError::Unreachable(TIMED_OUT.to_owned())),
+            Ok(response) => response.map_err(|error| unreachable(&error))?,
+        };
+        if !response.status().is_success() {
+            return Err(problem(response).await);
+        }
+        Ok(Watch::new(response))
+    }
+
+    /// What was done to a target, given as `namespace/kind/name`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn history(&self, query: &HistoryQuery) -> Result<History, ClientError> {
+        self.value(&self.get(&["remediation-history"], query)?)
             .await
     }
 

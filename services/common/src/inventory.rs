@@ -184,7 +184,7 @@ impl LiveInventory {
 }
 
 /// How well a pattern fits: exact before prefix, long prefix before short.
-fn closeness(pattern: &str, name: &str) -> Option<(bool, usize)> {
+pub fn closeness(pattern: &str, name: &str) -> Option<(bool, usize)> {
     match pattern.strip_suffix('*') {
         Some(prefix) => name.starts_with(prefix).then_some((false, prefix.len())),
         None => (pattern == name).then_some((true, name.len())),

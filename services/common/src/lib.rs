@@ -18,4 +18,5 @@ pub mod server;
 pub mod shutdown;
 pub mod telemetry;
 pub mod transitions;
+pub mod watch;
 pub mod watched_file;

@@ -96,7 +96,7 @@ async fn grant(connection: &mut PgConnection, role: &str) -> anyhow::Result<()> 
         "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM %I",
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
         "GRANT USAGE ON SCHEMA public TO %I",
-        "GRANT SELECT, INSERT ON audit_events, request_signals, writes TO %I",
+        "GRANT SELECT, INSERT ON audit_events, request_signals, writes, changes TO %I",
         "GRANT SELECT, INSERT, UPDATE ON audit_chains, remediation_requests, workflows, workflow_executions TO %I",
     ];
     let mut transaction = connection.begin().await?;
@@ -164,6 +164,15 @@ fn bounded(args: &DatabaseArgs) -> PgConnectOptions {
             ("lock_timeout", "4s"),
             ("idle_in_transaction_session_timeout", "10s"),
         ])
+}
+
+/// The one connection that hears what the database says; in the pool of requests it would be held
+/// for ever.
+pub(crate) fn listening_pool(args: &DatabaseArgs) -> PgPool {
+    let options = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT);
+    options.connect_lazy_with(bounded(args).application_name("datastorage-listen"))
 }
 
 /// Asks the database over a connection of its own, so that a busy pool is no sick database: each

@@ -7,11 +7,13 @@ mod database;
 mod domain;
 mod routes;
 mod store;
+mod watch;
 
 use common::server::{App, Context};
 
 use crate::config::Config;
 use crate::store::Store;
+use crate::watch::Watches;
 
 /// What must have answered before the service is ready.
 pub const DEPENDENCIES: &[&str] = &[database::DEPENDENCY];
@@ -25,6 +27,10 @@ pub async fn build(config: Config, context: Context) -> anyhow::Result<App> {
     let pool = database::open(&config.database).await?;
     let probe = database::probe(config.database.clone(), context.clone());
     let store = Store::new(pool, context.health);
-    let routes = routes::routes(store, config.tokens.tokens);
-    Ok(App::new(routes).with_worker(probe))
+    let watches = Watches::new(context.shutdown);
+    let listening = watches
+        .clone()
+        .listen(database::listening_pool(&config.database));
+    let routes = routes::routes(store, watches, config.tokens.tokens);
+    Ok(App::new(routes).with_worker(probe).with_worker(listening))
 }

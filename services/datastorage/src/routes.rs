@@ -7,26 +7,29 @@ use axum::routing::{get, post};
 use axum::{Router, response};
 use common::api::{
     AuditBatch, AuditEvents, AuditQuery, ChainVerdict, Execution, ExecutionQuery, Executions,
-    NewAuditEvent, NewExecution, NewRemediationRequest, NewWorkflow, PatchExecution,
-    PatchRemediationRequest, PatchWorkflow, RemediationRequest, RemediationRequests, RequestQuery,
-    Workflow, WorkflowQuery, Workflows,
+    History, HistoryQuery, NewAuditEvent, NewExecution, NewRemediationRequest, NewWorkflow,
+    PatchExecution, PatchRemediationRequest, PatchWorkflow, RemediationRequest,
+    RemediationRequests, RequestQuery, WatchQuery, Workflow, WorkflowQuery, Workflows,
 };
 use common::auth::{Reader, Tokens, Writer};
 use common::extract::{IfMatch, Json, Path, Query, StrictJson};
 use common::problem::{Answer, Problem};
 use common::server::Limits;
 use common::telemetry::correlate;
+use common::transitions::{ExecutionPhase, RequestPhase};
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::domain::audit::{self, Draft};
+use crate::domain::page::InChanges;
 use crate::store::{Outcome, Store};
+use crate::watch::Watches;
 
 /// Of a batch of audit events, and of a single one beside its 256 KiB of data.
 const BATCH_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Every route, for callers with these tokens.
-pub(crate) fn routes(store: Store, tokens: Tokens) -> Router {
+pub(crate) fn routes(store: Store, watches: Watches, tokens: Tokens) -> Router {
     let batch = post(post_audit_batch).layer(DefaultBodyLimit::max(BATCH_BYTES_MAX));
     let v1 = Router::new()
         .route(
@@ -43,6 +46,7 @@ pub(crate) fn routes(store: Store, tokens: Tokens) -> Router {
             "/remediation-requests/{id}",
             get(get_request).patch(patch_request),
         )
+        .route("/remediation-history", get(get_history))
         .route("/workflows", get(get_workflows).post(post_workflow))
         .route(
             "/workflows/{name}/{version}",
@@ -56,7 +60,12 @@ pub(crate) fn routes(store: Store, tokens: Tokens) -> Router {
             "/workflow-executions/{id}",
             get(get_execution).patch(patch_execution),
         )
-        .with_state(store);
+        .with_state(store.clone());
+    let watching = Router::new()
+        .route("/remediation-requests/watch", get(watch_requests))
+        .route("/workflow-executions/watch", get(watch_executions))
+        .with_state((store, watches));
+    let v1 = v1.merge(watching);
     common::server::api(Router::new().nest("/api/v1", v1), tokens, Limits::default())
 }
 
@@ -202,6 +211,48 @@ async fn patch_request(
     Ok(Json(
         store.patch_request(id, version, &patch, &caller).await?,
     ))
+}
+
+async fn watch_requests(
+    State((store, watches)): State<(Store, Watches)>,
+    Reader(_): Reader,
+    Query(query): Query<WatchQuery<RequestPhase>>,
+) -> Answer<Response> {
+    let after = cursor(query.after.as_deref())?;
+    let phases: std::sync::Arc<[RequestPhase]> = query.phase.into();
+    watches
+        .answer(after, move |after| {
+            let (store, phases) = (store.clone(), phases.clone());
+            async move { store.request_changes(&phases, after).await }
+        })
+        .await
+}
+
+async fn watch_executions(
+    State((store, watches)): State<(Store, Watches)>,
+    Reader(_): Reader,
+    Query(query): Query<WatchQuery<ExecutionPhase>>,
+) -> Answer<Response> {
+    let after = cursor(query.after.as_deref())?;
+    let phases: std::sync::Arc<[ExecutionPhase]> = query.phase.into();
+    watches
+        .answer(after, move |after| {
+            let (store, phases) = (store.clone(), phases.clone());
+            async move { store.execution_changes(&phases, after).await }
+        })
+        .await
+}
+
+fn cursor(after: Option<&str>) -> Answer<InChanges> {
+    after.map_or_else(|| Ok(InChanges::default()), InChanges::parse)
+}
+
+async fn get_history(
+    State(store): State<Store>,
+    Reader(_): Reader,
+    Query(query): Query<HistoryQuery>,
+) -> Answer<Json<History>> {
+    Ok(Json(store.history(&query).await?))
 }
 
 async fn post_workflow(

@@ -3,7 +3,9 @@
 //! tried again; when the database is away, the caller is told to come back.
 
 mod audit;
+pub(crate) mod changes;
 mod executions;
+mod history;
 mod requests;
 mod workflows;
 mod writes;
@@ -58,6 +60,12 @@ impl Store {
 
     async fn begin(&self) -> Stored<Transaction<'static, Postgres>> {
         Ok(self.pool.begin().await?)
+    }
+
+    /// A transaction that sees one moment and changes nothing.
+    async fn snapshot(&self) -> Stored<Transaction<'static, Postgres>> {
+        let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+        Ok(self.pool.begin_with(snapshot).await?)
     }
 
     /// Runs a transaction, again when it lost against another one, and tells what became of it.

@@ -124,6 +124,19 @@ impl Storage {
     /// # Panics
     /// When a move is refused.
     pub async fn analyzed(&self, name: &str, signal: &str) -> RemediationRequest {
+        self.analyzed_as(name, signal, "P1").await
+    }
+
+    /// The same with this priority.
+    ///
+    /// # Panics
+    /// When a move is refused.
+    pub async fn analyzed_as(
+        &self,
+        name: &str,
+        signal: &str,
+        priority: &str,
+    ) -> RemediationRequest {
         let request = self.pending(name, signal).await;
         let processing = self.client("signalprocessing");
         let lease = PatchRemediationRequest {
@@ -139,7 +152,7 @@ impl Storage {
         let classified = PatchRemediationRequest {
             write_id: Uuid::new_v4(),
             phase: Some(RequestPhase::Analyzing),
-            classification: Some(classification()),
+            classification: Some(classification(priority)),
             ..PatchRemediationRequest::default()
         };
         processing
@@ -208,6 +221,7 @@ impl Storage {
         let new = NewExecution {
             request_id: request.id,
             parameters: BTreeMap::new(),
+            phase_deadline_seconds: None,
         };
         let created = orchestrator
             .create_execution(request.resource_version, &new)
@@ -372,11 +386,11 @@ pub fn call(method: &str, url: &str) -> HttpCall {
     }
 }
 
-fn classification() -> Classification {
+fn classification(priority: &str) -> Classification {
     Classification {
         environment: "production".to_owned(),
         severity: Severity::Critical,
-        priority: "P1".to_owned(),
+        priority: priority.to_owned(),
         signal_mode: "reactive".to_owned(),
         reason: "a test said so".to_owned(),
         degraded: false,

@@ -5,12 +5,16 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use common::api::{EventOutcome, Execution, NewAuditEvent, RemediationRequest, WorkflowChoice};
+use common::api::{
+    Approval, Decision, EventOutcome, Execution, NewAuditEvent, RemediationRequest, WorkflowChoice,
+};
 use common::client::{ClientError, DataStorage};
 use common::event_id;
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
+
+use crate::checks::Check;
 
 /// Remembered so that a request that waits does not say the same again each time it is looked at.
 const SAID_MAX: usize = 10_000;
@@ -87,15 +91,49 @@ pub(crate) fn not_found(request: &RemediationRequest, reason: &str) -> NewAuditE
     )
 }
 
-/// The target is in use, and the request waits.
-pub(crate) fn waiting(request: &RemediationRequest, reason: &str) -> NewAuditEvent {
-    let detail = request.attempt.to_string();
-    let data = json!({"reason": reason});
+/// Something stands against executing now.
+pub(crate) fn blocked(request: &RemediationRequest, checks: &[Check]) -> NewAuditEvent {
+    let detail = request.resource_version.to_string();
+    let data = json!({"checks": checks});
     event(
         request,
-        "remediation.waiting",
+        "remediation.blocked",
         EventOutcome::Pending,
         &detail,
+        data,
+    )
+}
+
+/// A person is asked.
+pub(crate) fn approval_requested(request: &RemediationRequest) -> NewAuditEvent {
+    let data = json!({"workflow": request.workflow});
+    event(
+        request,
+        "approval.requested",
+        EventOutcome::Pending,
+        "",
+        data,
+    )
+}
+
+/// A person has decided.
+pub(crate) fn approval_decided(request: &RemediationRequest, approval: &Approval) -> NewAuditEvent {
+    let outcome = match approval.decision {
+        Decision::Approved => EventOutcome::Success,
+        Decision::Rejected => EventOutcome::Failure,
+    };
+    let data = json!({"approval": approval});
+    event(request, "approval.decided", outcome, "", data)
+}
+
+/// It took longer than it may.
+pub(crate) fn timed_out(request: &RemediationRequest, reason: &str) -> NewAuditEvent {
+    let data = json!({"phase": request.phase, "reason": reason});
+    event(
+        request,
+        "remediation.timed_out",
+        EventOutcome::Failure,
+        "",
         data,
     )
 }

@@ -10,6 +10,8 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::rules::Rules;
+
 /// What the catalog has for a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -75,6 +77,15 @@ pub fn candidates(request: &RemediationRequest, catalog: &[Workflow]) -> Vec<Can
         .collect();
     candidates.sort_by_key(|candidate| !candidate.fits);
     candidates
+}
+
+/// What is most urgent in production is not done before a person has said so.
+#[must_use]
+pub fn needs_approval(request: &RemediationRequest, rules: &Rules) -> bool {
+    let classification = request.classification.as_ref();
+    rules.approval
+        && classification
+            .is_some_and(|found| found.priority == "P0" && found.environment == "production")
 }
 
 /// The ID of a write. Two replicas that take the same step from the same version of a request
@@ -213,6 +224,8 @@ mod tests {
             attempt: 0,
             blocked_until: None,
             phase_deadline: None,
+            deadline: None,
+            approval: None,
             created_at: OffsetDateTime::UNIX_EPOCH,
             updated_at: OffsetDateTime::UNIX_EPOCH,
         }

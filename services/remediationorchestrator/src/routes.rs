@@ -1,4 +1,4 @@
-//! The API: a dry run, and cancelling. Nothing is chosen, started or ended here that the worker
+//! The API: a dry run, approving, and cancelling. Nothing is chosen, started or ended here that the worker
 //! would not do by the same rules.
 
 use axum::Router;
@@ -6,28 +6,63 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use common::api::{
-    Execution, ExecutionQuery, PatchExecution, PatchRemediationRequest, RemediationRequest,
-    WorkflowChoice, WorkflowQuery,
+    Decision, NewApproval, PatchRemediationRequest, RemediationRequest, WorkflowChoice,
+    WorkflowQuery,
 };
-use common::auth::{Reader, Writer};
+use common::auth::{Approver, Reader, Writer};
 use common::client::{ClientError, DataStorage};
-use common::extract::{Json, Path};
+use common::extract::{Json, Path, Query};
 use common::problem::{Answer, Problem};
-use common::transitions::{ExecutionPhase, RequestPhase};
+use common::transitions::RequestPhase;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use crate::domain::{Candidate, Choice, candidates, choose, write_id};
+use crate::checks::{Check, block, checks};
+use crate::domain::{Candidate, Choice, candidates, choose, needs_approval, write_id};
+use crate::rules::{LiveRules, Rules};
+use crate::worker::{CANCELLED_BY, history_of, stop_execution};
 
 /// The longest reason that a person may give.
 const REASON_CHARS_MAX: usize = 500;
 
 /// The routes of the API.
-pub fn routes(storage: DataStorage) -> Router {
+pub fn routes(api: Api) -> Router {
     Router::new()
+        .route("/api/v1/approvals/{id}", post(decide))
+        .route("/api/v1/policy", get(policy))
         .route("/api/v1/remediation-requests/{id}/plan", get(plan))
         .route("/api/v1/remediation-requests/{id}/cancel", post(cancel))
-        .with_state(storage)
+        .with_state(api)
+}
+
+/// What the API works with.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Where requests are kept.
+    pub storage: DataStorage,
+    /// What is in force.
+    pub rules: LiveRules,
+    /// Takes requests that were changed here, to be driven at once.
+    pub nudges: mpsc::Sender<RemediationRequest>,
+}
+
+/// Body of `POST /api/v1/approvals/{id}`, where the ID is the request's.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Decide {
+    /// `approved` or `rejected`.
+    pub decision: Decision,
+    /// Why, for the record.
+    pub reason: String,
+}
+
+/// Query of `GET /api/v1/policy`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyQuery {
+    /// Whose rules.
+    pub namespace: String,
 }
 
 /// What would be done next.
@@ -38,7 +73,9 @@ pub enum Verdict {
     NotClassified,
     /// The workflow would be started.
     Execute,
-    /// It would be started once the target is free.
+    /// A person would be asked, or has been.
+    Ask,
+    /// It would be started once nothing stands against it any more.
     Wait,
     /// No workflow fits: the request would be skipped.
     Skip,
@@ -63,6 +100,8 @@ pub struct Plan {
     pub reason: String,
     /// The workflow that was chosen, or would be.
     pub workflow: Option<WorkflowChoice>,
+    /// What stands against executing now, and what does not.
+    pub checks: Vec<Check>,
     /// The catalog in the order of preference, and what keeps each from fitting.
     pub candidates: Vec<Candidate>,
 }
@@ -75,9 +114,70 @@ pub struct Cancel {
     pub reason: String,
 }
 
+async fn policy(
+    _: Reader,
+    State(api): State<Api>,
+    Query(query): Query<PolicyQuery>,
+) -> Json<Rules> {
+    Json(api.rules.of(&query.namespace))
+}
+
+/// 200 when this decision stands; 409 when another one does, or none is awaited.
+async fn decide(
+    Approver(caller): Approver,
+    State(api): State<Api>,
+    Path(id): Path<Uuid>,
+    Json(body): Json<Decide>,
+) -> Answer<Json<RemediationRequest>> {
+    common::telemetry::correlate(&id);
+    check_reason(&body.reason)?;
+    let request = api.storage.request(id).await.map_err(told)?;
+    let approval = NewApproval {
+        decision: body.decision,
+        decided_by: caller.subject.to_string(),
+        reason: body.reason.clone(),
+    };
+    let (phase, said) = match body.decision {
+        Decision::Approved => (None, "approved"),
+        Decision::Rejected => (Some(RequestPhase::Cancelled), "rejected"),
+    };
+    if phase.is_some() && request.phase != RequestPhase::AwaitingApproval {
+        // Elsewhere this move would be a way to cancel for someone who may only approve.
+        let phase = request.phase;
+        return Err(Problem::conflict(format!(
+            "the request is {phase} and awaits no approval"
+        )));
+    }
+    let reason = format!("{said} by {}: {}", caller.subject, body.reason);
+    let patch = PatchRemediationRequest {
+        write_id: write_id(id, request.resource_version, &format!("decide/{reason}")),
+        phase,
+        reason: Some(reason),
+        approval: Some(approval),
+        ..PatchRemediationRequest::default()
+    };
+    let decided = api
+        .storage
+        .patch_request(id, request.resource_version, &patch)
+        .await
+        .map_err(told)?;
+    tracing::info!(decision = said, by = &*caller.subject, "decided");
+    metrics::counter!("approvals_decided_total", "decision" => said).increment(1);
+    if let Some(approval) = &decided.approval {
+        let event = crate::audit::approval_decided(&decided, approval);
+        // It stands in the row and in the event of that change; this one only tells it in words.
+        if let Err(error) = api.storage.record(&event).await {
+            tracing::warn!(%error, "the decision is not in the audit trail by itself");
+        }
+    }
+    // Full is no harm: the next list shows it.
+    let _ = api.nudges.try_send(decided.clone());
+    Ok(Json(decided))
+}
+
 async fn plan(
     _: Reader,
-    State(storage): State<DataStorage>,
+    State(Api { storage, rules, .. }): State<Api>,
     Path(id): Path<Uuid>,
 ) -> Answer<Json<Plan>> {
     common::telemetry::correlate(&id);
@@ -90,8 +190,10 @@ async fn plan(
         Some(workflow) => Choice::Chosen(workflow.clone()),
         None => choose(&request, &catalog),
     };
-    let holder = holder(&storage, &request).await.map_err(told)?;
-    let (verdict, reason, workflow) = judge(&request, choice, holder.as_ref());
+    let rules = rules.of(&request.target.namespace);
+    let history = storage.history(&history_of(&request)).await.map_err(told)?;
+    let checks = checks(&request, &history, &rules).to_vec();
+    let (verdict, reason, workflow) = judge(&request, choice, &rules, &checks);
     Ok(Json(Plan {
         request_id: request.id,
         resource_version: request.resource_version,
@@ -99,6 +201,7 @@ async fn plan(
         verdict,
         reason,
         workflow,
+        checks,
         candidates: candidates(&request, &catalog),
     }))
 }
@@ -106,7 +209,8 @@ async fn plan(
 fn judge(
     request: &RemediationRequest,
     choice: Choice,
-    holder: Option<&Execution>,
+    rules: &Rules,
+    checks: &[Check],
 ) -> (Verdict, String, Option<WorkflowChoice>) {
     let (workflow, reason) = match choice {
         Choice::Chosen(workflow) => (Some(workflow.clone()), workflow.reason),
@@ -123,39 +227,14 @@ fn judge(
         }
         _ if request.classification.is_none() => (Verdict::NotClassified, reason, workflow),
         _ if workflow.is_none() => (Verdict::Skip, reason, None),
-        _ => match holder {
-            Some(holder) => {
-                let reason = format!("the target is held by execution {}", holder.id);
-                (Verdict::Wait, reason, workflow)
-            }
+        _ if request.approval.is_none() && needs_approval(request, rules) => {
+            let reason = "a person must approve what is P0 in production".to_owned();
+            (Verdict::Ask, reason, workflow)
+        }
+        _ => match block(checks) {
+            Some(check) => (Verdict::Wait, check.reason.clone(), workflow),
             None => (Verdict::Execute, reason, workflow),
         },
-    }
-}
-
-/// The open execution of another request on the same target.
-async fn holder(
-    storage: &DataStorage,
-    request: &RemediationRequest,
-) -> Result<Option<Execution>, ClientError> {
-    let open = ExecutionPhase::ALL.into_iter();
-    let mut query = ExecutionQuery {
-        phase: open.filter(|phase| !phase.is_terminal()).collect(),
-        ..ExecutionQuery::default()
-    };
-    loop {
-        let page = storage.executions(&query).await?;
-        let mut items = page.items.into_iter();
-        let holds = |execution: &Execution| {
-            execution.target == request.target && execution.request_id != request.id
-        };
-        if let Some(holder) = items.find(holds) {
-            return Ok(Some(holder));
-        }
-        if page.next_cursor.is_none() {
-            return Ok(None);
-        }
-        query.cursor = page.next_cursor;
     }
 }
 
@@ -163,18 +242,14 @@ async fn holder(
 /// that it is at.
 async fn cancel(
     Writer(caller): Writer,
-    State(storage): State<DataStorage>,
+    State(Api { storage, .. }): State<Api>,
     Path(id): Path<Uuid>,
     Json(body): Json<Cancel>,
 ) -> Answer<(StatusCode, Json<RemediationRequest>)> {
     common::telemetry::correlate(&id);
-    if body.reason.is_empty() || body.reason.chars().count() > REASON_CHARS_MAX {
-        return Err(Problem::bad_request(format!(
-            "`reason` has 1 to {REASON_CHARS_MAX} characters"
-        )));
-    }
+    check_reason(&body.reason)?;
     let request = storage.request(id).await.map_err(told)?;
-    let reason = format!("cancelled by {}: {}", caller.subject, body.reason);
+    let reason = format!("{CANCELLED_BY}{}: {}", caller.subject, body.reason);
     match request.phase {
         RequestPhase::Cancelled => Ok((StatusCode::OK, Json(request))),
         RequestPhase::Executing => {
@@ -201,6 +276,15 @@ async fn cancel(
     }
 }
 
+fn check_reason(reason: &str) -> Answer<()> {
+    if reason.is_empty() || reason.chars().count() > REASON_CHARS_MAX {
+        return Err(Problem::bad_request(format!(
+            "`reason` has 1 to {REASON_CHARS_MAX} characters"
+        )));
+    }
+    Ok(())
+}
+
 /// Who asked and why stays with the request, so that its end can tell.
 async fn say_why(
     storage: &DataStorage,
@@ -219,40 +303,6 @@ async fn say_why(
     storage
         .patch_request(request.id, request.resource_version, &patch)
         .await
-}
-
-async fn stop_execution(
-    storage: &DataStorage,
-    request: &RemediationRequest,
-) -> Result<(), ClientError> {
-    let Some(id) = request.execution_id else {
-        return Ok(());
-    };
-    // The holder writes after each step, so the version read here may be stale at once.
-    const TRIES_MAX: u32 = 5;
-    let mut tries = 0;
-    loop {
-        let execution = storage.execution(id).await?;
-        let phase = match execution.phase {
-            ExecutionPhase::Pending => ExecutionPhase::Cancelled,
-            ExecutionPhase::Running => ExecutionPhase::Cancelling,
-            _ => return Ok(()),
-        };
-        let patch = PatchExecution {
-            write_id: write_id(id, execution.resource_version, &format!("{phase:?}")),
-            phase: Some(phase),
-            ..PatchExecution::default()
-        };
-        tries += 1;
-        match storage
-            .patch_execution(id, execution.resource_version, &patch)
-            .await
-        {
-            Ok(_) => return Ok(()),
-            Err(error) if error.is_conflict() && tries < TRIES_MAX => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 /// DataStorage's refusals are the caller's to know; its absence is a reason to come again.

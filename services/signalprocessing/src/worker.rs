@@ -11,9 +11,9 @@ use common::{
     shutdown::Shutdown,
     telemetry,
     transitions::RequestPhase,
+    watch::follow_requests,
 };
-use time::OffsetDateTime;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
@@ -24,10 +24,10 @@ use crate::{
     policy::{Decision, Policy},
 };
 
-/// How often DataStorage is asked for work.
-const POLL_INTERVAL: Duration = Duration::from_millis(250);
+/// How often DataStorage is asked for expired leases.
+const DUE_INTERVAL: Duration = Duration::from_millis(500);
 /// How seldom, when it does not answer.
-const POLL_INTERVAL_MAX: Duration = Duration::from_secs(4);
+const DUE_INTERVAL_MAX: Duration = Duration::from_secs(4);
 /// How often the policy file is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a request is ours.
@@ -36,7 +36,7 @@ const LEASE_SECONDS: u32 = 10;
 const LEASE_MARGIN: Duration = Duration::from_secs(2);
 /// How many requests are worked on at once.
 const CONCURRENCY: usize = 8;
-/// How many requests are looked at in one round.
+/// How many expired leases are looked at in one round.
 const ROUND_SIZE: u32 = 100;
 /// Between two tries of what DataStorage did not take.
 const TRY_INTERVAL: Duration = Duration::from_millis(250);
@@ -57,50 +57,70 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Works until shutdown.
+    /// Works until shutdown, and ends what it has begun.
     pub async fn run(self) {
         let worker = Arc::new(self);
-        let mut pause = POLL_INTERVAL;
-        while worker.shutdown.sleep(pause).await {
-            match worker.round().await {
-                Ok(()) => pause = POLL_INTERVAL,
-                Err(error) => {
-                    pause = POLL_INTERVAL_MAX.min(pause * 2);
-                    tracing::warn!(%error, "no work can be had");
-                }
-            }
-        }
-    }
-
-    /// Looks for work once and does what it finds.
-    async fn round(self: &Arc<Self>) -> Result<(), ClientError> {
-        let pending = RequestQuery {
-            phase: vec![RequestPhase::Pending],
-            limit: Some(ROUND_SIZE),
-            ..RequestQuery::default()
-        };
-        let abandoned = RequestQuery {
-            phase: vec![RequestPhase::Processing],
-            due_before: Some(OffsetDateTime::now_utc()),
-            limit: Some(ROUND_SIZE),
-            ..RequestQuery::default()
-        };
-        let mut found = self.datastorage.requests(&pending).await?.items;
-        found.extend(self.datastorage.requests(&abandoned).await?.items);
+        let (found, mut requests) = mpsc::channel(CONCURRENCY);
+        let mut hearing = JoinSet::new();
+        hearing.spawn(follow_requests(
+            worker.datastorage.clone(),
+            vec![RequestPhase::Pending],
+            worker.shutdown.clone(),
+            found.clone(),
+        ));
+        let abandoned = Arc::clone(&worker);
+        hearing.spawn(async move { abandoned.follow_abandoned(found).await });
         let mut tasks = JoinSet::new();
-        for request in found {
+        while let Some(request) = worker
+            .shutdown
+            .unless_requested(requests.recv())
+            .await
+            .flatten()
+        {
             if tasks.len() == CONCURRENCY {
                 tasks.join_next().await;
             }
-            if self.shutdown.is_requested() {
-                break;
-            }
             let span = telemetry::work_span(&request.id);
-            let worker = Arc::clone(self);
+            let worker = Arc::clone(&worker);
             tasks.spawn(async move { worker.take(request).await }.instrument(span));
+            while tasks.try_join_next().is_some() {}
         }
         while tasks.join_next().await.is_some() {}
-        Ok(())
+        drop(requests);
+        while hearing.join_next().await.is_some() {}
+    }
+
+    /// No transition tells that a lease has expired: it is asked for.
+    async fn follow_abandoned(&self, found: mpsc::Sender<RemediationRequest>) {
+        let abandoned = RequestQuery {
+            phase: vec![RequestPhase::Processing],
+            due: true,
+            limit: Some(ROUND_SIZE),
+            ..RequestQuery::default()
+        };
+        let mut pause = DUE_INTERVAL;
+        while self.shutdown.sleep(pause).await {
+            let due = match self.datastorage.requests(&abandoned).await {
+                Ok(due) => due,
+                Err(error) => {
+                    tracing::debug!(%error, "nobody knows which leases have expired");
+                    pause = DUE_INTERVAL_MAX.min(pause * 2);
+                    continue;
+                }
+            };
+            pause = DUE_INTERVAL;
+            let as_of = due.as_of;
+            let expired = |request: &RemediationRequest| {
+                let lease = request.lease_deadline;
+                lease.is_some_and(|deadline| deadline <= as_of)
+            };
+            for request in due.items.into_iter().filter(expired) {
+                let sent = self.shutdown.unless_requested(found.send(request));
+                if !matches!(sent.await, Some(Ok(()))) {
+                    return;
+                }
+            }
+        }
     }
 
     /// One request, as long as the lease allows.
@@ -125,7 +145,7 @@ impl Worker {
     }
 
     async fn process(&self, request: &RemediationRequest) -> Result<&'static str, ClientError> {
-        let claimed = self.claim(request).await?;
+        let claimed = self.insist(|| self.claim(request)).await?;
         match self.classify(&claimed).await {
             // Nobody could store this classification, so nobody shall try for ever.
             Err(ClientError::Problem {

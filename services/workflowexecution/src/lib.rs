@@ -35,9 +35,6 @@ pub struct Config {
     /// The holder of its claims.
     #[command(flatten)]
     pub replica: ReplicaArgs,
-    /// Pause between two looks at the pending executions, in milliseconds.
-    #[arg(long, env = "POLL_INTERVAL_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(10..=60_000))]
-    pub poll_interval_ms: u64,
     /// Executions that run at the same time.
     #[arg(long, env = "RUNNING_MAX", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub running_max: u16,
@@ -58,7 +55,6 @@ pub async fn build(config: Config, context: Context) -> anyhow::Result<App> {
     let grace = Duration::from_secs(config.watchdog_grace_seconds);
     let settings = Settings {
         replica_name: config.replica.replica_name,
-        poll_interval: Duration::from_millis(config.poll_interval_ms),
         running_max: config.running_max.into(),
         slack: Duration::from_secs(config.claim_slack_seconds),
         grace,

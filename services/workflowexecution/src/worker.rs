@@ -5,10 +5,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::api::{Execution, ExecutionFailure, ExecutionQuery, PatchExecution};
+use common::api::{Execution, ExecutionFailure, PatchExecution};
 use common::client::{ClientError, DataStorage};
 use common::shutdown::Shutdown;
 use common::transitions::ExecutionPhase;
+use common::watch::follow_executions;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -19,7 +21,8 @@ use crate::call::Caller;
 use crate::domain::{Plan, write_id};
 use crate::run::{Claim, Run};
 
-/// The longest pause while DataStorage is away.
+/// The pauses while DataStorage is away.
+const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// How the worker works.
@@ -27,8 +30,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(3);
 pub struct Settings {
     /// Names this replica; the holder of its claims is this and a name of the process.
     pub replica_name: String,
-    /// Pause between two looks.
-    pub poll_interval: Duration,
     /// Executions at the same time.
     pub running_max: usize,
     /// Added to the time of all calls: what DataStorage may need in between.
@@ -65,58 +66,57 @@ impl Worker {
     /// # Errors
     /// Never: what goes wrong is tried again.
     pub async fn run(self: Arc<Self>, shutdown: Shutdown) -> anyhow::Result<()> {
+        let (found, mut pending) = mpsc::channel(1);
+        let hearing = tokio::spawn(follow_executions(
+            self.storage.clone(),
+            vec![ExecutionPhase::Pending],
+            shutdown.clone(),
+            found,
+        ));
         let mut runs = JoinSet::new();
-        let mut pause = self.settings.poll_interval;
-        while !shutdown.is_requested() {
-            pause = match self.pass(&mut runs, &shutdown).await {
-                Ok(()) => self.settings.poll_interval,
-                Err(error) => {
-                    tracing::warn!(%error, "a pass was not ended");
-                    (pause * 2).min(PAUSE_MAX)
-                }
-            };
-            while let Some(ended) = runs.try_join_next() {
-                told(ended);
+        // Who is full hears of nothing more, and leaves it to other replicas.
+        while let Some(execution) = shutdown
+            .unless_requested(next(&mut pending, &mut runs, self.settings.running_max))
+            .await
+            .flatten()
+        {
+            let span = common::telemetry::work_span(&execution.request_id);
+            let begun = self.begin_surely(&execution, &shutdown);
+            if let Some(run) = begun.instrument(span.clone()).await {
+                runs.spawn(run.finish().instrument(span));
             }
-            shutdown.sleep(pause).await;
         }
         while let Some(ended) = runs.join_next().await {
             told(ended);
         }
+        drop(pending);
+        hearing.await?;
         Ok(())
     }
 
-    /// Claims the oldest pending executions, as many as there is room for.
-    async fn pass(
-        self: &Arc<Self>,
-        runs: &mut JoinSet<()>,
-        shutdown: &Shutdown,
-    ) -> Result<(), ClientError> {
-        let pending = ExecutionQuery {
-            phase: vec![ExecutionPhase::Pending],
-            ..ExecutionQuery::default()
-        };
-        for execution in self.storage.executions(&pending).await?.items {
-            if shutdown.is_requested() || runs.len() >= self.settings.running_max {
-                break;
-            }
-            let span = common::telemetry::work_span(&execution.request_id);
-            let begun = self.begin(&execution, shutdown).instrument(span.clone());
-            match begun.await {
-                Ok(Some(run)) => {
-                    runs.spawn(run.finish().instrument(span));
-                }
-                Ok(None) => {}
+    /// Claims, again while DataStorage is away: what was heard of is not heard of again soon.
+    async fn begin_surely(&self, execution: &Execution, shutdown: &Shutdown) -> Option<Run> {
+        let mut pause = PAUSE;
+        loop {
+            match self.begin(execution, shutdown).await {
+                Ok(run) => return run,
                 Err(error) if error.is_conflict() => {
                     tracing::debug!(execution_id = %execution.id, %error, "not ours");
+                    return None;
                 }
-                Err(error) if error.is_temporary() => return Err(error),
+                Err(error) if error.is_temporary() => {
+                    tracing::warn!(execution_id = %execution.id, %error, "DataStorage is away");
+                }
                 Err(error) => {
                     tracing::error!(execution_id = %execution.id, %error, "cannot be begun");
+                    return None;
                 }
             }
+            if !shutdown.sleep(pause).await {
+                return None;
+            }
+            pause = PAUSE_MAX.min(pause * 2);
         }
-        Ok(())
     }
 
     /// Claims an execution that can be run, and ends one that cannot.
@@ -183,6 +183,21 @@ impl Worker {
         crate::run::count_end("Failed");
         Ok(())
     }
+}
+
+/// The next execution, as soon as there is room for it.
+async fn next(
+    pending: &mut mpsc::Receiver<Execution>,
+    runs: &mut JoinSet<()>,
+    running_max: usize,
+) -> Option<Execution> {
+    while let Some(ended) = runs.try_join_next() {
+        told(ended);
+    }
+    while runs.len() >= running_max {
+        told(runs.join_next().await?);
+    }
+    pending.recv().await
 }
 
 fn told(ended: Result<(), tokio::task::JoinError>) {

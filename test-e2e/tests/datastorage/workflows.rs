@@ -43,6 +43,7 @@ fn an_execution_begins_together_with_the_requests_move() {
     let new = NewExecution {
         request_id: request.id,
         parameters: BTreeMap::new(),
+        phase_deadline_seconds: None,
     };
     let stale = request.resource_version - 1;
     orchestrator
@@ -84,6 +85,7 @@ fn a_target_has_one_execution_at_a_time() {
         let new = NewExecution {
             request_id: all[index].id,
             parameters: BTreeMap::new(),
+            phase_deadline_seconds: None,
         };
         orchestrator.post_if_match(EXECUTIONS, all[index].resource_version, &new)
     });

@@ -71,6 +71,34 @@ impl fmt::Display for BySequence {
     }
 }
 
+/// A place in the order of all transitions: transaction, then number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct InChanges {
+    pub(crate) xid: u64,
+    pub(crate) id: i64,
+}
+
+impl InChanges {
+    /// Reads a cursor that [`fmt::Display`] wrote.
+    pub(crate) fn parse(cursor: &str) -> Answer<Self> {
+        let read = || {
+            let (xid, id) = cursor.strip_prefix('w')?.split_once('.')?;
+            Some(Self {
+                xid: xid.parse().ok()?,
+                id: id.parse().ok()?,
+            })
+        };
+        read()
+            .ok_or_else(|| Problem::bad_request("after: not a cursor that a list or a watch gave"))
+    }
+}
+
+impl fmt::Display for InChanges {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "w{}.{}", self.xid, self.id)
+    }
+}
+
 fn bad_cursor() -> Problem {
     Problem::bad_request("cursor: not one that this list gave")
 }
@@ -89,11 +117,13 @@ mod tests {
             prop_assert_eq!(ByTime::parse(&by_time.to_string()).expect("cursor"), by_time);
             let by_sequence = BySequence(seq);
             prop_assert_eq!(BySequence::parse(&by_sequence.to_string()).expect("cursor"), by_sequence);
+            let in_changes = InChanges { xid: seq.unsigned_abs(), id: micros };
+            prop_assert_eq!(InChanges::parse(&in_changes.to_string()).expect("cursor"), in_changes);
         }
 
         #[test]
         fn anything_else_is_refused_and_not_a_panic(text: String) {
-            let _ = (ByTime::parse(&text), BySequence::parse(&text));
+            let _ = (ByTime::parse(&text), BySequence::parse(&text), InChanges::parse(&text));
         }
     }
 

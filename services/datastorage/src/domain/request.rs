@@ -1,7 +1,10 @@
 //! Remediation requests: what a new one must hold, and what a patch makes of one. Who may do what
 //! stands in the transition table of `common`.
 
-use common::api::{NewRemediationRequest, PatchRemediationRequest, RemediationRequest, Target};
+use common::api::{
+    Approval, NewApproval, NewRemediationRequest, PatchRemediationRequest, RemediationRequest,
+    Target,
+};
 use common::auth::Caller;
 use common::problem::{Answer, Problem};
 use common::transitions::{Legality, REQUEST_TRANSITIONS, RequestPhase, STARTS_EXECUTIONS};
@@ -52,6 +55,11 @@ pub(crate) fn parse_patch(patch: &PatchRemediationRequest) -> Answer<()> {
         patch.phase_deadline_seconds,
         WAIT_SECONDS_MAX,
     )?;
+    seconds("deadline_seconds", patch.deadline_seconds, WAIT_SECONDS_MAX)?;
+    if let Some(approval) = &patch.approval {
+        text::name("approval.decided_by", &approval.decided_by)?;
+        text::optional_sentence("approval.reason", Some(&approval.reason))?;
+    }
     if let Some(classification) = &patch.classification {
         text::name("classification.environment", &classification.environment)?;
         text::sha256("classification.policy_hash", &classification.policy_hash)?;
@@ -76,6 +84,11 @@ pub(crate) fn parse_patch(patch: &PatchRemediationRequest) -> Answer<()> {
     Ok(())
 }
 
+/// Judges a time to wait, in seconds.
+pub(crate) fn check_wait(field: &str, value: Option<u32>) -> Answer<()> {
+    seconds(field, value, WAIT_SECONDS_MAX)
+}
+
 fn seconds(field: &str, value: Option<u32>, max: u32) -> Answer<()> {
     match value {
         Some(seconds) if !(1..=max).contains(&seconds) => Err(Problem::bad_request(format!(
@@ -93,10 +106,14 @@ pub(crate) fn patched(
     now: OffsetDateTime,
 ) -> Answer<RemediationRequest> {
     let to = patch.phase.unwrap_or(request.phase);
+    if sets_deadlines_alone(patch) {
+        return with_deadlines(request, patch, caller, now);
+    }
     if to == request.phase {
         check_same_phase(request, caller)?;
     } else {
         check_transition(request.phase, to, caller)?;
+        check_time(request, to, now)?;
     }
     check_lease(request, patch, caller, now)?;
     check_authors(patch, caller)?;
@@ -120,13 +137,104 @@ pub(crate) fn patched(
     if let Some(seconds) = patch.blocked_for_seconds {
         next.blocked_until = Some(from_now(seconds));
     }
-    if let Some(seconds) = patch.phase_deadline_seconds {
-        next.phase_deadline = Some(from_now(seconds));
+    set_deadlines(&mut next, patch, now);
+    if let Some(approval) = &patch.approval {
+        next.approval = Some(decided(request, approval, now)?);
     }
     next.reason = patch.reason.clone().or(next.reason);
     next.classification = patch.classification.clone().or(next.classification);
     next.workflow = patch.workflow.clone().or(next.workflow);
     Ok(next)
+}
+
+/// Whether a patch says by when something must end, and nothing else. That is no change of state:
+/// it leaves the resource version as it is, so that it is in nobody's way.
+#[must_use]
+pub(crate) fn sets_deadlines_alone(patch: &PatchRemediationRequest) -> bool {
+    let nothing_else = PatchRemediationRequest {
+        write_id: patch.write_id,
+        phase_deadline_seconds: patch.phase_deadline_seconds,
+        deadline_seconds: patch.deadline_seconds,
+        ..PatchRemediationRequest::default()
+    };
+    *patch == nothing_else
+        && (patch.phase_deadline_seconds.is_some() || patch.deadline_seconds.is_some())
+}
+
+fn with_deadlines(
+    request: &RemediationRequest,
+    patch: &PatchRemediationRequest,
+    caller: &Caller,
+    now: OffsetDateTime,
+) -> Answer<RemediationRequest> {
+    check_same_phase(request, caller)?;
+    if *caller.subject != *STARTS_EXECUTIONS {
+        return Err(Problem::forbidden(format!(
+            "deadlines are for `{STARTS_EXECUTIONS}` to set, not for `{}`",
+            caller.subject
+        )));
+    }
+    let mut next = request.clone();
+    set_deadlines(&mut next, patch, now);
+    Ok(next)
+}
+
+/// The deadline of a phase counts from now, that of the whole from its beginning, and stays.
+fn set_deadlines(
+    request: &mut RemediationRequest,
+    patch: &PatchRemediationRequest,
+    now: OffsetDateTime,
+) {
+    let span = |seconds: u32| Duration::seconds(i64::from(seconds));
+    if let Some(seconds) = patch.phase_deadline_seconds {
+        request.phase_deadline = Some(now + span(seconds));
+    }
+    if let Some(seconds) = patch.deadline_seconds {
+        let deadline = request.created_at + span(seconds);
+        request.deadline = request.deadline.or(Some(deadline));
+    }
+}
+
+/// Nothing times out before its time.
+fn check_time(request: &RemediationRequest, to: RequestPhase, now: OffsetDateTime) -> Answer<()> {
+    let deadlines = [request.phase_deadline, request.deadline];
+    let has_passed = deadlines.into_iter().flatten().any(|at| at <= now);
+    if to == RequestPhase::TimedOut && !has_passed {
+        return Err(Problem::conflict("no deadline of the request has passed"));
+    }
+    Ok(())
+}
+
+fn decided(
+    request: &RemediationRequest,
+    approval: &NewApproval,
+    now: OffsetDateTime,
+) -> Answer<Approval> {
+    if let Some(first) = &request.approval {
+        let (decision, by) = (first.decision, &first.decided_by);
+        return Err(Problem::conflict(format!(
+            "approval: `{by}` has decided before: {decision:?}"
+        ))
+        .with("decided_by", by.as_str()));
+    }
+    if request.phase != RequestPhase::AwaitingApproval {
+        let phase = request.phase;
+        return Err(Problem::conflict(format!(
+            "approval: the request is {phase} and awaits none"
+        )));
+    }
+    if request
+        .phase_deadline
+        .is_some_and(|deadline| deadline <= now)
+    {
+        return Err(Problem::conflict("approval: the time for it has passed"));
+    }
+    Ok(Approval {
+        decision: approval.decision,
+        decided_by: approval.decided_by.clone(),
+        reason: approval.reason.clone(),
+        decided_at: now,
+    })
 }
 
 fn check_transition(from: RequestPhase, to: RequestPhase, caller: &Caller) -> Answer<()> {
@@ -167,6 +275,10 @@ fn check_authors(patch: &PatchRemediationRequest, caller: &Caller) -> Answer<()>
         "classification"
     } else if patch.workflow.is_some() && *caller.subject != *STARTS_EXECUTIONS {
         "workflow"
+    } else if patch.approval.is_some() && *caller.subject != *STARTS_EXECUTIONS {
+        "approval"
+    } else if patch.deadline_seconds.is_some() && *caller.subject != *STARTS_EXECUTIONS {
+        "deadline_seconds"
     } else {
         return Ok(());
     };
@@ -224,7 +336,7 @@ mod tests {
             "signal": {"source": "alertmanager", "name": "Down"}, "reason": null,
             "lease_holder": "a", "lease_deadline": "2026-11-23T18:00:10Z", "classification": null,
             "workflow": null, "execution_id": null, "attempt": 0,
-            "blocked_until": "2026-11-23T18:00:10Z", "phase_deadline": "2026-11-23T18:00:10Z",
+            "blocked_until": "2026-11-23T18:00:10Z", "phase_deadline": "2026-11-23T18:00:00Z",
             "created_at": "2026-11-23T17:00:00Z", "updated_at": "2026-11-23T17:00:00Z"
         });
         serde_json::from_value(request).expect("request")
@@ -377,6 +489,77 @@ mod tests {
             ),
             200
         );
+    }
+
+    #[test]
+    fn nothing_times_out_before_its_time() {
+        let to = patch(RequestPhase::TimedOut);
+        let earlier = NOW - Duration::seconds(1);
+        let orchestrator = "remediationorchestrator";
+        assert_eq!(status(RequestPhase::Blocked, &to, orchestrator, NOW), 200);
+        assert_eq!(
+            status(RequestPhase::Blocked, &to, orchestrator, earlier),
+            409
+        );
+        let mut whole = request(RequestPhase::Executing);
+        whole.phase_deadline = None;
+        whole.deadline = Some(NOW);
+        let outcome = |now| patched(&whole, &to, &caller(orchestrator), now).is_ok();
+        assert!(outcome(NOW) && !outcome(earlier));
+    }
+
+    #[test]
+    fn deadlines_alone_are_no_change_of_state() {
+        let set = PatchRemediationRequest {
+            phase_deadline_seconds: Some(5),
+            deadline_seconds: Some(7200),
+            ..Default::default()
+        };
+        let before = request(RequestPhase::Processing);
+        let after = patched(&before, &set, &caller("remediationorchestrator"), NOW);
+        let after = after.expect("patched");
+        assert_eq!(after.resource_version, before.resource_version);
+        assert_eq!(after.updated_at, before.updated_at);
+        assert_eq!(after.lease_holder, before.lease_holder);
+        assert_eq!(after.phase_deadline, Some(NOW + Duration::seconds(5)));
+        let whole = Some(before.created_at + Duration::hours(2));
+        assert_eq!(after.deadline, whole);
+        let later = PatchRemediationRequest {
+            deadline_seconds: Some(1),
+            ..Default::default()
+        };
+        let again = patched(&after, &later, &caller("remediationorchestrator"), NOW);
+        assert_eq!(again.expect("patched").deadline, whole, "it is set once");
+        let processing = RequestPhase::Processing;
+        assert_eq!(status(processing, &set, "signalprocessing", NOW), 403);
+        let ended = RequestPhase::Completed;
+        assert_eq!(status(ended, &set, "remediationorchestrator", NOW), 409);
+    }
+
+    #[test]
+    fn an_approval_is_decided_once_in_time_and_only_when_awaited() {
+        let decide = PatchRemediationRequest {
+            approval: Some(NewApproval {
+                decision: common::api::Decision::Approved,
+                decided_by: "alice".to_owned(),
+                reason: "I looked".to_owned(),
+            }),
+            ..Default::default()
+        };
+        let orchestrator = "remediationorchestrator";
+        let awaiting = RequestPhase::AwaitingApproval;
+        let earlier = NOW - Duration::seconds(1);
+        assert_eq!(status(awaiting, &decide, orchestrator, earlier), 200);
+        assert_eq!(status(awaiting, &decide, orchestrator, NOW), 409);
+        assert_eq!(status(awaiting, &decide, "gateway", earlier), 403);
+        let analyzing = RequestPhase::Analyzing;
+        assert_eq!(status(analyzing, &decide, orchestrator, earlier), 409);
+        let once = patched(&request(awaiting), &decide, &caller(orchestrator), earlier);
+        let once = once.expect("patched");
+        let approval = once.approval.clone().expect("an approval");
+        assert_eq!(approval.decided_at, earlier);
+        let twice = patched(&once, &decide, &caller(orchestrator), earlier);
+        assert_eq!(twice.expect_err("decided").status().as_u16(), 409);
     }
 
     #[test]

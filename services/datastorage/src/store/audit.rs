@@ -128,8 +128,7 @@ impl Store {
     }
 
     async fn try_to_verify(&self, correlation_id: &str) -> Stored<ChainVerdict> {
-        let snapshot = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let mut transaction = self.pool.begin_with(snapshot).await?;
+        let mut transaction = self.snapshot().await?;
         let head: Option<(i64, String)> = sqlx::query_as(
             "SELECT last_seq, last_hash FROM audit_chains WHERE correlation_id = $1",
         )

@@ -13,14 +13,17 @@ use common::transitions::{MAY_START_EXECUTION, RequestPhase, STARTS_EXECUTIONS};
 use serde_json::json;
 use sqlx::PgConnection;
 use sqlx::types::Json;
+use time::Duration;
 use uuid::Uuid;
 
 use super::requests::{self, check_version, next_page};
 use super::writes::Write;
-use super::{Outcome, Store, StoreError, Stored, audit, data, name_of, names_of, now, workflows};
+use super::{
+    Outcome, Store, StoreError, Stored, audit, changes, data, name_of, names_of, now, workflows,
+};
 use crate::domain::audit::{Draft, OwnEvent};
 use crate::domain::page::{self, ByTime};
-use crate::domain::{execution, workflow};
+use crate::domain::{execution, request, workflow};
 
 /// A row as it goes over the wire.
 macro_rules! wire {
@@ -45,6 +48,7 @@ impl Store {
                 caller.subject
             )));
         }
+        request::check_wait("phase_deadline_seconds", new.phase_deadline_seconds)?;
         self.transacted(|| self.try_to_create_execution(request_version, new, caller))
             .await
     }
@@ -64,7 +68,7 @@ impl Store {
         let workflow = chosen_workflow(&mut transaction, &before).await?;
         let parameters = workflow::parameters(&workflow.workflow, &before.target, &new.parameters)?;
         let execution = insert(&mut transaction, &before, &workflow, &parameters).await?;
-        let after = executing(&before, &execution);
+        let after = executing(&before, &execution, new.phase_deadline_seconds);
         requests::update(&mut transaction, &after).await?;
         let created = Draft::own(
             OwnEvent::ExecutionCreated,
@@ -109,6 +113,8 @@ impl Store {
         let limit = page::limit(query.limit)?;
         let after = query.cursor.as_deref().map(ByTime::parse).transpose()?;
         self.transacted(|| async move {
+            let mut snapshot = self.snapshot().await?;
+            let watch_cursor = changes::here(&mut snapshot).await?;
             let rows: Vec<Json<Execution>> = sqlx::query_scalar(concat!(
                 "SELECT ",
                 wire!(),
@@ -123,11 +129,15 @@ impl Store {
             .bind(after.map(|after| after.at))
             .bind(after.map(|after| after.id))
             .bind(limit)
-            .fetch_all(&self.pool)
+            .fetch_all(&mut *snapshot)
             .await?;
             let mut items: Vec<Execution> = rows.into_iter().map(|Json(row)| row).collect();
             let next_cursor = next_page(&mut items, limit, |last| (last.created_at, last.id));
-            Ok(Executions { items, next_cursor })
+            Ok(Executions {
+                items,
+                watch_cursor,
+                next_cursor,
+            })
         })
         .await
     }
@@ -221,7 +231,12 @@ async fn chosen_workflow(
 }
 
 /// The request as it is while its execution runs.
-fn executing(before: &RemediationRequest, execution: &Execution) -> RemediationRequest {
+fn executing(
+    before: &RemediationRequest,
+    execution: &Execution,
+    phase_deadline_seconds: Option<u32>,
+) -> RemediationRequest {
+    let within = |seconds: u32| execution.created_at + Duration::seconds(seconds.into());
     RemediationRequest {
         phase: RequestPhase::Executing,
         resource_version: before.resource_version + 1,
@@ -230,7 +245,7 @@ fn executing(before: &RemediationRequest, execution: &Execution) -> RemediationR
         lease_holder: None,
         lease_deadline: None,
         blocked_until: None,
-        phase_deadline: None,
+        phase_deadline: phase_deadline_seconds.map(within),
         updated_at: execution.created_at,
         ..before.clone()
     }

@@ -13,7 +13,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::writes::Write;
-use super::{Outcome, Store, StoreError, Stored, audit, data, name_of, names_of, now};
+use super::{Outcome, Store, StoreError, Stored, audit, changes, data, name_of, names_of, now};
 use crate::domain::audit::{Draft, OwnEvent};
 use crate::domain::page::{self, ByTime};
 use crate::domain::request;
@@ -108,6 +108,9 @@ impl Store {
         after: Option<ByTime>,
         limit: i64,
     ) -> Stored<RemediationRequests> {
+        let mut snapshot = self.snapshot().await?;
+        let watch_cursor = changes::here(&mut snapshot).await?;
+        let as_of = now(&mut snapshot).await?;
         let rows: Vec<Json<RemediationRequest>> = sqlx::query_scalar(concat!(
             "SELECT ",
             wire!(),
@@ -117,7 +120,10 @@ impl Store {
                  AND ($3::text IS NULL
                       OR (target_namespace, target_kind, target_name) = ($3, $4::text, $5::text))
                  AND ($6::timestamptz IS NULL
-                      OR least(lease_deadline, blocked_until, phase_deadline) < $6)
+                      OR least(lease_deadline, blocked_until, phase_deadline, deadline) < $6)
+                 AND (NOT $10::boolean
+                      OR least(lease_deadline, blocked_until, phase_deadline, deadline)
+                         <= $11)
                  AND ($7::timestamptz IS NULL OR (created_at, id) > ($7, $8::uuid))
                ORDER BY created_at, id LIMIT $9 + 1"
         ))
@@ -130,11 +136,18 @@ impl Store {
         .bind(after.map(|after| after.at))
         .bind(after.map(|after| after.id))
         .bind(limit)
-        .fetch_all(&self.pool)
+        .bind(query.due)
+        .bind(as_of)
+        .fetch_all(&mut *snapshot)
         .await?;
         let mut items: Vec<RemediationRequest> = rows.into_iter().map(|Json(row)| row).collect();
         let next_cursor = next_page(&mut items, limit, |last| (last.created_at, last.id));
-        Ok(RemediationRequests { items, next_cursor })
+        Ok(RemediationRequests {
+            items,
+            as_of,
+            watch_cursor,
+            next_cursor,
+        })
     }
 
     /// Changes a request that still has this resource version.
@@ -168,8 +181,10 @@ impl Store {
         let after = request::patched(&before, patch, caller, now)?;
         update(&mut transaction, &after).await?;
         write.done(&mut transaction, &after).await?;
-        let event = change_event(&before, &after);
-        audit::append(&mut transaction, vec![event], &caller.subject).await?;
+        if after.resource_version != before.resource_version {
+            let event = change_event(&before, &after);
+            audit::append(&mut transaction, vec![event], &caller.subject).await?;
+        }
         transaction.commit().await?;
         Ok(after)
     }
@@ -198,6 +213,7 @@ pub(super) fn change_event(before: &RemediationRequest, after: &RemediationReque
             ),
             ("workflow", json!(after.workflow)),
             ("execution_id", json!(after.execution_id)),
+            ("approval", json!(after.approval)),
         ]),
     );
     about(event, after)
@@ -243,7 +259,8 @@ pub(super) async fn update(
         "UPDATE remediation_requests
             SET resource_version = $2, phase = $3, reason = $4, lease_holder = $5,
                 lease_deadline = $6, classification = $7, workflow = $8, execution_id = $9,
-                attempt = $10, blocked_until = $11, phase_deadline = $12, updated_at = $13
+                attempt = $10, blocked_until = $11, phase_deadline = $12, updated_at = $13,
+                deadline = $14, approval = $15
           WHERE id = $1",
     )
     .bind(request.id)
@@ -259,6 +276,8 @@ pub(super) async fn update(
     .bind(request.blocked_until)
     .bind(request.phase_deadline)
     .bind(request.updated_at)
+    .bind(request.deadline)
+    .bind(request.approval.as_ref().map(Json))
     .execute(connection)
     .await?;
     Ok(())

@@ -217,6 +217,7 @@ async fn the_role_of_the_service_owns_nothing_and_may_do_little() {
         [
             ("audit_chains", "INSERT,SELECT,UPDATE"),
             ("audit_events", "INSERT,SELECT"),
+            ("changes", "INSERT,SELECT"),
             ("remediation_requests", "INSERT,SELECT,UPDATE"),
             ("request_signals", "INSERT,SELECT"),
             ("workflow_executions", "INSERT,SELECT,UPDATE"),

@@ -22,6 +22,7 @@ fn new_execution(request: &RemediationRequest) -> NewExecution {
     NewExecution {
         request_id: request.id,
         parameters: BTreeMap::from([("why".to_owned(), "down".to_owned())]),
+        phase_deadline_seconds: None,
     }
 }
 
@@ -49,7 +50,7 @@ async fn started(
     (request, created.expect("created").value)
 }
 
-fn claim(holder: &str, seconds: u32) -> PatchExecution {
+pub(crate) fn claim(holder: &str, seconds: u32) -> PatchExecution {
     PatchExecution {
         write_id: Uuid::now_v7(),
         phase: Some(ExecutionPhase::Running),
@@ -59,7 +60,7 @@ fn claim(holder: &str, seconds: u32) -> PatchExecution {
     }
 }
 
-fn end(holder: &str, phase: ExecutionPhase) -> PatchExecution {
+pub(crate) fn end(holder: &str, phase: ExecutionPhase) -> PatchExecution {
     PatchExecution {
         write_id: Uuid::now_v7(),
         phase: Some(phase),
@@ -176,6 +177,7 @@ async fn parameters_are_exactly_the_declared_ones() {
     let none = NewExecution {
         request_id: ready.id,
         parameters: BTreeMap::new(),
+        phase_deadline_seconds: None,
     };
     let missing = client.create_execution(ready.resource_version, &none).await;
     assert_refused(missing, 400, "`why` is missing");
@@ -187,6 +189,7 @@ async fn parameters_are_exactly_the_declared_ones() {
     let nobody = NewExecution {
         request_id: Uuid::now_v7(),
         parameters: BTreeMap::new(),
+        phase_deadline_seconds: None,
     };
     let nobody = client
         .create_execution(ready.resource_version, &nobody)
@@ -206,7 +209,7 @@ async fn a_busy_target_names_its_holder() {
         .await
         .expect("get");
     service
-        .moved(&now, ORCHESTRATOR, RequestPhase::TimedOut)
+        .moved(&now, ORCHESTRATOR, RequestPhase::Failed)
         .await;
     let second = service.ready_to_execute("web", &workflow).await;
     let client = service.client(ORCHESTRATOR);

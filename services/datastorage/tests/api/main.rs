@@ -8,3 +8,4 @@ mod edge;
 mod executions;
 mod helpers;
 mod requests;
+mod watch;

@@ -363,7 +363,7 @@ async fn every_change_has_its_event_and_its_actor() {
         .expect("patched");
     assert_eq!(patched.reason.as_deref(), Some("slow"));
     service
-        .moved(&patched, "remediationorchestrator", RequestPhase::TimedOut)
+        .moved(&patched, "remediationorchestrator", RequestPhase::Failed)
         .await;
     assert_eq!(
         service.told(&request.id.to_string()).await,
@@ -371,7 +371,7 @@ async fn every_change_has_its_event_and_its_actor() {
             ["created", "gateway", "Pending"],
             ["transitioned", "signalprocessing", "Processing"],
             ["updated", "signalprocessing", "Processing"],
-            ["transitioned", "remediationorchestrator", "TimedOut"],
+            ["transitioned", "remediationorchestrator", "Failed"],
         ]
         .map(|[action, actor, to]| [
             format!("datastorage.remediation_request.{action}"),

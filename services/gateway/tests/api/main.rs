@@ -323,6 +323,7 @@ async fn execute(stack: &Stack, request: RemediationRequest) -> RemediationReque
     let execution = NewExecution {
         request_id: request.id,
         parameters: [].into(),
+        phase_deadline_seconds: None,
     };
     orchestrator
         .create_execution(request.resource_version, &execution)

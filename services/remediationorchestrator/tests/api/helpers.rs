@@ -8,14 +8,25 @@ use common::transitions::ExecutionPhase;
 use harness::{Storage, token, tokens};
 use remediationorchestrator::Config;
 use remediationorchestrator::routes::Plan;
+use remediationorchestrator::rules::{LiveRules, RuleBook};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+/// The service with rules that hold nobody back for long.
 pub(crate) async fn started(storage: &Storage) -> Running {
+    started_with(storage, "{}").await
+}
+
+/// The service with these rules, laid over those that hold nobody back for long.
+pub(crate) async fn started_with(storage: &Storage, shop: &str) -> Running {
+    let quick = r#"{"cool_down_seconds": 0, "backoff_seconds": 1, "busy_seconds": 1}"#;
+    let rules = format!(r#"{{"default": {quick}, "namespaces": {{"shop": {shop}}}}}"#);
+    let rules = RuleBook::parse(rules.as_bytes()).expect("rules");
     let config = Config {
         tokens: TokensArgs { tokens: tokens() },
         datastorage: storage.args(super::NAME),
-        poll_interval_ms: 20,
+        rules: Some(LiveRules::fixed(rules)),
+        due_interval_ms: 50,
     };
     harness::serve(&ListenArgs::loopback(), &[DATASTORAGE], async |context| {
         remediationorchestrator::build(config, context).await

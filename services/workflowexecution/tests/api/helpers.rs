@@ -31,7 +31,6 @@ pub(crate) async fn started(storage: &Storage, times: &Times) -> Running {
         replica: ReplicaArgs {
             replica_name: "replica".to_owned(),
         },
-        poll_interval_ms: 20,
         running_max: 16,
         claim_slack_seconds: times.slack_seconds,
         watchdog_grace_seconds: times.grace_seconds,
