@@ -31,7 +31,7 @@ static SHARED: LazyLock<(Runtime, Client)> = LazyLock::new(|| {
 });
 
 /// Waits for what is only there as a future.
-pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     SHARED.0.block_on(future)
 }
 
@@ -255,6 +255,22 @@ impl Api {
                 Err(NoAnswer(format!("{call}: {}", chain(&error))))
             }
         }
+    }
+
+    /// The client that the services have of DataStorage, for what lasts longer than a call.
+    ///
+    /// # Errors
+    /// When nobody knows where it listens.
+    ///
+    /// # Panics
+    /// When this API has no token.
+    pub fn datastorage(&self) -> Result<common::client::DataStorage, NoAnswer> {
+        let base = format!("http://{}", self.address("a watch")?);
+        let base = base.parse().expect("a URL");
+        let token = common::config::Secret::new(self.token.as_deref().expect("a token"));
+        let patience = common::client::Patience::default();
+        let client = common::client::DataStorage::with_patience(&base, &token, patience);
+        Ok(client.expect("a client"))
     }
 
     fn address(&self, call: &str) -> Result<SocketAddr, NoAnswer> {

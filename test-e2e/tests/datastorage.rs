@@ -7,5 +7,7 @@ mod audit_events;
 mod faults;
 #[path = "datastorage/requests.rs"]
 mod requests;
+#[path = "datastorage/watch.rs"]
+mod watch;
 #[path = "datastorage/workflows.rs"]
 mod workflows;

@@ -51,11 +51,17 @@ struct Patient {
 /// A sick workload in the test bed and an alert about it.
 #[track_caller]
 fn patient(scenario: &Scenario, signal: &str) -> Patient {
+    patient_in(scenario, signal, "warning")
+}
+
+/// The same with an alert of this severity. What is critical here is P0, and a person is asked.
+#[track_caller]
+fn patient_in(scenario: &Scenario, signal: &str, severity: &str) -> Patient {
     let name = format!("web-{}", unique());
     testbed::make_sick(&scenario.anonymous("testbed"), &name);
     let labels = [
         ("alertname", signal),
-        ("severity", "critical"),
+        ("severity", severity),
         ("namespace", "shop"),
         ("deployment", name.as_str()),
     ];
@@ -137,10 +143,30 @@ fn an_alert_heals_a_workload() {
     let scenario = scenario!(Shared);
     let gateway = scenario.api("gateway", "alertmanager");
     let api = scenario.api("datastorage", "e2e-reader");
-    let patient = patient(&scenario, &signal_with_workflow(&scenario));
+    let patient = patient_in(&scenario, &signal_with_workflow(&scenario), "critical");
     signals::send(&gateway, &patient.alert).expect(201);
+    let id = request_of(&scenario, &patient).id;
+    requests::await_phase(&api, id, WITHIN, RequestPhase::AwaitingApproval);
+    let journal = Journal::of(&scenario.anonymous("testbed"), &patient.name);
+    assert!(journal.calls("restart").is_empty(), "{journal:#?}");
+    scenario
+        .api("remediationorchestrator", "e2e-approver")
+        .post(
+            &format!("/api/v1/approvals/{id}"),
+            &json!({"decision": "approved", "reason": "it is sick"}),
+        )
+        .expect(200);
     expect_healed(&scenario, &patient);
+    let trail = ["approval.requested", "workflow.selected"];
+    audit::expect_in_order(&api, &id.to_string(), &trail);
     let request = request_of(&scenario, &patient);
+    assert_eq!(
+        request
+            .approval
+            .map(|approval| approval.decided_by)
+            .as_deref(),
+        Some("e2e-approver")
+    );
     let classification = request.classification.expect("a classification");
     assert_eq!(classification.priority, "P0");
     let events = audit::chain_events(&api, &request.id.to_string());

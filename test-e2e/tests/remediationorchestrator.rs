@@ -10,7 +10,8 @@ use common::api::{
     StepResult, Target,
 };
 use common::transitions::{ExecutionPhase, RequestPhase};
-use serde_json::json;
+use serde_json::{Value, json};
+use test_e2e::config_map::ConfigFile;
 use test_e2e::crowd::{together, under_load};
 use test_e2e::metrics::Metrics;
 use test_e2e::poll::never;
@@ -21,6 +22,8 @@ use test_e2e::{
 use uuid::Uuid;
 
 const WITHIN: Duration = Duration::from_secs(30);
+/// The kubelet takes a minute and more to bring a ConfigMap into a pod.
+const POLICY_WITHIN: Duration = Duration::from_secs(150);
 
 /// Publishes a workflow for a signal that no other test has, and names that signal.
 fn with_workflow(scenario: &Scenario) -> (String, NewWorkflow) {
@@ -271,35 +274,308 @@ fn a_failed_execution_fails_the_request_and_is_not_repeated() {
 }
 
 #[test]
-fn who_comes_second_to_a_target_waits_and_then_goes_on() {
+fn who_comes_second_to_a_target_is_blocked_and_then_goes_on_by_itself() {
     let scenario = scenario!(Shared);
     let (signal, _) = with_workflow(&scenario);
     let api = scenario.api("datastorage", "e2e-reader");
-    let target: Target = requests::target();
+    // Its end, and not the time, is what the second one waits for.
+    let target = target_under(
+        &scenario,
+        &json!({"busy_seconds": 3600, "cool_down_seconds": 0}),
+    );
     let first = workflows::analyzed(&scenario, &signal, &target);
     let (_, holder) = executing(&scenario, first.id);
     let second = workflows::analyzed(&scenario, &signal, &target);
-    let waiting = requests::await_request(&api, second.id, WITHIN, "waiting", |request| {
-        request
-            .reason
-            .as_ref()
-            .is_some_and(|reason| reason.contains(&holder.id.to_string()))
-    });
-    assert_eq!(
-        (waiting.phase, waiting.execution_id),
-        (RequestPhase::Analyzing, None)
-    );
+    let blocked = await_phase(&scenario, second.id, RequestPhase::Blocked);
+    let reason = blocked.reason.expect("a reason");
+    assert!(reason.contains(&holder.id.to_string()), "{reason}");
+    assert_eq!(blocked.execution_id, None);
     complete(&scenario, &holder);
     await_phase(&scenario, first.id, RequestPhase::Completed);
     let (_, next) = executing(&scenario, second.id);
     assert_ne!(next.id, holder.id);
     complete(&scenario, &next);
     await_phase(&scenario, second.id, RequestPhase::Completed);
-    let waited = audit::types(&api, &second.id.to_string());
-    let waited = waited
+    let said = audit::types(&api, &second.id.to_string());
+    let said = said.iter().filter(|found| *found == "remediation.blocked");
+    assert_eq!(said.count(), 1, "it says once that it is blocked");
+}
+
+/// A target in a namespace of its own, for which the policy says this.
+#[track_caller]
+fn target_under(scenario: &Scenario, rules: &Value) -> Target {
+    let namespace = format!("shop-{}", unique());
+    let file = ConfigFile::of(scenario.run(), "remediationorchestrator", "policy.json");
+    file.update(|text| {
+        let mut policy: Value = serde_json::from_str(&text).expect("a policy");
+        policy["namespaces"][&namespace] = rules.clone();
+        policy.to_string()
+    });
+    let reader = scenario.api("remediationorchestrator", "e2e-reader");
+    let path = format!("/api/v1/policy?namespace={namespace}");
+    let wanted = rules.as_object().expect("an object");
+    eventually("the policy in force", POLICY_WITHIN, || {
+        let in_force = reader.get(&path).expect(200).value();
+        if wanted.iter().all(|(name, value)| in_force[name] == *value) {
+            Look::Seen(())
+        } else {
+            Look::NotYet(in_force.to_string())
+        }
+    });
+    Target {
+        namespace,
+        ..requests::target()
+    }
+}
+
+/// A request about this target that is P0 in production, and awaits a person.
+#[track_caller]
+fn awaiting(scenario: &Scenario, target: &Target) -> RemediationRequest {
+    let (signal, _) = with_workflow(scenario);
+    let mut new = requests::new_request(target);
+    new.signal.name = signal;
+    let request = requests::create(&scenario.api("datastorage", "gateway"), &new);
+    let classified = workflows::classification("P0", "production");
+    let request = workflows::classify(scenario, &request, classified);
+    await_phase(scenario, request.id, RequestPhase::AwaitingApproval)
+}
+
+fn approval(request: &RemediationRequest) -> String {
+    format!("/api/v1/approvals/{}", request.id)
+}
+
+#[test]
+fn what_is_approved_is_executed_and_decided_once() {
+    let scenario = scenario!(Shared);
+    let api = scenario.api("datastorage", "e2e-reader");
+    let approver = scenario.api("remediationorchestrator", "e2e-approver");
+    let request = awaiting(&scenario, &requests::target());
+    let path = approval(&request);
+    let decisions: Vec<u16> = together(8, |index| {
+        let decision = json!({"decision": "approved", "reason": format!("reason {index}")});
+        approver.post(&path, &decision).status
+    });
+    let won = decisions.iter().filter(|status| **status == 200).count();
+    let lost = decisions.iter().filter(|status| **status == 409).count();
+    assert_eq!((won, lost), (1, 7), "{decisions:?}");
+    let (executing, execution) = executing(&scenario, request.id);
+    let stands = executing.approval.expect("an approval");
+    assert_eq!(stands.decided_by, "e2e-approver");
+    complete(&scenario, &execution);
+    await_phase(&scenario, request.id, RequestPhase::Completed);
+    let chain = request.id.to_string();
+    let trail = [
+        "approval.requested",
+        "workflow.selected",
+        "remediation.completed",
+    ];
+    audit::expect_in_order(&api, &chain, &trail);
+    let said = audit::types(&api, &chain);
+    let said = said.iter().filter(|found| *found == "approval.decided");
+    assert_eq!(said.count(), 1);
+    assert!(audit::verdict(&api, &chain).intact);
+}
+
+#[test]
+fn what_is_rejected_ends_and_nothing_is_executed() {
+    let scenario = scenario!(Shared);
+    let approver = scenario.api("remediationorchestrator", "e2e-approver");
+    let request = awaiting(&scenario, &requests::target());
+    let no = json!({"decision": "rejected", "reason": "not on a Friday"});
+    approver.post(&approval(&request), &no).expect(200);
+    let ended = await_phase(&scenario, request.id, RequestPhase::Cancelled);
+    let reason = ended.reason.expect("a reason");
+    assert!(
+        reason.contains("e2e-approver") && reason.contains("not on a Friday"),
+        "{reason}"
+    );
+    assert_eq!(ended.execution_id, None);
+    approver
+        .post(&approval(&request), &no)
+        .expect_problem(409, &[]);
+}
+
+#[test]
+fn only_the_role_to_approve_approves() {
+    let scenario = scenario!(Shared);
+    let api = scenario.api("datastorage", "e2e-reader");
+    let request = awaiting(&scenario, &requests::target());
+    let yes = json!({"decision": "approved", "reason": "please"});
+    for subject in ["e2e-reader", "e2e-writer"] {
+        scenario
+            .api("remediationorchestrator", subject)
+            .post(&approval(&request), &yes)
+            .expect_problem(403, &["approve"]);
+    }
+    scenario
+        .anonymous("remediationorchestrator")
+        .post(&approval(&request), &yes)
+        .expect_problem(401, &[]);
+    let approver = scenario.api("remediationorchestrator", "e2e-approver");
+    let forged = json!({"decision": "approved", "reason": "x", "decided_by": "someone else"});
+    approver
+        .post(&approval(&request), &forged)
+        .expect_problem(400, &["decided_by"]);
+    let cancel = format!("{}/{}/cancel", requests::REQUESTS, request.id);
+    approver
+        .post(&cancel, &json!({"reason": "x"}))
+        .expect_problem(403, &["write"]);
+    assert_eq!(requests::read(&api, request.id), request);
+}
+
+#[test]
+fn an_approval_that_nobody_gives_expires() {
+    let scenario = scenario!(Shared);
+    let api = scenario.api("datastorage", "e2e-reader");
+    let target = target_under(&scenario, &json!({"approval_seconds": 1}));
+    let request = awaiting(&scenario, &target);
+    let ended = await_phase(&scenario, request.id, RequestPhase::TimedOut);
+    assert!(ended.updated_at >= request.phase_deadline.expect("a deadline"));
+    let late = json!({"decision": "approved", "reason": "late"});
+    scenario
+        .api("remediationorchestrator", "e2e-approver")
+        .post(&approval(&request), &late)
+        .expect_problem(409, &[]);
+    audit::expect_in_order(&api, &request.id.to_string(), &["remediation.timed_out"]);
+}
+
+#[test]
+fn a_target_cools_down_and_its_next_request_resumes_by_itself() {
+    let scenario = scenario!(Shared);
+    let api = scenario.api("datastorage", "e2e-reader");
+    let (signal, _) = with_workflow(&scenario);
+    let target = target_under(&scenario, &json!({"cool_down_seconds": 3}));
+    let first = workflows::analyzed(&scenario, &signal, &target);
+    complete(&scenario, &executing(&scenario, first.id).1);
+    await_phase(&scenario, first.id, RequestPhase::Completed);
+    let second = workflows::analyzed(&scenario, &signal, &target);
+    let blocked = await_phase(&scenario, second.id, RequestPhase::Blocked);
+    let reason = blocked.reason.expect("a reason");
+    assert!(reason.contains("cools down"), "{reason}");
+    let plan = format!("{}/{}/plan", requests::REQUESTS, second.id);
+    let reader = scenario.api("remediationorchestrator", "e2e-reader");
+    let plan = reader.get(&plan).expect(200).value();
+    assert_eq!(
+        plan["checks"][1]["subject"], "recently_remediated",
+        "{plan:#}"
+    );
+    let (resumed, execution) = executing(&scenario, second.id);
+    let until = blocked.blocked_until.expect("a time");
+    assert!(resumed.updated_at >= until, "{resumed:#?}");
+    complete(&scenario, &execution);
+    await_phase(&scenario, second.id, RequestPhase::Completed);
+    let events = audit::chain_events(&api, &second.id.to_string());
+    let blocked = events
         .iter()
-        .filter(|found| *found == "remediation.waiting");
-    assert_eq!(waited.count(), 1, "it says once that it waits");
+        .find(|event| event.event.event_type == "remediation.blocked");
+    let checks = &blocked.expect("an event").event.event_data["checks"];
+    let subjects: Vec<_> = (0..3)
+        .map(|index| checks[index]["subject"].clone())
+        .collect();
+    assert_eq!(
+        subjects,
+        [
+            "resource_busy",
+            "recently_remediated",
+            "consecutive_failures"
+        ]
+    );
+}
+
+#[test]
+fn consecutive_failures_back_off() {
+    let scenario = scenario!(Shared);
+    let (signal, _) = with_workflow(&scenario);
+    let rules = json!({"failures_max": 2, "backoff_seconds": 2});
+    let target = target_under(&scenario, &rules);
+    for _ in 0..3 {
+        let request = workflows::analyzed(&scenario, &signal, &target);
+        let (_, execution) = executing(&scenario, request.id);
+        let running = claim(&scenario, &execution);
+        end(&scenario, &running, failed());
+        await_phase(&scenario, request.id, RequestPhase::Failed);
+    }
+    let next = workflows::analyzed(&scenario, &signal, &target);
+    let blocked = await_phase(&scenario, next.id, RequestPhase::Blocked);
+    let reason = blocked.reason.expect("a reason");
+    assert!(reason.contains("3 consecutive failures"), "{reason}");
+    let (resumed, _) = executing(&scenario, next.id);
+    assert!(resumed.updated_at >= blocked.blocked_until.expect("a time"));
+}
+
+fn failed() -> PatchExecution {
+    PatchExecution {
+        failure: Some(ExecutionFailure {
+            reason: "step_failed".to_owned(),
+            step: Some("restart".to_owned()),
+            status_code: Some(500),
+            message: "a test failed it".to_owned(),
+            was_execution_failure: true,
+        }),
+        ..patch(ExecutionPhase::Failed)
+    }
+}
+
+#[test]
+fn cancelled_before_it_is_executed_nothing_is() {
+    let scenario = scenario!(Shared);
+    let person = scenario.api("remediationorchestrator", "e2e-writer");
+    let request = awaiting(&scenario, &requests::target());
+    let path = format!("{}/{}/cancel", requests::REQUESTS, request.id);
+    person
+        .post(&path, &json!({"reason": "not needed"}))
+        .expect(200);
+    let ended = await_phase(&scenario, request.id, RequestPhase::Cancelled);
+    assert_eq!(
+        ended.reason.as_deref(),
+        Some("cancelled by e2e-writer: not needed")
+    );
+    assert_eq!(ended.execution_id, None);
+}
+
+#[test]
+fn a_phase_that_lasts_too_long_times_out_though_the_orchestrator_died_meanwhile() {
+    let Some(scenario) = scenario_with_node!(Exclusive) else {
+        return;
+    };
+    let api = scenario.api("datastorage", "e2e-reader");
+    let rules = json!({"phase_seconds": {
+        "pending": 3, "processing": 900, "analyzing": 900, "blocked": 900, "executing": 2,
+        "verifying": 900
+    }});
+    let target = target_under(&scenario, &rules);
+    let pending = requests::create(
+        &scenario.api("datastorage", "gateway"),
+        &requests::new_request(&target),
+    );
+    let (signal, _) = with_workflow(&scenario);
+    let other = Target {
+        name: format!("web-{}", unique()),
+        ..target
+    };
+    let run = workflows::analyzed(&scenario, &signal, &other);
+    let (_, execution) = executing(&scenario, run.id);
+    let running = claim(&scenario, &execution);
+    requests::await_request(&api, pending.id, WITHIN, "with a deadline", |request| {
+        request.phase_deadline.is_some()
+    });
+    fault::kill(scenario.run(), "remediationorchestrator").end();
+    await_phase(&scenario, pending.id, RequestPhase::TimedOut);
+    let asked = eventually("the wish to stop", WITHIN, || {
+        let execution = workflows::read(&api, running.id);
+        match execution.phase {
+            ExecutionPhase::Cancelling => Look::Seen(execution),
+            phase => Look::NotYet(format!("{phase:?}")),
+        }
+    });
+    let held = requests::read(&api, run.id);
+    assert_eq!(
+        held.phase,
+        RequestPhase::Executing,
+        "until the run has ended"
+    );
+    end(&scenario, &asked, patch(ExecutionPhase::Cancelled));
+    await_phase(&scenario, run.id, RequestPhase::TimedOut);
 }
 
 #[test]
@@ -353,7 +629,14 @@ fn a_plan_tells_what_would_be_done_and_does_nothing() {
     let unknown = format!("{}/{}/plan", requests::REQUESTS, Uuid::new_v4());
     reader.get(&unknown).expect_problem(404, &[]);
     let api = scenario.api("datastorage", "e2e-reader");
-    assert_eq!(requests::read(&api, request.id), request);
+    let now = requests::read(&api, request.id);
+    // By when it must have ended is no state.
+    let before = RemediationRequest {
+        deadline: now.deadline,
+        phase_deadline: now.phase_deadline,
+        ..request
+    };
+    assert_eq!(now, before);
 }
 
 /// As workflowexecution would, until everything has an end.

@@ -151,8 +151,8 @@ pub async fn follow_requests(
 ) {
     let mut pauses = Pauses::default();
     while !found.is_closed() {
-        let session = requests_session(&storage, &phases, &found);
-        let ended = shutdown.unless_requested(session).await;
+        let once = requests_once(&storage, &phases, &found);
+        let ended = shutdown.unless_requested(once).await;
         if !pauses.after(ended, &shutdown).await {
             return;
         }
@@ -160,7 +160,7 @@ pub async fn follow_requests(
 }
 
 /// A list, and a watch from it on.
-async fn requests_session(
+async fn requests_once(
     storage: &DataStorage,
     phases: &[RequestPhase],
     found: &mpsc::Sender<RemediationRequest>,
@@ -195,15 +195,15 @@ pub async fn follow_executions(
 ) {
     let mut pauses = Pauses::default();
     while !found.is_closed() {
-        let session = executions_session(&storage, &phases, &found);
-        let ended = shutdown.unless_requested(session).await;
+        let once = executions_once(&storage, &phases, &found);
+        let ended = shutdown.unless_requested(once).await;
         if !pauses.after(ended, &shutdown).await {
             return;
         }
     }
 }
 
-async fn executions_session(
+async fn executions_once(
     storage: &DataStorage,
     phases: &[ExecutionPhase],
     found: &mpsc::Sender<Execution>,
@@ -238,15 +238,15 @@ pub async fn follow_new_executions(
     let mut pauses = Pauses::default();
     let mut from = None;
     while !found.is_closed() {
-        let session = new_executions_session(&storage, &phases, &found, &mut from);
-        let ended = shutdown.unless_requested(session).await;
+        let once = new_executions_once(&storage, &phases, &found, &mut from);
+        let ended = shutdown.unless_requested(once).await;
         if !pauses.after(ended, &shutdown).await {
             return;
         }
     }
 }
 
-async fn new_executions_session(
+async fn new_executions_once(
     storage: &DataStorage,
     phases: &[ExecutionPhase],
     found: &mpsc::Sender<Execution>,
@@ -272,7 +272,7 @@ async fn new_executions_session(
     }
 }
 
-/// Between two sessions; longer each time, while there is none to be had.
+/// Between two watches; longer each time, while there is none to be had.
 struct Pauses {
     next: Duration,
 }
@@ -285,12 +285,8 @@ impl Default for Pauses {
 
 impl Pauses {
     /// `false` when shutdown was requested.
-    async fn after(
-        &mut self,
-        session: Option<Result<(), ClientError>>,
-        shutdown: &Shutdown,
-    ) -> bool {
-        match session {
+    async fn after(&mut self, ended: Option<Result<(), ClientError>>, shutdown: &Shutdown) -> bool {
+        match ended {
             None => return false,
             Some(Ok(())) => self.next = PAUSE,
             Some(Err(error)) => {

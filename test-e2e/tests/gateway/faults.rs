@@ -8,6 +8,7 @@ use test_e2e::metrics::Metrics;
 use test_e2e::{
     Look, NoAnswer, audit, eventually, fault, http, scenario, scenario_with_node, signals, unique,
 };
+use time::OffsetDateTime;
 
 fn deployment() -> String {
     format!("web-{}", unique())
@@ -101,6 +102,37 @@ fn datastorage_stopped_in_mid_traffic_loses_nothing_and_makes_nothing_twice() {
     );
     assert!(sent.len() > 10, "{sent:?}");
     expect_one_request_each(&datastorage, &sent);
+}
+
+#[test]
+fn a_webhook_of_which_one_alert_must_come_again_comes_again_as_a_whole() {
+    let scenario = scenario!(Exclusive);
+    let gateway = scenario.api("gateway", "alertmanager");
+    let datastorage = scenario.api("datastorage", "e2e-reader");
+    let deployment = deployment();
+    let known = signals::deployment_alert(&deployment, "critical");
+    let nowhere = signals::alert(
+        &[("alertname", deployment.as_str())],
+        OffsetDateTime::now_utc(),
+    );
+    let webhook = signals::webhook(&[nowhere, known]);
+    let down = fault::stop(scenario.run(), "datastorage");
+    let refused = gateway.post(signals::ALERTMANAGER, &webhook).expect(503);
+    assert!(refused.header("retry-after").parse::<u32>().is_ok());
+    down.end();
+    let answer = gateway
+        .post(signals::ALERTMANAGER, &webhook)
+        .expect(207)
+        .value();
+    let statuses = [
+        &answer["results"][0]["status"],
+        &answer["results"][1]["status"],
+    ];
+    assert_eq!(statuses, [400, 201], "{answer:#}");
+    assert_eq!(
+        signals::requests_of(&datastorage, "shop", &deployment).len(),
+        1
+    );
 }
 
 #[test]

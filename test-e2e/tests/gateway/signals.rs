@@ -168,6 +168,47 @@ fn ten_pods_of_one_deployment_are_one_request() {
 }
 
 #[test]
+fn a_kubernetes_event_becomes_a_request() {
+    const KUBERNETES_EVENT: &str = "/api/v1/signals/kubernetes-event";
+    let scenario = scenario!(Shared);
+    let gateway = scenario.api("gateway", "alertmanager");
+    let datastorage = scenario.api("datastorage", "e2e-reader");
+    let deployment = deployment();
+    let event = |count: u32| {
+        json!({
+            "apiVersion": "v1", "kind": "Event", "type": "Warning",
+            "metadata": {"name": format!("{deployment}.17a"), "namespace": "shop", "uid": deployment},
+            "involvedObject": {"kind": "Deployment", "namespace": "shop", "name": deployment},
+            "reason": "FailedCreate", "message": "pods cannot be created", "count": count,
+            "firstTimestamp": "2026-01-02T03:04:05Z", "lastTimestamp": null,
+            "reportingComponent": "a field that nobody here knows",
+        })
+    };
+    let answer = gateway
+        .post(KUBERNETES_EVENT, &event(1))
+        .expect(201)
+        .value();
+    // The same event, seen again by Kubernetes: one more occurrence.
+    gateway.post(KUBERNETES_EVENT, &event(2)).expect(202);
+    gateway.post(KUBERNETES_EVENT, &event(2)).expect(202);
+    let found = signals::requests_of(&datastorage, "shop", &deployment);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert_eq!(found[0].id.to_string(), answer["request_id"]);
+    assert_eq!(found[0].occurrence_count, 2);
+    let signal = &found[0].signal;
+    assert_eq!(
+        (signal.source.as_str(), signal.name.as_str()),
+        ("kubernetes-event", "FailedCreate")
+    );
+    let chain = found[0].id.to_string();
+    audit::expect_in_order(
+        &datastorage,
+        &chain,
+        &["gateway.signal.received", "gateway.signal.deduplicated"],
+    );
+}
+
+#[test]
 fn a_pod_that_nobody_knows_is_its_own_target() {
     let scenario = scenario!(Shared);
     let gateway = scenario.api("gateway", "alertmanager");

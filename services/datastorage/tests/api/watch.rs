@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use common::api::{
-    Change, Decision, ExecutionFailure, HistoryQuery, NewApproval, NewExecution, PatchExecution,
-    PatchRemediationRequest, RemediationRequest, RequestQuery,
+    Change, Decision, ExecutionFailure, HistoryQuery, NewApproval, NewExecution, NewWorkflow,
+    PatchExecution, PatchRemediationRequest, RemediationRequest, RequestQuery,
 };
 use common::client::DataStorage;
 use common::transitions::{ExecutionPhase, RequestPhase};
@@ -308,48 +308,50 @@ async fn of_many_decisions_at_once_one_stands() {
     service.stop().await;
 }
 
+/// Runs the workflow for a request of its own to this end.
+async fn executed(service: &Service, workflow: &NewWorkflow, phase: ExecutionPhase) -> Uuid {
+    let orchestrator = service.client("remediationorchestrator");
+    let executor = service.client("workflowexecution");
+    let request = service.ready_to_execute("web", workflow).await;
+    let new = NewExecution {
+        request_id: request.id,
+        parameters: BTreeMap::from([("why".to_owned(), "down".to_owned())]),
+        phase_deadline_seconds: Some(60),
+    };
+    let made = orchestrator.create_execution(request.resource_version, &new);
+    let execution = made.await.expect("created").value;
+    let claimed = executor.patch_execution(execution.id, 1, &claim("a", 30));
+    let claimed = claimed.await.expect("claimed");
+    let failure = ExecutionFailure {
+        reason: "step_failed".to_owned(),
+        step: Some("restart".to_owned()),
+        status_code: Some(500),
+        message: "a test failed it".to_owned(),
+        was_execution_failure: true,
+    };
+    let end = PatchExecution {
+        failure: (phase == ExecutionPhase::Failed).then_some(failure),
+        ..end("a", phase)
+    };
+    let ended = executor.patch_execution(execution.id, claimed.resource_version, &end);
+    assert_eq!(ended.await.expect("ended").phase, phase);
+    let executing = orchestrator.request(request.id).await.expect("there");
+    assert!(executing.phase_deadline.is_some());
+    service
+        .moved(&executing, "remediationorchestrator", RequestPhase::Failed)
+        .await;
+    execution.id
+}
+
 #[tokio::test]
 async fn the_history_of_a_target_tells_what_was_done_and_how_it_ended() {
     let service = Service::start().await;
     let workflow = new_workflow("heal");
     let admin = service.client("admin");
     admin.create_workflow(&workflow).await.expect("published");
-    let orchestrator = service.client("remediationorchestrator");
-    let executor = service.client("workflowexecution");
     let mut ids = Vec::new();
     for phase in [ExecutionPhase::Completed, ExecutionPhase::Failed] {
-        let request = service.ready_to_execute("web", &workflow).await;
-        let new = NewExecution {
-            request_id: request.id,
-            parameters: BTreeMap::from([("why".to_owned(), "down".to_owned())]),
-            phase_deadline_seconds: Some(60),
-        };
-        let made = orchestrator.create_execution(request.resource_version, &new);
-        let execution = made.await.expect("created").value;
-        let claimed = executor
-            .patch_execution(execution.id, 1, &claim("a", 30))
-            .await;
-        let claimed = claimed.expect("claimed");
-        let failure = ExecutionFailure {
-            reason: "step_failed".to_owned(),
-            step: Some("restart".to_owned()),
-            status_code: Some(500),
-            message: "a test failed it".to_owned(),
-            was_execution_failure: true,
-        };
-        let end = PatchExecution {
-            failure: (phase == ExecutionPhase::Failed).then_some(failure),
-            ..end("a", phase)
-        };
-        let ended = executor
-            .patch_execution(execution.id, claimed.resource_version, &end)
-            .await;
-        ids.push((execution.id, ended.expect("ended").phase));
-        let executing = orchestrator.request(request.id).await.expect("there");
-        assert!(executing.phase_deadline.is_some());
-        service
-            .moved(&executing, "remediationorchestrator", RequestPhase::Failed)
-            .await;
+        ids.push((executed(&service, &workflow, phase).await, phase));
     }
     let query = HistoryQuery {
         target: "shop/Deployment/web".to_owned(),

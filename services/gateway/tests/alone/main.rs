@@ -86,7 +86,13 @@ async fn nothing_is_promised_while_datastorage_is_away() {
     let known = webhook(&json!({"namespace": "shop", "deployment": "web"}));
     let nowhere = webhook(&json!({"alertname": "Watchdog"}));
     let elsewhere = webhook(&json!({"namespace": "bank", "deployment": "web"}));
-    for body in [known, nowhere, elsewhere, "{".to_owned()] {
+    // One of them has its final answer, 400; the other one has none yet, so nothing has.
+    let mixed = json!({"version": "4", "alerts": [
+        {"status": "firing", "labels": {"alertname": "Watchdog"}, "startsAt": "2026-01-02T03:04:05Z"},
+        {"status": "firing", "labels": {"namespace": "shop", "deployment": "web"},
+         "startsAt": "2026-01-02T03:04:05Z"},
+    ]});
+    for body in [known, nowhere, elsewhere, "{".to_owned(), mixed.to_string()] {
         let began = Instant::now();
         let answer = gateway.post(Some(WRITER), body.clone()).await;
         assert_eq!(answer.status(), 503, "{body}");
