@@ -427,7 +427,7 @@ fn only_the_role_to_approve_approves() {
 fn an_approval_that_nobody_gives_expires() {
     let scenario = scenario!(Shared);
     let api = scenario.api("datastorage", "e2e-reader");
-    let target = target_under(&scenario, &json!({"approval_seconds": 1}));
+    let target = target_under(&scenario, &json!({"approval_seconds": 8}));
     let request = awaiting(&scenario, &target);
     let ended = await_phase(&scenario, request.id, RequestPhase::TimedOut);
     assert!(ended.updated_at >= request.phase_deadline.expect("a deadline"));
@@ -444,7 +444,7 @@ fn a_target_cools_down_and_its_next_request_resumes_by_itself() {
     let scenario = scenario!(Shared);
     let api = scenario.api("datastorage", "e2e-reader");
     let (signal, _) = with_workflow(&scenario);
-    let target = target_under(&scenario, &json!({"cool_down_seconds": 3}));
+    let target = target_under(&scenario, &json!({"cool_down_seconds": 20}));
     let first = workflows::analyzed(&scenario, &signal, &target);
     complete(&scenario, &executing(&scenario, first.id).1);
     await_phase(&scenario, first.id, RequestPhase::Completed);
@@ -486,7 +486,7 @@ fn a_target_cools_down_and_its_next_request_resumes_by_itself() {
 fn consecutive_failures_back_off() {
     let scenario = scenario!(Shared);
     let (signal, _) = with_workflow(&scenario);
-    let rules = json!({"failures_max": 2, "backoff_seconds": 2});
+    let rules = json!({"failures_max": 2, "backoff_seconds": 20});
     let target = target_under(&scenario, &rules);
     for _ in 0..3 {
         let request = workflows::analyzed(&scenario, &signal, &target);
@@ -540,7 +540,7 @@ fn a_phase_that_lasts_too_long_times_out_though_the_orchestrator_died_meanwhile(
     };
     let api = scenario.api("datastorage", "e2e-reader");
     let rules = json!({"phase_seconds": {
-        "pending": 3, "processing": 900, "analyzing": 900, "blocked": 900, "executing": 2,
+        "pending": 15, "processing": 900, "analyzing": 900, "blocked": 900, "executing": 15,
         "verifying": 900
     }});
     let target = target_under(&scenario, &rules);
@@ -548,6 +548,9 @@ fn a_phase_that_lasts_too_long_times_out_though_the_orchestrator_died_meanwhile(
         &scenario.api("datastorage", "gateway"),
         &requests::new_request(&target),
     );
+    requests::await_request(&api, pending.id, WITHIN, "with a deadline", |request| {
+        request.phase_deadline.is_some()
+    });
     let (signal, _) = with_workflow(&scenario);
     let other = Target {
         name: format!("web-{}", unique()),
@@ -556,9 +559,6 @@ fn a_phase_that_lasts_too_long_times_out_though_the_orchestrator_died_meanwhile(
     let run = workflows::analyzed(&scenario, &signal, &other);
     let (_, execution) = executing(&scenario, run.id);
     let running = claim(&scenario, &execution);
-    requests::await_request(&api, pending.id, WITHIN, "with a deadline", |request| {
-        request.phase_deadline.is_some()
-    });
     fault::kill(scenario.run(), "remediationorchestrator").end();
     await_phase(&scenario, pending.id, RequestPhase::TimedOut);
     let asked = eventually("the wish to stop", WITHIN, || {

@@ -17,6 +17,7 @@ use common::{
 };
 use domain::Scope;
 use intake::Intake;
+use routes::Gate;
 
 /// The configuration of gateway.
 #[derive(Args, Clone, Debug)]
@@ -34,6 +35,10 @@ pub struct Configuration {
     /// Empty: all.
     #[arg(long, env = "NAMESPACES", default_value = "")]
     pub namespaces: Scope,
+    /// Messages that each source may send in a second, on average and at once; one more is asked to
+    /// come again.
+    #[arg(long, env = "MESSAGES_PER_SECOND", default_value = "200")]
+    pub messages_per_second: std::num::NonZeroU32,
     /// File with namespaces, workloads and their owners; without it every owner is unknown.
     #[arg(long = "inventory-file", env = "INVENTORY_FILE", value_name = "FILE", value_parser = LiveInventory::from_file)]
     pub inventory: Option<LiveInventory>,
@@ -53,7 +58,7 @@ pub async fn build(configuration: Configuration, context: Context) -> anyhow::Re
         inventory: inventory.clone(),
     };
     let routes = api(
-        routes::routes(intake),
+        routes::routes(Gate::new(intake, configuration.messages_per_second)),
         configuration.tokens.tokens,
         Limits::default(),
     );

@@ -1,7 +1,7 @@
 //! The HTTP side of gateway: from a body to an answer. Alertmanager sends again after a 5xx and
 //! after nothing else, so an answer that is not final is always a 503, and a 4xx is always final.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -12,11 +12,12 @@ use axum::{
     routing::post,
 };
 use common::{
-    auth::Writer,
+    auth::{Caller, Writer},
     extract::Json,
     problem::{Answer, Problem},
     telemetry,
 };
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
 use serde_json::{Value, json};
 
 use crate::{
@@ -30,25 +31,58 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(7);
 /// The version of Alertmanager's webhook that is understood.
 const WEBHOOK_VERSION: &str = "4";
 
+/// What lets messages in.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    intake: Intake,
+    /// By the subject of the token.
+    limiter: Arc<DefaultKeyedRateLimiter<Arc<str>>>,
+}
+
+impl Gate {
+    /// Lets each source in so often.
+    #[must_use]
+    pub fn new(intake: Intake, messages_per_second: NonZeroU32) -> Self {
+        let quota = Quota::per_second(messages_per_second);
+        Self {
+            intake,
+            limiter: Arc::new(RateLimiter::keyed(quota)),
+        }
+    }
+
+    /// 503 and not 429, which Alertmanager would not send again.
+    fn admit(&self, caller: &Caller) -> Answer<&Intake> {
+        let Err(refused) = self.limiter.check_key(&caller.subject) else {
+            return Ok(&self.intake);
+        };
+        metrics::counter!("gateway_messages_held_back_total").increment(1);
+        let wait = refused.wait_time_from(self.limiter.clock().now());
+        let subject = &caller.subject;
+        let problem = Problem::unavailable(format!("`{subject}` sends too much at once"));
+        Err(problem.retry_after(wait.max(Duration::from_secs(1))))
+    }
+}
+
 /// The API.
-pub fn routes(intake: Intake) -> Router {
+pub fn routes(gate: Gate) -> Router {
     Router::new()
         .route("/api/v1/signals/alertmanager", post(alertmanager))
         .route("/api/v1/signals/kubernetes-event", post(kubernetes_event))
-        .with_state(intake)
+        .with_state(gate)
 }
 
 async fn alertmanager(
     Writer(caller): Writer,
-    State(intake): State<Intake>,
+    State(gate): State<Gate>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<Response> {
+    let intake = gate.admit(&caller)?;
     let body = complete(body)?;
     let source = Source::Alertmanager;
     in_time(async {
         let webhook = match parse_webhook(&body) {
             Ok(webhook) => webhook,
-            Err(detail) => return malformed(&intake, source, &body, detail, &caller.subject).await,
+            Err(detail) => return malformed(intake, source, &body, detail, &caller.subject).await,
         };
         if webhook.truncated_alerts > 0 {
             let truncated = webhook.truncated_alerts;
@@ -76,9 +110,10 @@ async fn alertmanager(
 
 async fn kubernetes_event(
     Writer(caller): Writer,
-    State(intake): State<Intake>,
+    State(gate): State<Gate>,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<Response> {
+    let intake = gate.admit(&caller)?;
     let body = complete(body)?;
     let source = Source::KubernetesEvent;
     in_time(async {
@@ -89,7 +124,7 @@ async fn kubernetes_event(
             }
             Err(error) => {
                 let detail = format!("not JSON: {error}");
-                malformed(&intake, source, &body, detail, &caller.subject).await
+                malformed(intake, source, &body, detail, &caller.subject).await
             }
         }
     })

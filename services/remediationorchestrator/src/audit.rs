@@ -16,28 +16,52 @@ use uuid::Uuid;
 
 use crate::checks::Check;
 
-/// Remembered so that a request that waits does not say the same again each time it is looked at.
-const SAID_MAX: usize = 10_000;
+/// IDs of what was done lately.
+#[derive(Debug, Default)]
+pub(crate) struct Remembered(Mutex<HashSet<Uuid>>);
+
+impl Remembered {
+    /// How many; beyond, all are forgotten.
+    const MAX: usize = 10_000;
+
+    pub(crate) fn contains(&self, id: Uuid) -> bool {
+        self.ids().contains(&id)
+    }
+
+    /// Remembers it, and tells whether it was not remembered before.
+    pub(crate) fn is_new(&self, id: Uuid) -> bool {
+        let mut ids = self.ids();
+        if ids.len() >= Self::MAX {
+            ids.clear();
+        }
+        ids.insert(id)
+    }
+
+    fn ids(&self) -> std::sync::MutexGuard<'_, HashSet<Uuid>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// Says each event once.
 #[derive(Debug)]
 pub(crate) struct Audit {
     storage: DataStorage,
-    said: Mutex<HashSet<Uuid>>,
+    /// So that a request that waits does not say the same again each time it is looked at.
+    said: Remembered,
 }
 
 impl Audit {
     pub(crate) fn new(storage: DataStorage) -> Self {
         Self {
             storage,
-            said: Mutex::default(),
+            said: Remembered::default(),
         }
     }
 
     /// Returns once the event is stored, by this call or an earlier one.
     pub(crate) async fn say(&self, event: &NewAuditEvent) -> Result<(), ClientError> {
         let id = event.event_id;
-        if self.said().contains(&id) {
+        if self.said.contains(id) {
             return Ok(());
         }
         match self.storage.record(event).await {
@@ -48,16 +72,8 @@ impl Audit {
             }
             Err(error) => return Err(error),
         }
-        let mut said = self.said();
-        if said.len() >= SAID_MAX {
-            said.clear();
-        }
-        said.insert(id);
+        self.said.is_new(id);
         Ok(())
-    }
-
-    fn said(&self) -> std::sync::MutexGuard<'_, HashSet<Uuid>> {
-        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -320,7 +320,8 @@ async fn executed(service: &Service, workflow: &NewWorkflow, phase: ExecutionPha
     };
     let made = orchestrator.create_execution(request.resource_version, &new);
     let execution = made.await.expect("created").value;
-    let claimed = executor.patch_execution(execution.id, 1, &claim("a", 30));
+    let claim = claim("a", 30);
+    let claimed = executor.patch_execution(execution.id, 1, &claim);
     let claimed = claimed.await.expect("claimed");
     let failure = ExecutionFailure {
         reason: "step_failed".to_owned(),

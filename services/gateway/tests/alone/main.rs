@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 const ALERTMANAGER: &str = "/api/v1/signals/alertmanager";
 const WRITER: &str = "a-token-that-may-write";
+const ANOTHER: &str = "another-token-that-may-write";
 const READER: &str = "a-token-that-may-read";
 
 struct Gateway {
@@ -24,8 +25,13 @@ struct Gateway {
 
 impl Gateway {
     async fn start() -> Self {
+        Self::start_letting_in(1000).await
+    }
+
+    async fn start_letting_in(messages_per_second: u32) -> Self {
         let tokens = json!({"tokens": [
             {"subject": "alertmanager", "role": "write", "token": WRITER},
+            {"subject": "another", "role": "write", "token": ANOTHER},
             {"subject": "reader", "role": "read", "token": READER},
         ]});
         let configuration = gateway::Configuration {
@@ -38,6 +44,7 @@ impl Gateway {
             },
             cluster_name: "local".to_owned(),
             namespaces: "shop".parse().expect("a scope"),
+            messages_per_second: messages_per_second.try_into().expect("not none"),
             inventory: None,
         };
         let context = Context {
@@ -119,5 +126,27 @@ async fn tokens_and_bounds_come_first() {
     }
     let large = webhook(&json!({"namespace": "x".repeat(16 * 1024 * 1024)}));
     assert_eq!(gateway.post(Some(WRITER), large).await.status(), 413);
+    gateway.running.stop().await.expect("stopped");
+}
+
+#[tokio::test]
+async fn who_sends_too_much_at_once_is_asked_to_come_again() {
+    let gateway = Gateway::start_letting_in(2).await;
+    // Too large is told after the gate, and needs no DataStorage.
+    let large = webhook(&json!({"namespace": "x".repeat(2 * 1024 * 1024)}));
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        let answer = gateway.post(Some(WRITER), large.clone()).await;
+        statuses.push(answer.status().as_u16());
+        if answer.status() == 503 {
+            let retry_after = &answer.headers()["retry-after"];
+            assert_eq!(retry_after, "1");
+            let body = answer.text().await.expect("a body");
+            assert!(body.contains("`alertmanager` sends too much"), "{body}");
+        }
+    }
+    assert_eq!(statuses, [413, 413, 503]);
+    let other = gateway.post(Some(ANOTHER), large).await;
+    assert_eq!(other.status(), 413, "each source is counted by itself");
     gateway.running.stop().await.expect("stopped");
 }

@@ -40,6 +40,7 @@ impl Stack {
             datastorage: storage.args("gateway"),
             cluster_name: "local".to_owned(),
             namespaces: "shop,shop-*".parse().expect("a scope"),
+            messages_per_second: 1000.try_into().expect("not none"),
             inventory: Some(
                 LiveInventory::from_file(&inventory.to_string_lossy()).expect("an inventory"),
             ),

@@ -130,7 +130,7 @@ async fn an_approval_that_nobody_gives_expires() {
 async fn a_remediated_target_cools_down_and_its_next_request_resumes_by_itself() {
     let storage = Storage::start().await;
     storage.publish(&workflow("restart", "Sick", STEPS)).await;
-    let service = started_with(&storage, r#"{"cool_down_seconds": 3}"#).await;
+    let service = started_with(&storage, r#"{"cool_down_seconds": 6}"#).await;
     let first = storage.analyzed("web", "Sick").await;
     execute(&storage, first.id, ExecutionPhase::Completed).await;
     let second = storage.analyzed("web", "Sick").await;
@@ -139,7 +139,7 @@ async fn a_remediated_target_cools_down_and_its_next_request_resumes_by_itself()
         .await_request(second.id, RequestPhase::Blocked)
         .await;
     let reason = blocked.reason.clone().expect("a reason");
-    assert!(reason.contains("cools down for 3 s"), "{reason}");
+    assert!(reason.contains("cools down for 6 s"), "{reason}");
     storage
         .await_request(other.id, RequestPhase::Executing)
         .await;
@@ -161,7 +161,7 @@ async fn a_remediated_target_cools_down_and_its_next_request_resumes_by_itself()
 async fn consecutive_failures_back_off() {
     let storage = Storage::start().await;
     storage.publish(&workflow("restart", "Sick", STEPS)).await;
-    let rules = r#"{"failures_max": 1, "backoff_seconds": 2}"#;
+    let rules = r#"{"failures_max": 1, "backoff_seconds": 5}"#;
     let service = started_with(&storage, rules).await;
     for _ in 0..2 {
         let request = storage.analyzed("web", "Sick").await;
@@ -177,7 +177,7 @@ async fn consecutive_failures_back_off() {
         .await_request(fourth.id, RequestPhase::Blocked)
         .await;
     let reason = blocked.reason.expect("a reason");
-    assert!(reason.contains("a pause of 4 s"), "{reason}");
+    assert!(reason.contains("a pause of 10 s"), "{reason}");
     service.stop().await.expect("an orderly end");
     storage.remove().await;
 }
@@ -185,7 +185,7 @@ async fn consecutive_failures_back_off() {
 #[tokio::test]
 async fn deadlines_outlive_the_orchestrator() {
     let storage = Storage::start().await;
-    let rules = r#"{"phase_seconds": {"pending": 1}, "deadline_seconds": 600}"#;
+    let rules = r#"{"phase_seconds": {"pending": 4}, "deadline_seconds": 600}"#;
     let service = started_with(&storage, rules).await;
     let request = storage.pending("web", "Sick").await;
     let client = storage.client("reader");
@@ -216,7 +216,7 @@ async fn deadlines_outlive_the_orchestrator() {
 async fn what_is_executed_too_long_is_asked_to_stop_and_then_timed_out() {
     let storage = Storage::start().await;
     storage.publish(&workflow("restart", "Sick", STEPS)).await;
-    let rules = r#"{"phase_seconds": {"executing": 1}}"#;
+    let rules = r#"{"phase_seconds": {"executing": 4}}"#;
     let service = started_with(&storage, rules).await;
     let request = storage.analyzed("web", "Sick").await;
     storage
