@@ -199,7 +199,7 @@ mod tests {
             .collect();
         assert_eq!(
             words.join(" "),
-            "--pdeathsig KILL -- kubectl --kubeconfig k --namespace n port-forward --address 127.0.0.1 pod/a-1 :8080"
+            "--pdeathsig KILL -- kubectl --kubeconfig k --namespace n --cache-dir /run/kubectl-cache port-forward --address 127.0.0.1 pod/a-1 :8080"
         );
         let removed: Vec<_> = wrapped.get_envs().collect();
         assert_eq!(removed, [("KUBECONFIG".as_ref(), None)]);

@@ -638,7 +638,7 @@ mod tests {
             .get_args()
             .map(|word| word.to_string_lossy())
             .collect();
-        let expected = "--kubeconfig /run/kubeconfig --namespace n --request-timeout=30s get pods";
+        let expected = "--kubeconfig /run/kubeconfig --namespace n --cache-dir /run/kubectl-cache --request-timeout=30s get pods";
         assert_eq!(words.join(" "), expected);
         let removed: Vec<_> = command.get_envs().collect();
         assert_eq!(removed, [("KUBECONFIG".as_ref(), None)]);

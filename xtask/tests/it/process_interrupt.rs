@@ -14,7 +14,10 @@ const AMPLE: Duration = Duration::from_secs(600);
 
 /// Starts this very test in a process of its own, and waits until its child runs.
 fn play(test: &str) -> (Child, BufReader<ChildStdout>) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+    // Whoever started these tests may have them ignore that their terminal goes, as `nohup` does.
+    let mut child = Command::new("env")
+        .arg("--default-signal=HUP")
+        .arg(std::env::current_exe().unwrap())
         .args([
             "--exact",
             &format!("process_interrupt::{test}"),

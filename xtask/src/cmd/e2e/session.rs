@@ -614,6 +614,27 @@ struct Beside<'a> {
     kept: Option<&'a Arc<Kept>>,
 }
 
+fn demand_room(beside: &Beside<'_>, engine: &Engine) -> Result<()> {
+    let Beside {
+        workspace,
+        manifests,
+        options,
+        kept,
+        ..
+    } = *beside;
+    let builds_first = options.no_cache || room::builds_first(workspace, options.profile);
+    let deployed = room::Deployed {
+        manifests,
+        cluster: &options.cluster(),
+        // One that is there has its room.
+        nodes_count: match kept.is_some_and(|kept| kept.stays()) {
+            true => 0,
+            false => options.nodes,
+        },
+    };
+    room::demand(workspace, builds_first, Some(engine), Some(deployed))
+}
+
 /// Phase 2: the engine, told to `found` as soon as it is known and there is room for a run; then,
 /// side by side, what dead runs left is removed, the network is made and third-party images are
 /// provided; then their start is begun.
@@ -632,17 +653,7 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<Cluster> 
     let activity = live::begin("making", "cluster");
     activity.say("looking for an engine");
     let engine = Engine::find(run.directory(), options.engine)?;
-    let builds_first = options.no_cache || room::builds_first(workspace, options.profile);
-    let deployed = room::Deployed {
-        manifests,
-        cluster: &options.cluster(),
-        // One that is there has its room.
-        nodes_count: match kept.is_some_and(|kept| kept.stays()) {
-            true => 0,
-            false => options.nodes,
-        },
-    };
-    room::demand(workspace, builds_first, Some(&engine), Some(deployed))?;
+    demand_room(beside, &engine)?;
     activity.say("");
     // The receiver lives until this thread is joined.
     let _ = found.send(engine.clone());
