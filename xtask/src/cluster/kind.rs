@@ -21,10 +21,9 @@ use super::local::make_network;
 use super::readiness::Answer;
 use crate::bundle::Bundle;
 use crate::engine::Engine;
-use crate::exit::{Exit, Failure};
 use crate::manifest::{Manifests, References, Seen};
 use crate::poll::{self, Look};
-use crate::report::{self, live, live::Activity};
+use crate::report::{live, live::Activity};
 use crate::run::{self, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
@@ -93,6 +92,17 @@ impl Wanted<'_> {
         third_party::provide_all(self.workspace, self.engine, bundle, self.target)
     }
 
+    /// A cluster that `owner` owns, and into which everything is put.
+    fn purpose(&self, owner: &Arc<Run>, ports: &NodePorts) -> Result<Purpose> {
+        Ok(Purpose {
+            run: Arc::clone(owner),
+            engine: self.engine.clone(),
+            bundle: self.bundle.cloned(),
+            shape: self.shape(ports)?,
+            pulls: Pulls::Nothing,
+        })
+    }
+
     fn shape(&self, ports: &NodePorts) -> Result<Shape> {
         Ok(Shape {
             nodes_count: self.nodes_count,
@@ -150,15 +160,7 @@ impl Kind {
         owner: Arc<Run>,
         kept: Option<&Arc<Kept>>,
     ) -> Result<Self> {
-        let purpose = Arc::new(Purpose {
-            workspace: wanted.workspace.clone(),
-            target: wanted.target.clone(),
-            run: Arc::clone(&owner),
-            engine: wanted.engine.clone(),
-            bundle: wanted.bundle.cloned(),
-            shape: wanted.shape(&ports)?,
-            pulls: Pulls::Nothing,
-        });
+        let purpose = Arc::new(wanted.purpose(&owner, &ports)?);
         make_network(&owner, wanted.engine, &run::kind_network(owner.id()))?;
         let (signal, is_up) = mpsc::channel();
         let given_up = Arc::new(AtomicBool::new(false));
@@ -167,7 +169,7 @@ impl Kind {
             thread::spawn(move || create(&purpose, &signal, &given_up))
         };
         let mut is_made = true;
-        let begun = purpose.provide().and_then(|third_party| {
+        let begun = wanted.provide().and_then(|third_party| {
             is_made = is_up.recv().is_ok();
             anyhow::ensure!(is_made, "kind ended without a node");
             let node = look_at_node(&purpose)?;
@@ -446,18 +448,7 @@ impl Kind {
                     Answer::NotYet(status) => Look::NotYet(status),
                 })
             })
-            .map_err(|error| match report::is_signal(&error) {
-                true => error,
-                false => Failure::new(
-                    Exit::Deploy,
-                    format!(
-                        "{} is ready, and does not answer through its Service",
-                        deployed.wanted.deployment
-                    ),
-                )
-                .caused_by(error)
-                .into(),
-            })?;
+            .map_err(|error| deployed.unanswered(error, None))?;
         }
         Ok(())
     }

@@ -1,16 +1,12 @@
 //! A run on the cluster of a context that is only looked at: the commands that it would call, from the
 //! functions that call them. No cluster is asked.
 
-use anyhow::Result;
 use camino::Utf8Path;
 
 use super::{access, left};
 use crate::bundle::Bundle;
-use crate::cluster::kind;
 use crate::cluster::kubernetes::Kubectl;
-use crate::cluster::kubernetes::documents::{self, Place, Which};
 use crate::host;
-use crate::manifest::{Manifests, Named, References};
 use crate::process::Invocation;
 
 /// What would be done.
@@ -51,23 +47,6 @@ impl Preview<'_> {
     /// What takes documents from its standard input.
     pub(crate) fn apply(&self) -> Invocation {
         self.kubectl().apply_command()
-    }
-
-    /// The documents of the manifests, each by kind and name, with the references that it would get.
-    ///
-    /// # Errors
-    /// [`crate::exit::Exit::Manifest`] for an image that does not belong to the run.
-    pub(crate) fn documents(
-        &self,
-        manifests: &Manifests,
-        references: &References<impl Named>,
-    ) -> Result<Vec<String>> {
-        let place = Place {
-            run: self.id,
-            namespace: self.id,
-        };
-        let documents = documents::of_manifests(place, manifests, references, Which::All)?;
-        Ok(documents.iter().map(kind::preview::told).collect())
     }
 
     /// What would be removed.

@@ -10,10 +10,12 @@ use serde_json::Value;
 use crate::cluster::kubernetes::Kubectl;
 use crate::cluster::kubernetes::namespace::{Deployed, Namespace};
 use crate::cluster::readiness::Readiness;
-use crate::exit::{Exit, Failure};
 use crate::manifest::Manifests;
 use crate::poll::{self, Look};
-use crate::report::{self, live::Activity};
+use crate::report::live::Activity;
+
+const HINT: &str =
+    "the API server asks through the Service: a NetworkPolicy of the cluster may hold it up";
 
 /// A pod that is ready, and the endpoints of its Service.
 const REACH_DEADLINE: Duration = Duration::from_secs(30);
@@ -30,7 +32,7 @@ struct Way {
 /// Asks each.
 ///
 /// # Errors
-/// [`Exit::Deploy`], naming the Service and the last answer; a signal.
+/// [`crate::exit::Exit::Deploy`], naming the Service and the last answer; a signal.
 pub(super) fn through_services(
     namespace: &Namespace,
     manifests: &Manifests,
@@ -47,19 +49,7 @@ pub(super) fn through_services(
             poll::until_in(activity, &what, REACH_DEADLINE, REACH_INTERVAL, || {
                 Ok(look(kubectl, &way))
             })
-            .map_err(|error| match report::is_signal(&error) {
-                true => error,
-                false => Failure::new(
-                    Exit::Deploy,
-                    format!(
-                        "{} is ready, and does not answer through its Service",
-                        deployed.wanted.deployment
-                    ),
-                )
-                .hint("the API server asks through the Service: a NetworkPolicy of the cluster may hold it up")
-                .caused_by(error)
-                .into(),
-            })?;
+            .map_err(|error| deployed.unanswered(error, Some(HINT)))?;
         }
     }
     Ok(())

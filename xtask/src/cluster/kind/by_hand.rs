@@ -3,16 +3,14 @@
 //! or goes side by side. For `bench` alone, which holds a run against it; what is deployed here is never
 //! attested or tested.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::config::Shape;
-use super::create::{self, Pulls, Purpose, create, look_at_node};
+use super::create::{self, create, look_at_node};
 use super::{Kind, Wanted, config};
 use crate::cluster::kubernetes::documents::{self, Which};
 use crate::cluster::kubernetes::namespace::{NAMES, NAMES_DEADLINE};
@@ -54,21 +52,9 @@ impl ByHand {
     pub(crate) fn make(wanted: &Wanted<'_>) -> Result<Self> {
         let (run, engine) = (wanted.run, wanted.engine);
         let ports = documents::node_ports(wanted.manifests, config::NODE_PORT_FIRST);
-        let ports_count = ports.values().map(BTreeMap::len).sum::<usize>();
-        let purpose = Purpose {
-            workspace: wanted.workspace.clone(),
-            target: wanted.target.clone(),
-            run: Arc::clone(run),
-            engine: engine.clone(),
-            bundle: wanted.bundle.cloned(),
-            shape: Shape {
-                nodes_count: 1,
-                ports_count: u16::try_from(ports_count).context("more ports than a node has")?,
-            },
-            pulls: Pulls::Nothing,
-        };
+        let purpose = wanted.purpose(run, &ports)?;
         let program = create::program(engine, wanted.bundle.map(Arc::as_ref))?;
-        let images = purpose.provide()?;
+        let images = wanted.provide()?;
         let archives = images
             .iter()
             .map(|image| third_party::archive(engine, image));

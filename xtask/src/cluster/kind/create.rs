@@ -26,7 +26,6 @@ use crate::process::follow::{Follow, Followed, Next};
 use crate::process::{Invocation, ProcessError};
 use crate::report::{self, live};
 use crate::run::{self, Resource, Run};
-use crate::source::workspace::{Target, Workspace};
 use crate::third_party::{self, ThirdPartyImage};
 
 /// Three times what it takes where two clusters are made on two processors.
@@ -54,8 +53,6 @@ struct Tools {
 /// What a cluster is made for. It is owned by what goes on beside other phases.
 #[derive(Debug)]
 pub(in crate::cluster) struct Purpose {
-    pub(super) workspace: Workspace,
-    pub(super) target: Target,
     pub(super) run: Arc<Run>,
     pub(super) engine: Engine,
     pub(super) bundle: Option<Arc<Bundle>>,
@@ -71,14 +68,6 @@ pub(in crate::cluster) enum Pulls {
     Nothing,
     /// From registries, which it is told of when they are known.
     FromRegistries,
-}
-
-impl Purpose {
-    /// The third-party images of the target, in the engine.
-    pub(super) fn provide(&self) -> Result<Vec<ThirdPartyImage>> {
-        let bundle = self.bundle.as_deref();
-        third_party::provide_all(&self.workspace, &self.engine, bundle, &self.target)
-    }
 }
 
 /// Among the secrets of a run, by its folder: whoever has it rules the cluster.

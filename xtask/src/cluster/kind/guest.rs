@@ -2,7 +2,7 @@
 //! namespace of what owns the cluster, and what leads to it from the run's own namespace. Decides what
 //! is applied where; nothing is applied here.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Result;
@@ -17,6 +17,7 @@ use crate::cluster::kubernetes::namespace::Stays;
 use crate::digest::Digest;
 use crate::manifest::{Manifests, Named as _, References, Seen};
 use crate::secrets::Secrets;
+use crate::source::workspace::SecretValue;
 use crate::third_party::{self, ThirdPartyImage};
 
 /// The label that Kubernetes gives each namespace.
@@ -28,8 +29,8 @@ pub(super) struct Part {
     manifests: Manifests,
     references: References<Seen>,
     pub(super) staying: Vec<Staying>,
-    /// The names of its Secrets.
-    secrets: BTreeSet<String>,
+    /// Its Secrets by name, as they are declared.
+    secrets: BTreeMap<String, BTreeMap<String, SecretValue>>,
     /// As they are written: documents of which it has something else.
     turned: Vec<Value>,
 }
@@ -51,12 +52,11 @@ impl Part {
     /// When `deploy/images.toml` cannot be read, or a manifest names an image that is not the run's.
     pub(super) fn of(wanted: &Wanted<'_>, third_party: &[ThirdPartyImage]) -> Result<Self> {
         let mut renewals = BTreeMap::new();
-        let mut secrets = BTreeSet::new();
+        let mut secrets = BTreeMap::new();
         for image in third_party {
             if let Some(renewal) = third_party::renewal(wanted.workspace, image.name())? {
                 renewals.insert(image.name(), renewal);
-                let own = third_party::secrets(wanted.workspace, image.name())?;
-                secrets.extend(own.into_keys());
+                secrets.extend(third_party::secrets(wanted.workspace, image.name())?);
             }
         }
         let images = third_party.iter();
@@ -101,14 +101,6 @@ impl Part {
             namespace: "",
         };
         let stay = self.documents(nowhere, ports)?;
-        let secrets = self.secrets.iter().map(|name| {
-            let images = third_party.iter();
-            let declared: Result<Vec<_>> = images
-                .map(|image| third_party::secrets(wanted.workspace, image.name()))
-                .collect();
-            Ok(format!("{name}: {:?}", declared?))
-        });
-        let secrets: Result<Vec<String>> = secrets.collect();
         let ids = third_party.iter();
         let ids = ids.map(|image| (image.name().to_owned(), image.image_id().to_owned()));
         Ok(Settings {
@@ -117,7 +109,7 @@ impl Part {
             kind: config::config(wanted.shape(ports)?),
             node_image: create::node_image(wanted.bundle.map(Arc::as_ref)),
             third_party: ids.collect(),
-            secrets: secrets?.join("; "),
+            secrets: format!("{:?}", self.secrets),
             documents: Digest::of(json!([stay, self.turned]).to_string().as_bytes()),
         })
     }
@@ -169,7 +161,7 @@ impl Guest {
             documents::namespace(place, owner.id()),
             documents::way_through_policies(place, &config::pod_subnet(nodes_count)),
         ];
-        let stay = |name: &str| self.part.secrets.contains(name);
+        let stay = |name: &str| self.keeps(name);
         all.extend(documents::secrets(place, &secrets.mounts(), stay)?);
         all.extend(self.part.documents(place, ports)?);
         Ok(all)
@@ -177,7 +169,7 @@ impl Guest {
 
     /// Whether a Secret of this name stays.
     pub(super) fn keeps(&self, secret: &str) -> bool {
-        self.part.secrets.contains(secret)
+        self.part.secrets.contains_key(secret)
     }
 
     /// In the namespace of the run: what leads to what stays.

@@ -85,12 +85,10 @@ pub(crate) struct Kept {
 #[derive(Debug)]
 struct Inner {
     owner: Arc<Run>,
-    /// What it was made with, where it was found and not yet looked at.
+    /// What it was made with, where it was there before the run came.
     found: Option<Settings>,
     /// There is a whole cluster, which stays.
     is_whole: bool,
-    /// It was there before the run came.
-    was_there: bool,
 }
 
 impl Kept {
@@ -116,10 +114,8 @@ impl Kept {
             if record.state != State::Kept {
                 continue;
             }
-            return match Run::take_kept(workspace, &target.name, record)? {
-                Some(owner) => Ok(Some(Self::of(workspace, target, owner, Some(settings)))),
-                None => Ok(None),
-            };
+            let owner = Run::take_kept(workspace, &target.name, record)?;
+            return Ok(owner.map(|owner| Self::of(workspace, target, owner, Some(settings))));
         }
         let owner = begin(workspace, target)?;
         Ok(Some(Self::of(workspace, target, owner, None)))
@@ -137,7 +133,6 @@ impl Kept {
             inner: Mutex::new(Inner {
                 owner: Arc::new(owner),
                 is_whole: found.is_some(),
-                was_there: found.is_some(),
                 found,
             }),
         })
@@ -196,7 +191,6 @@ impl Kept {
             inner.owner = new;
             inner.found = None;
             inner.is_whole = false;
-            inner.was_there = false;
         }
         self.discard(&old, engine)
     }
@@ -230,7 +224,7 @@ impl Kept {
         is_left: bool,
         shall_stay: bool,
     ) -> Result<()> {
-        let shall_stay = shall_stay || self.inner().was_there;
+        let shall_stay = shall_stay || self.inner().found.is_some();
         let owner = self.owner();
         match engine {
             None if self.inner().is_whole => Ok(()),

@@ -1,19 +1,15 @@
 //! A run on kind that is only looked at: the commands that it would call, from the functions that
 //! call them.
 
-use anyhow::Result;
 use camino::Utf8Path;
-use serde_json::Value;
 
 use super::create;
 use super::node::Node;
 use super::nodes;
 use crate::bundle::Bundle;
 use crate::cluster::kubernetes::Kubectl;
-use crate::cluster::kubernetes::documents::{self, Place, Which};
 use crate::cluster::local::creation;
 use crate::engine::Engine;
-use crate::manifest::{Manifests, Named, References};
 use crate::process::Invocation;
 use crate::run;
 
@@ -69,23 +65,6 @@ impl Preview<'_> {
         .apply_command()
     }
 
-    /// The documents of the manifests, each by kind and name, with the references that it would get.
-    ///
-    /// # Errors
-    /// [`crate::exit::Exit::Manifest`] for an image that does not belong to the run.
-    pub(crate) fn documents(
-        &self,
-        manifests: &Manifests,
-        references: &References<impl Named>,
-    ) -> Result<Vec<String>> {
-        let place = Place {
-            run: self.id,
-            namespace: self.id,
-        };
-        let documents = documents::of_manifests(place, manifests, references, Which::All)?;
-        Ok(documents.iter().map(told).collect())
-    }
-
     /// What would be removed.
     pub(crate) fn removals(&self) -> Vec<Invocation> {
         let resources = run::Resources {
@@ -94,46 +73,5 @@ impl Preview<'_> {
             networks: vec![run::kind_network(self.id)],
         };
         run::removals(self.engine, &resources)
-    }
-}
-
-/// `Deployment gateway: localhost/gateway:...`
-pub(in crate::cluster) fn told(document: &Value) -> String {
-    let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
-    let mut told = format!(
-        "{} {}",
-        text("/kind").unwrap_or_default(),
-        text("/metadata/name").unwrap_or_default()
-    );
-    let lists = ["initContainers", "containers"].map(|list| format!("/spec/template/spec/{list}"));
-    let containers = lists
-        .iter()
-        .filter_map(|list| document.pointer(list)?.as_array());
-    let mut images: Vec<&str> = containers
-        .flatten()
-        .filter_map(|container| container["image"].as_str())
-        .collect();
-    images.dedup();
-    if !images.is_empty() {
-        told.push_str(&format!(": {}", images.join(", ")));
-    }
-    told
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::told;
-
-    #[test]
-    fn a_document_is_told_with_its_images() {
-        let pod = json!({"initContainers": [{"image": "a:1"}], "containers": [{"image": "a:1"}, {"image": "b:2"}]});
-        let deployment = json!({"kind": "Deployment", "metadata": {"name": "x"}, "spec": {"template": {"spec": pod}}});
-        assert_eq!(told(&deployment), "Deployment x: a:1, b:2");
-        assert_eq!(
-            told(&json!({"kind": "Service", "metadata": {"name": "y"}})),
-            "Service y"
-        );
     }
 }

@@ -19,7 +19,6 @@ use crate::cluster::local::make_network;
 use crate::engine::Engine;
 use crate::process::{self, Input, Invocation};
 use crate::run::{self, Run};
-use crate::source::workspace::{Target, Workspace};
 
 /// A file is written, or an answer read.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
@@ -39,15 +38,11 @@ impl Remote {
     /// # Errors
     /// When kind makes no cluster.
     pub(crate) fn make(
-        workspace: &Workspace,
-        target: &Target,
         run: &Arc<Run>,
         engine: &Engine,
         bundle: Option<&Arc<Bundle>>,
     ) -> Result<Self> {
         let purpose = Purpose {
-            workspace: workspace.clone(),
-            target: target.clone(),
             run: Arc::clone(run),
             engine: engine.clone(),
             bundle: bundle.cloned(),

@@ -21,6 +21,7 @@ pub(crate) mod documents;
 pub(crate) mod gather;
 pub(crate) mod namespace;
 pub(crate) mod pod;
+pub(crate) mod preview;
 pub(crate) mod roll_out;
 
 use pod::Pod;

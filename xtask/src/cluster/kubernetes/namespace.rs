@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
 
@@ -15,9 +15,10 @@ use super::documents::{self, Place};
 use super::pod::Pod;
 use super::roll_out::{self, Held, Wanted};
 use crate::cluster::readiness::Readiness;
+use crate::exit::{Exit, Failure};
 use crate::manifest::document::Container;
 use crate::manifest::{Manifests, References, Seen, Workload};
-use crate::report::live::Activity;
+use crate::report::{self, live::Activity};
 use crate::third_party::ThirdPartyImage;
 use crate::threads::{bounded, joined};
 
@@ -63,6 +64,23 @@ pub(crate) struct Deployed {
     pub(crate) ports: BTreeMap<String, u16>,
     /// When its container counts as ready.
     pub(crate) readiness: Readiness,
+}
+
+impl Deployed {
+    /// What it is when its pods are ready and nothing answers through its Service; a signal stays one.
+    pub(crate) fn unanswered(&self, error: Error, hint: Option<&str>) -> Error {
+        if report::is_signal(&error) {
+            return error;
+        }
+        let name = &self.wanted.deployment;
+        let what = format!("{name} is ready, and does not answer through its Service");
+        let failure = Failure::new(Exit::Deploy, what);
+        let failure = match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        };
+        failure.caused_by(error).into()
+    }
 }
 
 #[cfg(test)]

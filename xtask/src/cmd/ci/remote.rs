@@ -70,8 +70,7 @@ fn prove(
     folder: Option<&Utf8Path>,
 ) -> Result<()> {
     let bundle = Bundle::given(folder)?.map(Arc::new);
-    let target = workspace.target(TARGET)?;
-    let remote = Remote::make(workspace, target, run, engine, bundle.as_ref())?;
+    let remote = Remote::make(run, engine, bundle.as_ref())?;
     let registry = Registry::start(run.directory(), &remote.gateway()?)?;
     let host = format!("127.0.0.1:{}", registry.port);
     remote.pull_through(

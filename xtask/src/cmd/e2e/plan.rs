@@ -10,7 +10,7 @@ use super::naming::Naming;
 use crate::bundle::Bundle;
 use crate::cli;
 use crate::cluster::local::Preview;
-use crate::cluster::{Choice, context, kind};
+use crate::cluster::{Choice, context, kind, kubernetes};
 use crate::cmd::{print_data, tag};
 use crate::engine::Engine;
 use crate::manifest::{Manifests, References};
@@ -245,7 +245,7 @@ fn planned_on_kind(
         load: "as soon as the node takes images, and seen complete in its own listing",
         loads: ours.collect(),
         ours: vec![wrapped(kind.apply())],
-        documents: kind.documents(&manifests, &references)?,
+        documents: kubernetes::preview::documents(preview.id, &manifests, &references)?,
         removals: kind.removals().into_iter().map(wrapped).collect(),
     })
 }
@@ -286,7 +286,7 @@ fn planned_on_context(
         load: "what the registry does not have yet, and seen there",
         loads: loads.map(wrapped).collect(),
         ours: vec![wrapped(context.apply())],
-        documents: context.documents(&manifests, &references)?,
+        documents: kubernetes::preview::documents(preview.id, &manifests, &references)?,
         removals: context.removals().into_iter().map(wrapped).collect(),
     })
 }
