@@ -12,12 +12,15 @@ use crate::cluster::{Action, State};
 use crate::database::{Database, Login};
 use crate::http::{Api, forget_addresses};
 use crate::poll::{Look, try_eventually};
+use crate::requests::REQUESTS;
 use crate::run::Run;
 use crate::scenario::{append, now};
 
 /// The port of a service that tells how it is.
 const PROBES: &str = "probes";
 const PROBES_PORT: u16 = 8081;
+/// The usual port of the API.
+const HTTP_PORT: u16 = 8080;
 
 /// How long a service may take to be ready again.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -106,7 +109,11 @@ impl Fault<'_> {
             Remedy::OneReplica => try_scale(self.run, &self.service, 1)?,
         }
         wait_until_ready(self.run, &self.service, READY_WITHIN)?;
-        wait_until_all_reach(self.run, READY_WITHIN)
+        wait_until_all_reach(self.run, READY_WITHIN)?;
+        if self.service == "postgres" {
+            wait_until_datastorage_asks_it(self.run, READY_WITHIN)?;
+        }
+        Ok(())
     }
 }
 
@@ -214,6 +221,25 @@ pub fn wait_until_ready(run: &Run, service: &str, within: Duration) -> Result<()
             let state = run.cluster().states(&[container]);
             format!("{container}: not ready within {within:?}; last seen: {state:?}, {last}")
         })?;
+    }
+    Ok(())
+}
+
+/// Waits until every replica of DataStorage has answered from its database. That it reaches it may
+/// be what it knew before: a question that was put to the database while it was away may still be
+/// on its way, and fails later.
+fn wait_until_datastorage_asks_it(run: &Run, within: Duration) -> Result<(), String> {
+    let token = run.token("e2e-reader", "datastorage");
+    for container in &run.service("datastorage").containers {
+        let api = Api::of_container(run, "datastorage", container, "http", HTTP_PORT);
+        let api = api.with_token(&token);
+        let list = format!("{REQUESTS}?limit=1");
+        try_eventually(within, || match api.try_get(&list) {
+            Ok(answer) if answer.status == 200 => Look::Seen(()),
+            Ok(answer) => Look::NotYet(answer.to_string()),
+            Err(error) => Look::NotYet(error.to_string()),
+        })
+        .map_err(|last| format!("{container}: no answer within {within:?}: {last}"))?;
     }
     Ok(())
 }

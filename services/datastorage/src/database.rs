@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use common::server::Context;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Row as _};
 
 use crate::config::DatabaseArgs;
 
@@ -139,11 +139,17 @@ fn is_away(error: &anyhow::Error) -> bool {
 /// The pool of the service's own role. A few connections are there before the first request: many
 /// requests that all have to connect first would only hinder each other. It connects again by
 /// itself whenever the server was away.
+///
+/// A request whose client hangs up, or whose time is over, ends wherever it stands, and while its
+/// `BEGIN` is on the way nobody knows yet that there is a transaction to roll back. So each
+/// connection is asked, in place of the usual ping, and what was left open is rolled back.
 async fn pool(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
     let options = PgPoolOptions::new()
         .min_connections(CONNECTIONS_MIN)
         .max_connections(CONNECTIONS_MAX)
-        .acquire_timeout(ACQUIRE_TIMEOUT);
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| Box::pin(end_transaction(connection)));
     let pool = options.connect_lazy_with(bounded(args));
     let mut first = Vec::new();
     for _ in 0..CONNECTIONS_MIN {
@@ -151,6 +157,22 @@ async fn pool(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
     }
     drop(first);
     Ok(pool)
+}
+
+/// A statement by itself begins when its transaction does; in one that is open it begins later, and
+/// in one that has failed it is refused. As one message: each message of the extended protocol has a
+/// time of its own.
+async fn end_transaction(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    const ALONE: &str = "SELECT transaction_timestamp() = statement_timestamp()";
+    match sqlx::raw_sql(ALONE).fetch_one(&mut *connection).await {
+        Ok(row) if row.try_get(0)? => return Ok(true),
+        Ok(_) => {}
+        Err(error) if error.as_database_error().is_some() => {}
+        Err(error) => return Err(error),
+    }
+    metrics::counter!("transactions_left_open_total").increment(1);
+    sqlx::raw_sql("ROLLBACK").execute(connection).await?;
+    Ok(true)
 }
 
 fn bounded(args: &DatabaseArgs) -> PgConnectOptions {
@@ -176,18 +198,26 @@ pub(crate) fn listening_pool(args: &DatabaseArgs) -> PgPool {
 }
 
 /// Asks the database over a connection of its own, so that a busy pool is no sick database: each
-/// second, and more often while it is away.
+/// second, and more often while it is away. That a connection broke says nothing of how the database
+/// is now, so it is asked once more over a new one.
 pub(crate) async fn probe(args: DatabaseArgs, context: Context) -> anyhow::Result<()> {
     const ANSWERED: Duration = Duration::from_secs(1);
     const AWAY: Duration = Duration::from_millis(200);
     let options = bounded(&args).application_name("datastorage-probe");
     let mut connection = None;
     loop {
-        let asked_at = Instant::now();
-        let asking = context
-            .shutdown
-            .unless_requested(ask(&mut connection, &options));
-        let pause = match asking.await {
+        let mut asked_at = Instant::now();
+        let asking = async {
+            let known = connection.is_some();
+            let answer = ask(&mut connection, &options).await;
+            if answer.is_ok() || !known {
+                return answer;
+            }
+            connection = None;
+            asked_at = Instant::now();
+            ask(&mut connection, &options).await
+        };
+        let pause = match context.shutdown.unless_requested(asking).await {
             None => return Ok(()),
             Some(Ok(())) => {
                 context.health.answered(DEPENDENCY);

@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use common::api::RequestQuery;
 use test_e2e::crowd::{together, under_load};
 use test_e2e::metrics::Metrics;
+use test_e2e::requests;
 use test_e2e::{Look, audit, eventually, fault, http, scenario, scenario_with_node, unique};
 use uuid::Uuid;
 
@@ -236,4 +238,34 @@ fn log_lines_carry_the_correlation_id() {
             }
         },
     );
+}
+
+/// A client that hangs up ends its request wherever it stands, while a transaction begins too. What
+/// it leaves must not meet those who write meanwhile.
+#[test]
+fn clients_that_hang_up_leave_no_transaction_behind() {
+    const CLIENTS: usize = 8;
+    const TURNS: u64 = 60;
+    let scenario = scenario!(Exclusive);
+    let reader = scenario.api("datastorage", "e2e-reader");
+    let gateway = scenario.api("datastorage", "gateway");
+    let before = Metrics::scrape(scenario.run(), "datastorage");
+    let hung_up: Vec<usize> = together(CLIENTS, |_| {
+        let client = reader.datastorage().expect("an address");
+        let turn = |turn: u64| {
+            // From before it has begun until after it has ended.
+            let patience = Duration::from_micros(100 * (turn % 50));
+            let query = RequestQuery::default();
+            let asking = async { tokio::time::timeout(patience, client.requests(&query)).await };
+            let hung_up = http::block_on(asking).is_err();
+            requests::create(&gateway, &requests::new_request(&requests::target()));
+            usize::from(hung_up)
+        };
+        (0..TURNS).map(turn).sum()
+    });
+    let hung_up: usize = hung_up.into_iter().sum();
+    let left = |metrics: &Metrics| metrics.sum("transactions_left_open_total", &[]);
+    let left = left(&Metrics::scrape(scenario.run(), "datastorage")) - left(&before);
+    println!("{hung_up} hung up, {left} of them while a transaction began");
+    assert!(left > 0.0 && left <= hung_up as f64, "{left} of {hung_up}");
 }
