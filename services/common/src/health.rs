@@ -240,20 +240,30 @@ impl Health {
 /// The name of DataStorage in readiness and metrics.
 pub const DATASTORAGE: &str = "datastorage";
 
-/// Asks DataStorage again and again until shutdown, and tells `health`.
+/// How long the first question to what may not be there yet is waited for. A network that does not
+/// know a new pod yet drops its first packet, and the kernel sends another after a second.
+pub const FIRST_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Asks DataStorage again and again until shutdown, and tells `health`. Each question that is not
+/// answered is waited for twice as long as the one before it.
 pub async fn watch_datastorage(client: DataStorage, health: Health, shutdown: Shutdown) {
     const AWAITED: Duration = Duration::from_millis(100);
     const ANSWERED: Duration = Duration::from_secs(2);
+    const PATIENCE_MAX: Duration = Duration::from_secs(10);
+    let mut patience = FIRST_PATIENCE;
     loop {
         let asked_at = Instant::now();
-        let pause = match shutdown.unless_requested(client.ping()).await {
-            Some(Ok(())) => {
+        let asking = tokio::time::timeout(patience, client.ping());
+        let pause = match shutdown.unless_requested(asking).await {
+            Some(Ok(Ok(()))) => {
                 health.answered(DATASTORAGE);
+                patience = PATIENCE_MAX;
                 ANSWERED
             }
-            Some(Err(error)) => {
-                tracing::debug!(%error, "DataStorage does not answer");
+            Some(unanswered) => {
+                tracing::debug!(?unanswered, "DataStorage does not answer");
                 health.unanswered(DATASTORAGE, asked_at);
+                patience = PATIENCE_MAX.min(patience * 2);
                 AWAITED
             }
             None => return,

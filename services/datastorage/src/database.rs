@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use common::health::FIRST_PATIENCE;
 use common::server::Context;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool, Row as _};
@@ -21,6 +22,8 @@ const PREPARE_LOCK: i64 = 0x7068_6173_655f_7a65;
 const CONNECTIONS_MAX: u32 = 20;
 /// What is kept even when nobody asks.
 const CONNECTIONS_MIN: u32 = 6;
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a request waits for one of them.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(6);
 
@@ -28,28 +31,29 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(6);
 /// and gives the pool of that role. Waits for a server that is away, for as long as its caller does.
 pub(crate) async fn open(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
     const PAUSE: Duration = Duration::from_millis(50);
+    let mut patience = FIRST_PATIENCE;
     loop {
-        match try_to_open(args).await {
+        match try_to_open(args, patience).await {
             Ok(pool) => return Ok(pool),
             Err(error) if is_away(&error) => {
                 tracing::warn!("waiting for the database: {error:#}");
                 tokio::time::sleep(PAUSE).await;
+                patience = CONNECT_TIMEOUT.min(patience * 2);
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-async fn try_to_open(args: &DatabaseArgs) -> anyhow::Result<PgPool> {
-    prepare(args).await?;
+async fn try_to_open(args: &DatabaseArgs, patience: Duration) -> anyhow::Result<PgPool> {
+    let owner = args.owner_database_url.with_password(&args.owner_password);
+    let postgres = owner.clone().database("postgres");
+    make_database_and_role(args, connect(&postgres, patience).await?).await?;
+    prepare(args, connect(&owner, CONNECT_TIMEOUT).await?).await?;
     pool(args).await
 }
 
-async fn prepare(args: &DatabaseArgs) -> anyhow::Result<()> {
-    let owner = args.owner_database_url.with_password(&args.owner_password);
-    make_database_and_role(args, &owner).await?;
-
-    let mut connection = connect(&owner).await?;
+async fn prepare(args: &DatabaseArgs, mut connection: PgConnection) -> anyhow::Result<()> {
     sqlx::migrate!()
         .run(&mut connection)
         .await
@@ -60,9 +64,8 @@ async fn prepare(args: &DatabaseArgs) -> anyhow::Result<()> {
 
 async fn make_database_and_role(
     args: &DatabaseArgs,
-    owner: &PgConnectOptions,
+    mut connection: PgConnection,
 ) -> anyhow::Result<()> {
-    let mut connection = connect(&owner.clone().database("postgres")).await?;
     // Held until the connection is closed. CREATE DATABASE cannot be in a transaction.
     sqlx::query("SELECT pg_advisory_lock($1)")
         .bind(PREPARE_LOCK)
@@ -119,10 +122,9 @@ async fn grant(connection: &mut PgConnection, role: &str) -> anyhow::Result<()> 
     transaction.commit().await.context("cannot grant")
 }
 
-async fn connect(options: &PgConnectOptions) -> anyhow::Result<PgConnection> {
-    const TIMEOUT: Duration = Duration::from_secs(3);
+async fn connect(options: &PgConnectOptions, patience: Duration) -> anyhow::Result<PgConnection> {
     let connecting = PgConnection::connect_with(options);
-    let connection = tokio::time::timeout(TIMEOUT, connecting)
+    let connection = tokio::time::timeout(patience, connecting)
         .await
         .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())));
     let (host, port) = (options.get_host(), options.get_port());
@@ -243,7 +245,7 @@ async fn ask(
     const TIMEOUT: Duration = Duration::from_secs(4);
     let connection = match connection {
         Some(connection) => connection,
-        None => connection.insert(connect(options).await?),
+        None => connection.insert(connect(options, CONNECT_TIMEOUT).await?),
     };
     let asking = sqlx::query("SELECT 1").execute(connection);
     tokio::time::timeout(TIMEOUT, asking).await??;

@@ -46,6 +46,7 @@ pub(crate) use create::absence;
 use create::{FoundNode, Pulls, Purpose, bring, create, look_at_node};
 use guest::{Guest, Part};
 use kept::Kept;
+use node::Around;
 pub(crate) use node::forget;
 use nodes::Nodes;
 
@@ -264,9 +265,21 @@ impl Kind {
         self.nodes.whole_images(references)
     }
 
-    /// Puts an archive into every node.
-    pub(crate) fn import(&self, archive: &Utf8Path) -> Result<()> {
-        self.nodes.import(archive)
+    /// Puts archives into every node; gives what [`Kind::whole_images`] gave before and gives after it.
+    pub(crate) fn take(&self, archives: &[&Utf8Path], references: &[&str]) -> Result<Around> {
+        let [first, between @ .., last] = archives else {
+            return match archives {
+                [one] => self.nodes.exchange(one, references),
+                _ => self
+                    .whole_images(references)
+                    .map(|there| (there.clone(), there)),
+            };
+        };
+        let (before, _) = self.nodes.exchange(first, references)?;
+        let mut between = between.iter();
+        between.try_for_each(|archive| self.nodes.import(archive))?;
+        let (_, after) = self.nodes.exchange(last, references)?;
+        Ok((before, after))
     }
 
     /// Every node, the control plane first.

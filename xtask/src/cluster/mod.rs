@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::Result;
 use camino::Utf8Path;
@@ -16,6 +17,7 @@ use crate::run::Run;
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
 use crate::third_party::ThirdPartyImage;
+use crate::threads::all;
 
 pub mod context;
 pub mod kind;
@@ -285,14 +287,31 @@ impl Cluster {
         }
     }
 
-    /// Puts an archive that we wrote into it. That it says so proves nothing: see [`Self::images`].
+    /// Puts archives that we wrote into it; gives what [`Self::whole_images`] gave before and gives
+    /// after it: that whoever takes them says so proves nothing.
     ///
     /// # Errors
-    /// With the words of whoever takes it.
-    pub(crate) fn take(&self, archive: &impl Archive) -> Result<()> {
+    /// With the words of whoever takes them.
+    pub(crate) fn take<A: Archive + Sync>(
+        &self,
+        archives: &[&A],
+        references: &[&str],
+    ) -> Result<[BTreeMap<String, Listed>; 2]> {
         match self {
-            Self::Local(local) => local.engine().load(archive),
-            Self::Kind(kind) => kind.import(archive.path()),
+            Self::Local(local) => {
+                let before = self.images(references)?;
+                // An engine hashes what it takes, on one processor for each.
+                thread::scope(|scope| {
+                    let load = |archive| scope.spawn(move || local.engine().load(archive));
+                    all(archives.iter().copied().map(load).collect())
+                })?;
+                Ok([before, self.images(references)?])
+            }
+            Self::Kind(kind) => {
+                let paths: Vec<&Utf8Path> = archives.iter().map(|one| one.path()).collect();
+                let (before, after) = kind.take(&paths, references)?;
+                Ok([before, after].map(by_name))
+            }
             Self::Context(context) => {
                 anyhow::bail!("{context} pulls its images, and takes no archive")
             }

@@ -2,11 +2,9 @@
 //! pulls its images, into its registry, and seen again there. Gives no image another name; what is
 //! there under the name already must be the image that was built.
 
-use std::thread;
-
 use anyhow::Result;
 
-use super::build::Built;
+use super::build::{Built, Origin};
 use super::push::push;
 use super::tag::{ImageRef, Repository};
 use super::{Images, Stage};
@@ -15,7 +13,6 @@ use crate::digest::Digest;
 use crate::engine::ARCHIVE_ANEW;
 use crate::exit::{Exit, Failure};
 use crate::report::live;
-use crate::threads::all;
 
 /// An image that the cluster itself lists under its name, with the ID that was built, or that its
 /// registry has under that name, with the manifest that was built.
@@ -96,30 +93,37 @@ fn into_registry(images: Images<Built>, repository: &Repository) -> Result<Image
 fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> {
     let references: Vec<String> = images.iter().map(|(_, built)| name(built)).collect();
     let references: Vec<&str> = references.iter().map(String::as_str).collect();
-    // One whose import was cut off is put in again.
-    let before = cluster.whole_images(&references)?;
-    let mut missing = Vec::new();
+    let put = |images: &[&Built]| {
+        let names: Vec<String> = images.iter().map(|built| name(built)).collect();
+        let _activity = live::begin("loading", names.join(", "));
+        cluster.take(images, &references)
+    };
+    // What was compiled just now is not there, and needs no look of its own before it.
+    let all = images.iter().map(|(_, built)| built);
+    let (new, known): (Vec<&Built>, Vec<&Built>) =
+        all.partition(|built| built.origin() == Origin::Built);
+    let [before, mut after] = match new.is_empty() {
+        true => {
+            let there = cluster.whole_images(&references)?;
+            [there.clone(), there]
+        }
+        false => put(&new)?,
+    };
     for (_, built) in images.iter() {
-        match before.get(&name(built)) {
-            Some(listed) => check(built, listed, cluster)?,
-            None => missing.push(built),
+        if let Some(listed) = before.get(&name(built)) {
+            check(built, listed, cluster)?;
         }
     }
-    // An engine hashes what it takes, on one processor for each.
-    thread::scope(|scope| {
-        let load = |built: &&Built| {
-            let _activity = live::begin("loading", name(built));
-            cluster.take(*built)
-        };
-        let loading = missing.iter();
-        let loading = loading.map(|built| scope.spawn(move || load(built)));
-        all(loading.collect())
-    })?;
-    let after = if missing.is_empty() {
-        before.clone()
-    } else {
-        cluster.images(&references)?
-    };
+    // One whose import was cut off is put in again.
+    let is_missing = |built: &&Built| !before.contains_key(&name(built));
+    let missing: Vec<&Built> = known.into_iter().filter(is_missing).collect();
+    if !missing.is_empty() {
+        [_, after] = put(&missing)?;
+    }
+    if after.len() < references.len() {
+        // It tells why one is not.
+        after = cluster.images(&references)?;
+    }
     images.advance(|built| {
         let name = name(&built);
         let listed = after.get(&name).ok_or_else(|| {
@@ -135,7 +139,7 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
         })?;
         check(&built, listed, cluster)?;
         Ok(Loaded {
-            already_there: before.contains_key(&name),
+            already_there: before.contains_key(&name) && built.origin() != Origin::Built,
             there: There::Listed(listed.id.clone()),
             built,
         })

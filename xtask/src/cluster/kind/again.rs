@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use camino::Utf8Path;
-use serde::Deserialize;
+use serde_json::Value;
 
 use super::Wanted;
 use super::config::Shape;
@@ -44,17 +44,31 @@ pub(super) struct Staying {
     pub(super) renewal: Renewal,
 }
 
-#[derive(Deserialize)]
-struct Named {
-    metadata: Metadata,
+/// What is in a cluster.
+#[derive(Debug, Default)]
+struct Inside {
+    nodes: Vec<Value>,
+    namespaces: Vec<Value>,
+    pods: Vec<Pod>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Metadata {
-    name: String,
-    #[serde(default)]
-    deletion_timestamp: Option<String>,
+impl Inside {
+    /// By one command: each costs its start, and a compiler wants the processors.
+    fn look(kubectl: &Kubectl) -> Result<Self> {
+        let mut inside = Self::default();
+        for item in kubectl.get_all("nodes,namespaces,pods")? {
+            match item["kind"].as_str() {
+                Some("Node") => inside.nodes.push(item),
+                Some("Namespace") => inside.namespaces.push(item),
+                Some("Pod") => {
+                    let pod = serde_json::from_value(item).context("cannot read a pod")?;
+                    inside.pods.push(pod);
+                }
+                _ => {}
+            }
+        }
+        Ok(inside)
+    }
 }
 
 /// The node of the cluster that `owner` owns; else why the cluster is of no use: it does not run, it
@@ -94,10 +108,10 @@ fn look(
     thread::scope(|scope| {
         let images = scope.spawn(|| nodes.images(&names));
         let strays = scope.spawn(|| nodes.refuse_strays());
-        let standing = scope.spawn(|| obstacle(kubectl, staying));
-        let left = leave_none(kubectl, workspace);
+        let inside = Inside::look(kubectl)?;
+        let left = leave_none(kubectl, &inside.namespaces, workspace);
         threads::joined(strays)?;
-        if let Some(obstacle) = threads::joined(standing)? {
+        if let Some(obstacle) = obstacle(&inside, kubectl, staying) {
             bail!("{obstacle}");
         }
         let images = threads::joined(images)?;
@@ -111,21 +125,19 @@ fn look(
 }
 
 /// Ends what earlier runs left in the cluster: they died, or were kept until now.
-fn leave_none(kubectl: &Kubectl, workspace: &Workspace) -> Result<()> {
-    let path = format!("/api/v1/namespaces?labelSelector={LABEL_CLUSTER}");
-    let namespaces: Vec<Named> = kubectl.list(&path)?;
-    for left in namespaces.iter().map(|namespace| &namespace.metadata) {
-        if left.name == kubectl.namespace {
+fn leave_none(kubectl: &Kubectl, namespaces: &[Value], workspace: &Workspace) -> Result<()> {
+    let all = namespaces.iter().map(|namespace| &namespace["metadata"]);
+    let of_runs = all.filter(|metadata| metadata["labels"].get(LABEL_CLUSTER).is_some());
+    for left in of_runs.filter(|metadata| metadata["deletionTimestamp"].is_null()) {
+        let name = left["name"].as_str().unwrap_or_default();
+        if name == kubectl.namespace {
             continue;
         }
-        if left.deletion_timestamp.is_some() {
-            continue;
-        }
-        end_namespace(&kubectl.at(&left.name))?;
-        let directory = run::runs_directory(workspace).join(&left.name);
+        end_namespace(&kubectl.at(name))?;
+        let directory = run::runs_directory(workspace).join(name);
         if kept::is_guest_of(&directory, &kubectl.namespace) {
             if run::is_kept(&directory) {
-                report::note(&format!("{} is not kept any more", left.name));
+                report::note(&format!("{name} is not kept any more"));
             }
             run::end_guest(&directory, "the next run on its cluster")?;
         }
@@ -135,21 +147,21 @@ fn leave_none(kubectl: &Kubectl, workspace: &Workspace) -> Result<()> {
 
 /// What stands in the way of a run in the cluster, where something does: a node that takes no pods, or
 /// a pod among what stays that no run has put there.
-fn obstacle(kubectl: &Kubectl, staying: &[Staying]) -> Result<Option<String>> {
-    let nodes: Vec<serde_json::Value> = kubectl.list("/api/v1/nodes")?;
-    for node in &nodes {
+fn obstacle(inside: &Inside, kubectl: &Kubectl, staying: &[Staying]) -> Option<String> {
+    for node in &inside.nodes {
         let conditions = node["status"]["conditions"].as_array();
         let mut conditions = conditions.into_iter().flatten();
         let ready = conditions.find(|condition| condition["type"] == "Ready");
         if ready.is_none_or(|ready| ready["status"] != "True") {
             let name = node["metadata"]["name"].as_str().unwrap_or_default();
-            return Ok(Some(format!("node {name} is not ready")));
+            return Some(format!("node {name} is not ready"));
         }
     }
-    let pods = kubectl.pods()?;
     let is_known = |pod: &Pod| staying.iter().any(|one| pod.matches(&one.selector));
-    let stranger = pods.iter().find(|pod| !is_known(pod));
-    Ok(stranger.map(|pod| format!("somebody else's pod {} is in it", pod.name())))
+    let pods = inside.pods.iter();
+    let mut there = pods.filter(|pod| pod.namespace() == kubectl.namespace);
+    let stranger = there.find(|pod| !is_known(pod));
+    stranger.map(|pod| format!("somebody else's pod {} is in it", pod.name()))
 }
 
 /// Takes a namespace out of the way of others at once, ports of nodes above all, and tells it to go.

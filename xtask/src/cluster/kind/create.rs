@@ -263,8 +263,7 @@ pub(super) fn bring(engine: &Engine, images: &[ThirdPartyImage], nodes: &Nodes) 
     for image in images {
         let archive = third_party::archive(engine, image)?;
         let _activity = live::begin("loading", image.reference());
-        nodes.import(&archive)?;
-        let listed = nodes.images(&[image.reference()])?;
+        let (_, listed) = nodes.exchange(&archive, &[image.reference()])?;
         let found = listed.get(image.reference()).map(String::as_str);
         if found != Some(image.image_id()) {
             let message = format!(

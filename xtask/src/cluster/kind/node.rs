@@ -2,10 +2,9 @@
 //! into it, and its own listing tells what it has.
 
 use std::collections::BTreeMap;
-use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 use serde::Deserialize;
 
@@ -15,7 +14,6 @@ use crate::exit::{Exit, Failure};
 use crate::poll::{self, Look};
 use crate::process::{self, Input, Invocation};
 use crate::run;
-use crate::threads::joined;
 
 /// An answer that changes nothing.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
@@ -25,6 +23,15 @@ const IMPORT_DEADLINE: Duration = Duration::from_secs(300);
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// Where Kubernetes keeps its images.
 const NAMESPACE: &str = "--namespace=k8s.io";
+/// What Kubernetes lists, and what the runtime tells of the content of its arguments.
+const LIST: &str = r#"crictl images --output=json; ctr --namespace=k8s.io images check "$@""#;
+/// Stands between two of them.
+const LINE: &str = "---";
+
+/// IDs by name, and what is told of the content of each.
+type Told = (BTreeMap<String, String>, String);
+/// IDs by name, before something was done and after it.
+pub(super) type Around = (BTreeMap<String, String>, BTreeMap<String, String>);
 
 /// A node.
 #[derive(Clone, Debug)]
@@ -68,9 +75,32 @@ impl Node<'_> {
     /// # Errors
     /// With the words of the node's runtime.
     pub(super) fn import(&self, archive: &Utf8Path) -> Result<()> {
-        let import = self.import_command();
+        self.take(archive, &self.import_command())?;
+        Ok(())
+    }
+
+    /// Streams an archive into it; gives what [`Self::whole_images`] gave before and gives after it. By
+    /// one command, since each costs the engine's start.
+    ///
+    /// # Errors
+    /// As theirs, and with the words of the node's runtime.
+    pub(super) fn exchange(&self, archive: &Utf8Path, references: &[&str]) -> Result<Around> {
+        let steps = format!("{LIST}; echo {LINE}; ctr {NAMESPACE} images import - >&2; {LIST}");
+        let command = self.exec(true).args(["sh", "-ec"]);
+        let command = command.args([steps.as_str(), "sh"]);
+        let told = self.take(archive, &command.args(named(references)))?;
+        let parts = told.split_once(LINE);
+        let (before, after) = parts.context("a node does not tell what it took")?;
+        Ok((
+            whole(told_of(before, references)?),
+            whole(told_of(after, references)?),
+        ))
+    }
+
+    fn take(&self, archive: &Utf8Path, command: &Invocation) -> Result<String> {
         let input = Input::File(archive.to_owned());
-        process::capture_with_input(&import, &input, IMPORT_DEADLINE).map_err(|error| {
+        let took = process::capture_with_input(command, &input, IMPORT_DEADLINE);
+        let took = took.map_err(|error| {
             Failure::new(
                 error.exit(),
                 format!("node {} does not take {archive}", self.name),
@@ -78,7 +108,7 @@ impl Node<'_> {
             .hint("look at the node's disk: an image needs its size twice there")
             .caused_by(error)
         })?;
-        Ok(())
+        Ok(took.stdout)
     }
 
     /// Every image that it lists by a full name, with its ID, `sha256:...` of its config. An image
@@ -105,20 +135,10 @@ impl Node<'_> {
     }
 
     /// Those of these that are listed, and what is told of the content of each.
-    fn asked(&self, references: &[&str]) -> Result<(BTreeMap<String, String>, String)> {
-        let names = references.iter().map(|name| format!("name=={name}"));
-        let check = self
-            .exec(false)
-            .args(["ctr", NAMESPACE, "images", "check"])
-            .args(names);
-        // Two questions, each of which costs the engine's start.
-        let (mut listed, text) = thread::scope(|scope| {
-            let checked = scope.spawn(|| Ok(process::capture(&check, ANSWER_DEADLINE)?.stdout));
-            let listed = self.listing();
-            Ok::<_, Error>((listed?, joined(checked)?))
-        })?;
-        listed.retain(|name, _| references.contains(&name.as_str()));
-        Ok((listed, text))
+    fn asked(&self, references: &[&str]) -> Result<Told> {
+        let ask = self.exec(false).args(["sh", "-ec", LIST, "sh"]);
+        let ask = ask.args(named(references));
+        told_of(&process::capture(&ask, ANSWER_DEADLINE)?.stdout, references)
     }
 
     /// As [`Self::images`], and one that is not complete is not there.
@@ -126,9 +146,7 @@ impl Node<'_> {
     /// # Errors
     /// With the words of the node's runtime.
     pub(super) fn whole_images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
-        let (mut listed, text) = self.asked(references)?;
-        listed.retain(|name, _| status(&text, name).as_deref() == Some("complete"));
-        Ok(listed)
+        Ok(whole(self.asked(references)?))
     }
 
     /// The full names of all images that it lists, complete or not.
@@ -142,7 +160,9 @@ impl Node<'_> {
     fn listing(&self) -> Result<BTreeMap<String, String>> {
         let list = self.exec(false).args(["crictl", "images", "--output=json"]);
         let text = process::capture(&list, ANSWER_DEADLINE)?.stdout;
-        listed(&text).with_context(|| format!("cannot read the answer of: {list}"))
+        let listing = serde_json::from_str(&text);
+        let listing = listing.with_context(|| format!("cannot read the answer of: {list}"))?;
+        Ok(listed(listing))
     }
 
     /// See [`forget`].
@@ -207,14 +227,35 @@ pub(crate) fn forget(engine: &Engine, run: &str, reference: &str) -> Result<()> 
 }
 
 /// Every name that is listed, with the ID of its image.
-fn listed(text: &str) -> Result<BTreeMap<String, String>> {
-    let listing: Listing = serde_json::from_str(text)?;
+fn listed(listing: Listing) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for image in listing.images {
         let names = image.repo_tags.into_iter();
         found.extend(names.map(|name| (name, image.id.clone())));
     }
-    Ok(found)
+    found
+}
+
+/// As the runtime selects images.
+fn named(references: &[&str]) -> impl Iterator<Item = String> {
+    references.iter().map(|name| format!("name=={name}"))
+}
+
+/// The answer of [`LIST`], of these.
+fn told_of(text: &str, references: &[&str]) -> Result<Told> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter();
+    let listing = values.next().context("a node does not tell its images")?;
+    let listing: Listing = listing.context("cannot read what a node tells of its images")?;
+    let rest = &text[values.byte_offset()..];
+    let mut listed = listed(listing);
+    listed.retain(|name, _| references.contains(&name.as_str()));
+    Ok((listed, rest.to_owned()))
+}
+
+/// Those that are complete.
+fn whole((mut listed, text): Told) -> BTreeMap<String, String> {
+    listed.retain(|name, _| status(&text, name).as_deref() == Some("complete"));
+    listed
 }
 
 /// The word after type and digest in the line of this name.
@@ -226,7 +267,7 @@ fn status(text: &str, name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{listed, status};
+    use super::{status, told_of};
 
     #[test]
     fn an_image_is_known_by_its_full_name() {
@@ -234,11 +275,21 @@ mod tests {
             {"id": "sha256:1", "repoTags": ["localhost/a:x"], "repoDigests": []},
             {"id": "sha256:2", "repoTags": ["localhost/b:x", "localhost/c:y"]},
             {"id": "sha256:3", "repoTags": []}]}"#;
-        let found = listed(text).unwrap();
+        let text = format!("{text}\nlocalhost/a:x vnd complete\n");
+        let names = [
+            "localhost/a:x",
+            "localhost/b:x",
+            "localhost/c:y",
+            "localhost/d:z",
+        ];
+        let (found, of_content) = told_of(&text, &names).unwrap();
         assert_eq!(found.len(), 3);
         assert_eq!(found["localhost/a:x"], "sha256:1");
         assert_eq!(found["localhost/b:x"], "sha256:2");
         assert_eq!(found["localhost/c:y"], "sha256:2");
+        assert_eq!(of_content.trim(), "localhost/a:x vnd complete");
+        assert_eq!(told_of(&text, &names[3..]).unwrap().0.len(), 0);
+        assert!(told_of("", &names).is_err());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::Result;
 use camino::Utf8Path;
 
-use super::node::Node;
+use super::node::{Around, Node};
 use crate::engine::Engine;
 use crate::run;
 use crate::threads::{all, joined};
@@ -59,6 +59,42 @@ impl Nodes {
         self.0.iter().map(|one| one.name.as_str()).collect()
     }
 
+    /// Streams an archive into each; gives what [`Nodes::whole_images`] gave before and gives after it.
+    ///
+    /// # Errors
+    /// With the words of a node's runtime, and as theirs.
+    pub(super) fn exchange(&self, archive: &Utf8Path, references: &[&str]) -> Result<Around> {
+        let around = self.ask_all(|one| {
+            let importing = one.importing.lock();
+            let _one_at_a_time = importing.unwrap_or_else(PoisonError::into_inner);
+            one.as_node().exchange(archive, references)
+        })?;
+        let (before, after) = around.into_iter().unzip();
+        Ok((on_all(before), on_all(after)))
+    }
+
+    /// Those of these images that every node lists, complete and with the same ID. One that some have
+    /// and others have not is not there; one that is another image on another node has the ID that
+    /// is not the first's, so that whoever compares it sees that it is wrong.
+    ///
+    /// # Errors
+    /// As [`Node::images`].
+    pub(super) fn images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
+        Ok(on_all(
+            self.ask_all(|one| one.as_node().images(references))?,
+        ))
+    }
+
+    /// As [`Nodes::images`], and one that is not complete is not there: it can be put in again.
+    ///
+    /// # Errors
+    /// As [`Node::whole_images`].
+    pub(super) fn whole_images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
+        Ok(on_all(
+            self.ask_all(|one| one.as_node().whole_images(references))?,
+        ))
+    }
+
     /// Streams an archive into each.
     ///
     /// # Errors
@@ -71,38 +107,13 @@ impl Nodes {
         })
     }
 
-    /// Those of these images that every node lists, complete and with the same ID. One that some have
-    /// and others have not is not there; one that is another image on another node has the ID that
-    /// is not the first's, so that whoever compares it sees that it is wrong.
-    ///
-    /// # Errors
-    /// As [`Node::images`].
-    pub(super) fn images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
-        self.all_list(|node| node.images(references))
-    }
-
-    /// As [`Nodes::images`], and one that is not complete is not there: it can be put in again.
-    ///
-    /// # Errors
-    /// As [`Node::whole_images`].
-    pub(super) fn whole_images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
-        self.all_list(|node| node.whole_images(references))
-    }
-
-    fn all_list(
-        &self,
-        ask: impl Fn(Node<'_>) -> Result<BTreeMap<String, String>> + Sync,
-    ) -> Result<BTreeMap<String, String>> {
+    fn ask_all<T: Send>(&self, ask: impl Fn(&One) -> Result<T> + Sync) -> Result<Vec<T>> {
         let ask = &ask;
-        let listings = thread::scope(|scope| {
+        thread::scope(|scope| {
             let asking = self.0.iter();
-            let asking: Vec<_> = asking
-                .map(|one| scope.spawn(move || ask(one.as_node())))
-                .collect();
-            let listings: Result<Vec<_>> = asking.into_iter().map(joined).collect();
-            listings
-        })?;
-        Ok(on_all(listings))
+            let asking: Vec<_> = asking.map(|one| scope.spawn(move || ask(one))).collect();
+            asking.into_iter().map(joined).collect()
+        })
     }
 
     /// The full names of all images that the first lists, complete or not.

@@ -29,6 +29,9 @@ use pod::Pod;
 /// An answer of an API server on a busy host.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Longer than any run; a watch that is cut off before is begun again by whoever goes on with it.
+const WATCH_DEADLINE: Duration = Duration::from_secs(3600);
+
 /// How often it is looked whether anybody waits still.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// That there is none ends the first of them with an error.
@@ -170,6 +173,30 @@ impl Kubectl {
         Ok(items.items)
     }
 
+    /// Every pod of this namespace and the other.
+    ///
+    /// # Errors
+    /// With the server's own words.
+    pub(crate) fn pods_with(&self, other: &str) -> Result<Vec<Pod>> {
+        let mut pods: Vec<Pod> = self.list("/api/v1/pods")?;
+        pods.retain(|pod| [self.namespace.as_str(), other].contains(&pod.namespace()));
+        Ok(pods)
+    }
+
+    /// Everything of these kinds, wherever it is: `nodes,pods`.
+    ///
+    /// # Errors
+    /// With the server's own words.
+    pub(crate) fn get_all(&self, kinds: &str) -> Result<Vec<Value>> {
+        let get = self
+            .invocation()
+            .args(["get", kinds, "--all-namespaces", "--output=json"]);
+        let text = process::capture(&get, ANSWER_DEADLINE)?.stdout;
+        let items: Items<Value> = serde_json::from_str(&text)
+            .with_context(|| format!("cannot read the answer of: {get}"))?;
+        Ok(items.items)
+    }
+
     /// Every pod of the namespace.
     ///
     /// # Errors
@@ -257,8 +284,8 @@ impl Kubectl {
     ///
     /// # Errors
     /// When kubectl cannot be started.
-    pub(crate) fn watch_pods(&self, also: Option<&str>, deadline: Duration) -> Result<Follow> {
-        let seconds = deadline.as_secs().max(1);
+    pub(crate) fn watch_pods(&self, also: Option<&str>) -> Result<Follow> {
+        let seconds = WATCH_DEADLINE.as_secs();
         let namespace = &self.namespace;
         let path = match also {
             None => {
@@ -270,7 +297,12 @@ impl Kubectl {
             ),
         };
         let watch = self.invocation().args(["get", "--raw", &path]);
-        Ok(Follow::start(&watch, Followed::Stdout, None, deadline)?)
+        Ok(Follow::start(
+            &watch,
+            Followed::Stdout,
+            None,
+            WATCH_DEADLINE,
+        )?)
     }
 
     /// Waits until a roll-out has ended well, or nobody waits for it any more; kubectl watches it.

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::cluster::readiness::Readiness;
 use crate::exit::{Exit, Failure};
 use crate::manifest::document::Container;
 use crate::manifest::{Manifests, References, Seen, Workload};
+use crate::process::follow::Follow;
 use crate::report::{self, live::Activity};
 use crate::third_party::ThirdPartyImage;
 use crate::threads::{bounded, joined};
@@ -38,6 +40,8 @@ pub(crate) struct Namespace {
     third_party: Vec<ThirdPartyImage>,
     stays: Option<Stays>,
     deployed: Vec<Deployed>,
+    /// Of its pods, from the roll-out on.
+    watch: Mutex<Option<Follow>>,
 }
 
 /// What stays in the cluster when the run has ended, in a namespace of its own.
@@ -112,6 +116,7 @@ impl Namespace {
             third_party,
             stays: None,
             deployed: Vec::new(),
+            watch: Mutex::new(None),
         }
     }
 
@@ -254,8 +259,23 @@ impl Namespace {
             // What will never be ready is told at once, whatever else comes up.
             let in_vain = waited.is_err() || is_refused.load(Ordering::Relaxed);
             given_up.store(in_vain, Ordering::Relaxed);
-            joined(applying).and(joined(names)).and(waited)
+            let watch = joined(applying).and(joined(names)).and(waited)?;
+            *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
+            Ok(())
         })
+    }
+
+    /// The watch of its pods that has seen them become ready, for whoever goes on with it; a new one,
+    /// which begins with the pods that are there, where somebody has.
+    ///
+    /// # Errors
+    /// When kubectl cannot be started.
+    pub(crate) fn watch(&self) -> Result<Follow> {
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        match watch.take() {
+            Some(watch) => Ok(watch),
+            None => self.kubectl.watch_pods(self.also()),
+        }
     }
 
     /// Every pod of the run, those that stay among them.
@@ -263,15 +283,10 @@ impl Namespace {
     /// # Errors
     /// With the server's own words.
     pub(crate) fn pods(&self) -> Result<Vec<Pod>> {
-        let Some(stays) = &self.stays else {
-            return self.kubectl.pods();
-        };
-        thread::scope(|scope| {
-            let staying = scope.spawn(|| stays.kubectl.pods());
-            let mut pods = self.kubectl.pods()?;
-            pods.extend(joined(staying)?);
-            Ok(pods)
-        })
+        match self.also() {
+            Some(also) => self.kubectl.pods_with(also),
+            None => self.kubectl.pods(),
+        }
     }
 
     /// `<pod>.log` for every pod, and `<pod>-init-<name>.log` for what ran before it, with what the

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
@@ -11,8 +11,7 @@ use serde::Deserialize;
 use super::Kubectl;
 use super::pod::Pod;
 use crate::exit::{Exit, Failure};
-use crate::process::ProcessError;
-use crate::process::follow::Next;
+use crate::process::follow::{Follow, Next};
 use crate::report::live::Activity;
 
 /// How often it is looked whether nodes have come up, where no event comes.
@@ -109,7 +108,7 @@ pub(crate) struct Marks<'a> {
 }
 
 /// Waits until every pod of `wanted` is ready, here and in the namespace `also`, or it is marked that
-/// none will come.
+/// none will come. Gives the watch, which goes on.
 ///
 /// # Errors
 /// [`Exit::Deploy`] with the reason, when one never will be or the time is over; a signal.
@@ -121,9 +120,9 @@ pub(crate) fn wait(
     marks: &Marks<'_>,
     held: Held<'_>,
     activity: &Activity,
-) -> Result<()> {
-    let mut seen = Seen::default();
-    let watch = kubectl.watch_pods(also, deadline)?;
+) -> Result<Follow> {
+    let (mut seen, begun) = (Seen::default(), Instant::now());
+    let watch = kubectl.watch_pods(also)?;
     let mut last = "no pod yet".to_owned();
     loop {
         match watch.next_within(LOOK_INTERVAL) {
@@ -135,14 +134,16 @@ pub(crate) fn wait(
                 watch.finish()?;
                 return Err(late(deadline, &last));
             }
-            Err(ProcessError::Deadline { .. }) => return Err(late(deadline, &last)),
             Err(error) => return Err(error.into()),
         }
         if marks.is_refused.load(Ordering::Relaxed) {
-            return Ok(());
+            return Ok(watch);
         }
         match seen.judge(wanted, marks.nodes_are_up.load(Ordering::Relaxed)) {
-            Verdict::Ready => return Ok(()),
+            Verdict::Ready => return Ok(watch),
+            Verdict::NotYet(status) if begun.elapsed() >= deadline => {
+                return Err(late(deadline, &status));
+            }
             Verdict::NotYet(status) => {
                 activity.say(status.as_str());
                 last = status;

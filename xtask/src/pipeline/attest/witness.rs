@@ -18,8 +18,6 @@ use crate::poll;
 use crate::process::follow::{Follow, Next};
 use crate::report;
 
-/// Longer than any tests; a watch that is cut off before is begun again.
-const WATCH_DEADLINE: Duration = Duration::from_secs(3600);
 /// How often it is looked whether the tests have ended.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -36,7 +34,7 @@ struct Event {
 }
 
 impl Witness {
-    /// Begins to watch the pods of a run.
+    /// Begins to watch the pods of a run; what has happened to them since they were ready is told too.
     ///
     /// # Errors
     /// When kubectl cannot be started.
@@ -44,7 +42,7 @@ impl Witness {
         let kubectl = namespace.kubectl().clone();
         let also = namespace.also().map(str::to_owned);
         let deployed = namespace.deployed().to_vec();
-        let first = kubectl.watch_pods(also.as_deref(), WATCH_DEADLINE)?;
+        let first = namespace.watch()?;
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
         let watching =
@@ -84,7 +82,7 @@ fn watch(
                     return Ok(differences);
                 }
                 poll::pause(LOOK_INTERVAL)?;
-                watch = kubectl.watch_pods(also, WATCH_DEADLINE)?;
+                watch = kubectl.watch_pods(also)?;
             }
             Err(error) => {
                 let error = anyhow::Error::from(error);
