@@ -98,10 +98,12 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
         let _activity = live::begin("loading", names.join(", "));
         cluster.take(images, &references)
     };
-    // What was compiled just now is not there, and needs no look of its own before it.
+    // A node is asked by the command that gives it an image, and what was compiled just now is hardly
+    // there. An engine looks first.
+    let gives_at_once = matches!(cluster, Cluster::Kind(_));
     let all = images.iter().map(|(_, built)| built);
     let (new, known): (Vec<&Built>, Vec<&Built>) =
-        all.partition(|built| built.origin() == Origin::Built);
+        all.partition(|built| gives_at_once && built.origin() == Origin::Built);
     let [before, mut after] = match new.is_empty() {
         true => {
             let there = cluster.whole_images(&references)?;
@@ -139,7 +141,7 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
         })?;
         check(&built, listed, cluster)?;
         Ok(Loaded {
-            already_there: before.contains_key(&name) && built.origin() != Origin::Built,
+            already_there: before.contains_key(&name),
             there: There::Listed(listed.id.clone()),
             built,
         })
