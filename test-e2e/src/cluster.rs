@@ -211,6 +211,32 @@ impl Cluster {
         }
     }
 
+    /// Why a service cannot have several replicas here and lose one, if that is so.
+    #[must_use]
+    pub fn lacks_replicas(&self) -> Option<String> {
+        match self {
+            Self::Local(_) => Some(
+                "it wants several replicas of a service, which is for Kubernetes: `--cluster kind`"
+                    .to_owned(),
+            ),
+            Self::Kubernetes(_) => self.lacks_node(),
+        }
+    }
+
+    /// Ends one of the replicas of a container at once, as a crash would, and lets Kubernetes make
+    /// another; waits for neither. Which it is, is `nth` of those that run now, counted round and
+    /// round.
+    ///
+    /// # Errors
+    /// When the cluster cannot, or none runs.
+    pub fn crash_one(&self, container: &str, nth: usize) -> Result<(), String> {
+        let crashed = match self {
+            Self::Local(_) => Err("it has one".to_owned()),
+            Self::Kubernetes(namespace) => namespace.of(container).crash_one(container, nth),
+        };
+        crashed.map_err(|error| format!("{container} cannot lose one of its replicas: {error}"))
+    }
+
     /// The images that these containers run, in their order, each as `sha256:...`.
     ///
     /// # Errors

@@ -79,6 +79,23 @@ pub fn scale<'run>(run: &'run Run, service: &str, replicas: u32) -> Fault<'run> 
     fault(run, service, Remedy::OneReplica)
 }
 
+/// Ends one replica of a service that was [scaled](scale), as a crash would, and does not wait until
+/// there is another: see [`crate::cluster::Cluster::crash_one`].
+///
+/// # Panics
+/// When none runs.
+#[track_caller]
+pub fn crash_one(run: &Run, service: &str, nth: usize) {
+    let cluster = run.cluster();
+    for container in &run.service(service).containers {
+        let crashed = announce(run, service, container, "crash one")
+            .and_then(|()| cluster.crash_one(container, nth));
+        if let Err(error) = crashed {
+            panic!("{error}");
+        }
+    }
+}
+
 fn fault<'run>(run: &'run Run, service: &str, remedy: Remedy) -> Fault<'run> {
     Fault {
         run,

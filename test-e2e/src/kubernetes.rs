@@ -539,6 +539,26 @@ impl Namespace {
         Ok(())
     }
 
+    /// Kills the process of one of the pods of a Deployment, and has the pod replaced: the kubelet
+    /// would start the process again in it after longer and longer pauses.
+    ///
+    /// # Errors
+    /// When none runs.
+    pub fn crash_one(&self, container: &str, nth: usize) -> Result<(), String> {
+        let listing = self.listing()?;
+        let living = listing.living(listing.deployment(container)?);
+        let running: Vec<Process> = living.iter().filter_map(|pod| pod.process()).collect();
+        let process = match running.len() {
+            0 => return Err("none of them runs".to_owned()),
+            count => &running[nth % count],
+        };
+        self.refuse_when_gone(process)?;
+        let kill = ["task", "kill", "--signal", "SIGKILL", &process.id];
+        self.runtime(&process.node, &kill)?;
+        let delete = ["delete", "pod", &process.pod, "--force", "--wait=false"];
+        self.ask(&delete).map(drop)
+    }
+
     /// What a key of a ConfigMap holds.
     ///
     /// # Errors

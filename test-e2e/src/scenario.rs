@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use crate::cluster::Cluster;
 use crate::compiled::Compiled;
 use crate::http::Api;
 use crate::run::Run;
@@ -62,6 +63,20 @@ macro_rules! scenario_with_node {
     ($access:ident) => {{
         fn here() {}
         $crate::Scenario::open_with_node(
+            ::core::env!("CARGO_CRATE_NAME"),
+            ::core::any::type_name_of_val(&here),
+            $crate::Access::$access,
+            &$crate::compiled!(),
+        )
+    }};
+}
+
+/// The same for a test that wants several replicas, and kills some of them.
+#[macro_export]
+macro_rules! scenario_with_replicas {
+    ($access:ident) => {{
+        fn here() {}
+        $crate::Scenario::open_with_replicas(
             ::core::env!("CARGO_CRATE_NAME"),
             ::core::any::type_name_of_val(&here),
             $crate::Access::$access,
@@ -125,10 +140,28 @@ impl Scenario {
         access: Access,
         files: &[Compiled],
     ) -> Option<Self> {
-        let mut scenario = Self::open(target, place, access, files);
-        scenario.skipped = scenario.run.cluster().lacks_node();
-        match scenario.skipped {
-            None => Some(scenario),
+        Self::open(target, place, access, files).unless(Cluster::lacks_node)
+    }
+
+    /// The same for a test that wants several replicas of a service.
+    ///
+    /// # Panics
+    /// As [`Self::open`].
+    #[must_use]
+    #[track_caller]
+    pub fn open_with_replicas(
+        target: &str,
+        place: &str,
+        access: Access,
+        files: &[Compiled],
+    ) -> Option<Self> {
+        Self::open(target, place, access, files).unless(Cluster::lacks_replicas)
+    }
+
+    fn unless(mut self, lacks: fn(&Cluster) -> Option<String>) -> Option<Self> {
+        self.skipped = lacks(&self.run.cluster());
+        match self.skipped {
+            None => Some(self),
             Some(_) => None,
         }
     }

@@ -1,19 +1,22 @@
 //! The whole way, end to end: an alert comes in, and a sick workload is healed once, with an audit
 //! trail that tells how. Here every service is the real one; the tests only send alerts and look.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::api::RemediationRequest;
+use common::api::{RemediationRequest, RemediationRequests};
 use common::transitions::RequestPhase;
 use serde_json::{Value, json};
-use test_e2e::crowd::together;
+use test_e2e::crowd::{together, under_load};
 use test_e2e::testbed::{self, Journal};
 use test_e2e::workflows::{self, call, step};
 use test_e2e::{
     Look, Scenario, audit, eventually, fault, http, requests, scenario, scenario_with_node,
-    signals, unique,
+    scenario_with_replicas, signals, unique,
 };
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// From the alert to the end. A lease that was lost takes ten seconds, a deadline a little more.
 const WITHIN: Duration = Duration::from_secs(90);
@@ -316,14 +319,144 @@ fn check_death(scenario: &Scenario, service: &str) {
     }
 }
 
+/// Waits until the request of this patient has ended, whatever dies meanwhile.
+#[track_caller]
+fn await_end(datastorage: &http::Api, patient: &Patient) -> RequestPhase {
+    let list = format!(
+        "{}?target=shop/Deployment/{}",
+        requests::REQUESTS,
+        patient.name
+    );
+    eventually(
+        &format!("the end of {}", patient.name),
+        WITHIN,
+        || match datastorage.try_get(&list) {
+            Ok(answer) if answer.status == 200 => {
+                let found: RemediationRequests = answer.json();
+                match found.items.first().map(|request| request.phase) {
+                    Some(phase) if phase.is_terminal() => Look::Seen(phase),
+                    phase => Look::NotYet(format!("{phase:?}")),
+                }
+            }
+            Ok(answer) => Look::NotYet(answer.to_string()),
+            Err(error) => Look::NotYet(error.to_string()),
+        },
+    )
+}
+
 #[test]
-fn datastorage_killed_in_the_middle_nothing_is_lost_and_nothing_done_twice() {
+fn datastorage_killed_ten_times_nothing_is_lost_and_nothing_done_twice() {
+    const KILLS: usize = 10;
+    const SENDERS: usize = 3;
     let Some(scenario) = scenario_with_node!(Exclusive) else {
         return;
     };
-    for _ in 0..3 {
-        check_death(&scenario, "datastorage");
+    let gateway = scenario.api("gateway", "alertmanager");
+    let datastorage = scenario.api("datastorage", "e2e-reader");
+    let signal = signal_with_workflow(&scenario);
+    let ((), patients) = under_load(
+        SENDERS,
+        |_, _| {
+            let patient = patient(&scenario, &signal);
+            send_until_final(&gateway, &patient.alert);
+            await_end(&datastorage, &patient);
+            patient
+        },
+        || {
+            for _ in 0..KILLS {
+                fault::kill(scenario.run(), "datastorage").end();
+            }
+        },
+    );
+    assert!(patients.len() >= SENDERS, "{} patients", patients.len());
+    for patient in &patients {
+        expect_healed(&scenario, patient);
     }
+}
+
+/// The services whose replicas share the work among themselves.
+const SHARING: [&str; 3] = [
+    "signalprocessing",
+    "remediationorchestrator",
+    "workflowexecution",
+];
+
+/// What was done to this workload was done once, and its request has ended, with a trail that is
+/// whole. An execution whose holder died has failed, and nobody knows how far it came. Gives whether
+/// it is healed.
+#[track_caller]
+fn expect_nothing_twice(scenario: &Scenario, patient: &Patient) -> bool {
+    let api = scenario.api("datastorage", "e2e-reader");
+    let request = request_of(scenario, patient);
+    let journal = Journal::of(&scenario.anonymous("testbed"), &patient.name);
+    let restarts = journal.calls("restart");
+    let effects = restarts.iter().filter(|call| call.effect).count();
+    assert!(effects <= 1 && restarts.len() <= 1, "{journal:#?}");
+    assert!(audit::verdict(&api, &request.id.to_string()).intact);
+    match request.phase {
+        RequestPhase::Completed => {
+            expect_healed(scenario, patient);
+            true
+        }
+        RequestPhase::Failed => {
+            let reason = request.reason.unwrap_or_default();
+            assert!(reason.contains("deadline"), "{reason}");
+            false
+        }
+        phase => panic!("{}: {phase:?}", patient.name),
+    }
+}
+
+#[test]
+fn two_replicas_each_and_random_kills_do_nothing_twice() {
+    const WORKERS: usize = 10;
+    const EACH: usize = 20;
+    const PER_KILL: usize = 10;
+    let Some(scenario) = scenario_with_replicas!(Exclusive) else {
+        return;
+    };
+    let seed = Uuid::new_v4().as_u128();
+    println!("seed {seed}");
+    let doubled = SHARING.map(|service| fault::scale(scenario.run(), service, 2));
+    let gateway = scenario.api("gateway", "alertmanager");
+    let datastorage = scenario.api("datastorage", "e2e-reader");
+    let signal = signal_with_workflow(&scenario);
+    let ended = Mutex::new(0_usize);
+    let patients = together(WORKERS, |_| {
+        let one = |_| {
+            let patient = patient(&scenario, &signal);
+            send_until_final(&gateway, &patient.alert);
+            await_end(&datastorage, &patient);
+            // Whoever counts to ten kills one; the others wait for that as well.
+            let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+            *ended += 1;
+            if (*ended).is_multiple_of(PER_KILL) {
+                let (service, nth) = drawn(seed, *ended / PER_KILL);
+                fault::crash_one(scenario.run(), service, nth);
+            }
+            drop(ended);
+            patient
+        };
+        (0..EACH).map(one).collect::<Vec<Patient>>()
+    });
+    for one in doubled {
+        one.end();
+    }
+    let patients: Vec<Patient> = patients.into_iter().flatten().collect();
+    let healed = patients
+        .iter()
+        .filter(|patient| expect_nothing_twice(&scenario, patient));
+    let healed = healed.count();
+    println!("{healed} of {} healed", patients.len());
+    assert!(healed > patients.len() / 2, "{healed}");
+}
+
+/// The service and the replica of the nth kill.
+fn drawn(seed: u128, nth: usize) -> (&'static str, usize) {
+    let mut hasher = DefaultHasher::new();
+    (seed, nth).hash(&mut hasher);
+    let drawn = usize::try_from(hasher.finish() >> 33).unwrap_or_default();
+    (SHARING[drawn % SHARING.len()], drawn / SHARING.len())
 }
 
 #[test]
