@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::forward::Forward;
 use crate::kubernetes::Namespace;
+use crate::link::{self, Link, Trouble};
 use crate::run::{EngineCommand, Service};
 
 /// What a container says of itself.
@@ -221,6 +222,36 @@ impl Cluster {
             ),
             Self::Kubernetes(_) => self.lacks_node(),
         }
+    }
+
+    /// Why a link between two services cannot be troubled here, if that is so.
+    #[must_use]
+    pub fn lacks_links(&self) -> Option<String> {
+        match self {
+            Self::Local(_) => link::lacks_root(),
+            Self::Kubernetes(_) => Some(
+                "it troubles a link between two services, which the local cluster can".to_owned(),
+            ),
+        }
+    }
+
+    /// Troubles the connections of one container to these ports of another.
+    ///
+    /// # Errors
+    /// When the cluster cannot.
+    pub fn trouble(
+        &self,
+        from: &str,
+        to: &str,
+        ports: &[u16],
+        trouble: Trouble,
+    ) -> Result<Link, String> {
+        let troubled = match self {
+            Self::Local(engine) => Link::trouble(engine, from, to, ports, trouble),
+            Self::Kubernetes(_) => Err("it is done on the local cluster".to_owned()),
+        };
+        troubled
+            .map_err(|error| format!("the link from {from} to {to} cannot be troubled: {error}"))
     }
 
     /// Ends one of the replicas of a container at once, as a crash would, and lets Kubernetes make

@@ -69,6 +69,7 @@ const OWN: &[Compiled] = own![
     "kubernetes/remains.rs",
     "kubernetes/scale.rs",
     "lib.rs",
+    "link.rs",
     "metrics.rs",
     "poll.rs",
     "requests.rs",

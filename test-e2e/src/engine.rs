@@ -1,6 +1,6 @@
 //! Containers of an engine, podman or docker, by its command line.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -132,6 +132,31 @@ impl EngineCommand {
         ])?;
         serde_json::from_str(&text)
             .map_err(|error| format!("{container} started `{text}`: {error}"))
+    }
+
+    /// The process of a container, by its number on the host.
+    ///
+    /// # Errors
+    /// When it does not run, or runs on another host.
+    pub fn process(&self, container: &str) -> Result<u32, String> {
+        let text = self.run(&["inspect", "--format", "{{.State.Pid}}", container])?;
+        match text.trim().parse() {
+            Ok(0) => Err(format!("{container} does not run")),
+            Ok(process) => Ok(process),
+            Err(error) => Err(format!("{container} is process `{}`: {error}", text.trim())),
+        }
+    }
+
+    /// The address of a container on the network of the run.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn inner_address(&self, container: &str) -> Result<Ipv4Addr, String> {
+        const ADDRESS: &str = "{{range .NetworkSettings.Networks}}{{println .IPAddress}}{{end}}";
+        let text = self.run(&["inspect", "--format", ADDRESS, container])?;
+        let first = text.lines().next().unwrap_or_default().trim();
+        let error = |error| format!("{container} has the address `{first}`: {error}");
+        first.parse().map_err(error)
     }
 
     /// With what code the process of a container ended last.

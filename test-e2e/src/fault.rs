@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::cluster::{Action, State};
 use crate::database::{Database, Login};
 use crate::http::{Api, forget_addresses};
+use crate::link::{Link, Trouble};
 use crate::poll::{Look, try_eventually};
 use crate::requests::REQUESTS;
 use crate::run::Run;
@@ -77,6 +78,72 @@ pub fn scale<'run>(run: &'run Run, service: &str, replicas: u32) -> Fault<'run> 
         panic!("{error}");
     }
     fault(run, service, Remedy::OneReplica)
+}
+
+/// A link that is in trouble. It is mended when this is dropped at the latest.
+#[derive(Debug)]
+#[must_use = "the link is mended when this is dropped"]
+pub struct Troubled<'run> {
+    run: &'run Run,
+    links: Vec<Link>,
+}
+
+/// Has what a service sends to another, and gets from it, arrive so much later.
+///
+/// # Panics
+/// When the cluster cannot.
+#[track_caller]
+pub fn slow<'run>(run: &'run Run, from: &str, to: &str, by: Duration) -> Troubled<'run> {
+    trouble(run, from, to, Trouble::Slow(by))
+}
+
+/// Has nothing arrive that a service sends to another, nor what comes back.
+///
+/// # Panics
+/// When the cluster cannot.
+#[track_caller]
+pub fn cut<'run>(run: &'run Run, from: &str, to: &str) -> Troubled<'run> {
+    trouble(run, from, to, Trouble::Cut)
+}
+
+#[track_caller]
+fn trouble<'run>(run: &'run Run, from: &str, to: &str, trouble: Trouble) -> Troubled<'run> {
+    let cluster = run.cluster();
+    let ports: Vec<u16> = run.service(to).ports.values().copied().collect();
+    let mut links = Vec::new();
+    for one in &run.service(from).containers {
+        for other in &run.service(to).containers {
+            let action = format!("{trouble:?} to {other}");
+            let troubled = announce(run, from, one, &action)
+                .and_then(|()| cluster.trouble(one, other, &ports, trouble));
+            match troubled {
+                Ok(link) => links.push(link),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    Troubled { run, links }
+}
+
+impl Troubled<'_> {
+    /// Mends it, and waits until every service reaches again what it depends on.
+    ///
+    /// # Panics
+    /// When that does not come.
+    #[track_caller]
+    pub fn end(mut self) {
+        self.links.clear();
+        if let Err(error) = wait_until_whole(self.run) {
+            panic!("{error}");
+        }
+    }
+}
+
+/// Waits until every service has an answer from what it depends on, one from after this call where
+/// that is the database.
+fn wait_until_whole(run: &Run) -> Result<(), String> {
+    wait_until_all_reach(run, READY_WITHIN)?;
+    wait_until_datastorage_asks_it(run, READY_WITHIN)
 }
 
 /// Ends one replica of a service that was [scaled](scale), as a crash would, and does not wait until

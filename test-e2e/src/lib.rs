@@ -14,6 +14,7 @@ pub mod fault;
 pub mod forward;
 pub mod http;
 pub mod kubernetes;
+pub mod link;
 pub mod metrics;
 pub mod poll;
 pub mod requests;

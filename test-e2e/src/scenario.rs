@@ -85,6 +85,20 @@ macro_rules! scenario_with_replicas {
     }};
 }
 
+/// The same for a test that troubles a link between two services.
+#[macro_export]
+macro_rules! scenario_with_links {
+    ($access:ident) => {{
+        fn here() {}
+        $crate::Scenario::open_with_links(
+            ::core::env!("CARGO_CRATE_NAME"),
+            ::core::any::type_name_of_val(&here),
+            $crate::Access::$access,
+            &$crate::compiled!(),
+        )
+    }};
+}
+
 /// Tests whose run was killed would go on against containers that are being removed. The kernel
 /// ends this process with the one that started it, see PR_SET_PDEATHSIG in prctl(2); it holds for
 /// the thread that asks, so every test does. By hand, nobody's end matters.
@@ -156,6 +170,21 @@ impl Scenario {
         files: &[Compiled],
     ) -> Option<Self> {
         Self::open(target, place, access, files).unless(Cluster::lacks_replicas)
+    }
+
+    /// The same for a test that troubles a link between two services.
+    ///
+    /// # Panics
+    /// As [`Self::open`].
+    #[must_use]
+    #[track_caller]
+    pub fn open_with_links(
+        target: &str,
+        place: &str,
+        access: Access,
+        files: &[Compiled],
+    ) -> Option<Self> {
+        Self::open(target, place, access, files).unless(Cluster::lacks_links)
     }
 
     fn unless(mut self, lacks: fn(&Cluster) -> Option<String>) -> Option<Self> {

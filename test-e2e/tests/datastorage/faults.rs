@@ -7,7 +7,9 @@ use common::api::RequestQuery;
 use test_e2e::crowd::{together, under_load};
 use test_e2e::metrics::Metrics;
 use test_e2e::requests;
-use test_e2e::{Look, audit, eventually, fault, http, scenario, scenario_with_node, unique};
+use test_e2e::{
+    Look, audit, eventually, fault, http, scenario, scenario_with_links, scenario_with_node, unique,
+};
 use uuid::Uuid;
 
 fn chain() -> String {
@@ -120,6 +122,31 @@ fn a_killed_database_loses_nothing_that_was_accepted() {
                 Look::NotYet(answer.to_string())
             }
         });
+    });
+    expect_exactly(&api, &chain, &sent);
+}
+
+#[test]
+fn a_cut_link_to_the_database_is_refused_in_time_and_loses_nothing_that_was_accepted() {
+    let Some(scenario) = scenario_with_links!(Exclusive) else {
+        return;
+    };
+    let api = scenario.api("datastorage", "e2e-writer");
+    let chain = chain();
+    let post = |_, _| {
+        let event = audit::event(&chain);
+        let status = api.post(audit::EVENTS, &event).status;
+        (event.event_id, status)
+    };
+    let ((), sent) = under_load(8, post, || {
+        accepted(&api, &chain, 40);
+        let cut = fault::cut(scenario.run(), "datastorage", "postgres");
+        // Its connections are open still, and nothing ever comes.
+        api.post(audit::EVENTS, &audit::event(&unique()))
+            .expect(503);
+        cut.end();
+        api.post(audit::EVENTS, &audit::event(&unique()))
+            .expect(201);
     });
     expect_exactly(&api, &chain, &sent);
 }

@@ -1,12 +1,13 @@
 //! What happens to gateway and behind it, and what must not happen to signals. These run alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use test_e2e::crowd::under_load;
+use test_e2e::crowd::{together, under_load};
 use test_e2e::metrics::Metrics;
 use test_e2e::{
-    Look, NoAnswer, audit, eventually, fault, http, scenario, scenario_with_node, signals, unique,
+    Look, NoAnswer, audit, eventually, fault, http, scenario, scenario_with_links,
+    scenario_with_node, signals, unique,
 };
 use time::OffsetDateTime;
 
@@ -101,6 +102,52 @@ fn datastorage_stopped_in_mid_traffic_loses_nothing_and_makes_nothing_twice() {
         },
     );
     assert!(sent.len() > 10, "{sent:?}");
+    expect_one_request_each(&datastorage, &sent);
+}
+
+#[test]
+fn a_slow_link_to_datastorage_loses_nothing_and_makes_nothing_twice() {
+    const BY: Duration = Duration::from_millis(150);
+    let Some(scenario) = scenario_with_links!(Exclusive) else {
+        return;
+    };
+    let gateway = scenario.api("gateway", "alertmanager");
+    let datastorage = scenario.api("datastorage", "e2e-reader");
+    let (never, begun) = (AtomicBool::new(false), Instant::now());
+    let slow = fault::slow(scenario.run(), "gateway", "datastorage", BY);
+    let sent = together(6, |_| send_until_final(&gateway, &never));
+    // There and back at the least, or the link was not slow.
+    assert!(begun.elapsed() >= BY * 2, "{:?}", begun.elapsed());
+    slow.end();
+    expect_one_request_each(&datastorage, &sent);
+    assert!(!never.into_inner(), "late is not away: {sent:?}");
+}
+
+#[test]
+fn a_cut_link_to_datastorage_is_refused_in_time_and_a_resend_counts_once() {
+    let Some(scenario) = scenario_with_links!(Exclusive) else {
+        return;
+    };
+    let gateway = scenario.api("gateway", "alertmanager");
+    let datastorage = scenario.api("datastorage", "e2e-reader");
+    let met = AtomicBool::new(false);
+    let ((), sent) = under_load(
+        4,
+        |_, _| send_until_final(&gateway, &met),
+        || {
+            await_requests(&datastorage, 10);
+            let cut = fault::cut(scenario.run(), "gateway", "datastorage");
+            // The packets that say no are lost as well: only a deadline of its own ends the wait.
+            let alert = signals::deployment_alert(&deployment(), "critical");
+            let refused = signals::send(&gateway, &alert).expect(503);
+            assert!(
+                refused.header("retry-after").parse::<u32>().is_ok(),
+                "{refused}"
+            );
+            cut.end();
+        },
+    );
+    assert!(met.into_inner(), "no alert met the cut: {sent:?}");
     expect_one_request_each(&datastorage, &sent);
 }
 
