@@ -16,7 +16,7 @@ use crate::cli;
 use crate::cluster::kind::kept;
 use crate::engine::{Engine, ask};
 use crate::report::{self, table};
-use crate::run::{self, LABEL_CHECKOUT, Record, State};
+use crate::run::{self, LABEL_CHECKOUT, Record, Resources, State};
 use crate::source::workspace::Workspace;
 
 /// How many ended runs people see; `--json` has all.
@@ -208,17 +208,18 @@ fn accounts(deploy: &Utf8Path, service: &str) -> Result<BTreeSet<(String, String
 }
 
 fn containers(workspace: &Workspace, state_directory: &Utf8Path) -> Result<Vec<Container>> {
-    let label = format!("label={LABEL_CHECKOUT}={}", run::checkout(&workspace.root));
+    let label = format!("{LABEL_CHECKOUT}={}", run::checkout(&workspace.root));
     let mut containers = Vec::new();
     for engine in Engine::all(state_directory)? {
+        // Nodes of kind among them, which have no label of ours.
+        let ours = Resources::find(&engine, &label)?.containers;
         let invocation = engine
             .invocation()
-            .args(["ps", "--all", "--filter", &label])
-            .args(["--format", "{{.Names}}\t{{.Status}}"]);
+            .args(["ps", "--all", "--format", "{{.Names}}\t{{.Status}}"]);
         let listed = ask::capture(&invocation)?.stdout;
         containers.extend(listed.lines().filter_map(|line| {
             let (name, state) = line.split_once('\t')?;
-            Some(Container {
+            ours.iter().any(|one| one == name).then(|| Container {
                 name: name.to_owned(),
                 state: state.to_owned(),
             })
