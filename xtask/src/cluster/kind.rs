@@ -3,7 +3,7 @@
 //! a network of its own, so that runs side by side share nothing, and the network carries the run's
 //! labels: by it the node is found again, whatever happened to the process that made it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -21,7 +21,7 @@ use super::local::make_network;
 use super::readiness::Answer;
 use crate::bundle::Bundle;
 use crate::engine::Engine;
-use crate::manifest::{Manifests, References, Seen};
+use crate::manifest::{Manifests, Named as _, References, Seen};
 use crate::poll::{self, Look};
 use crate::report::{live, live::Activity};
 use crate::run::{self, Run};
@@ -398,15 +398,27 @@ impl Kind {
         self.guest.as_ref().is_some_and(|guest| !guest.is_first)
     }
 
-    /// The run ends: in a cluster that stays, its namespace is told to go.
+    /// The run ends: in a cluster that stays, its namespace is told to go, and images of earlier edits
+    /// go.
     ///
     /// # Errors
     /// With the server's own words.
     pub(super) fn leave(&self) -> Result<()> {
         match &self.guest {
-            Some(guest) if guest.kept.stays() => again::end_namespace(self.namespace.kubectl()),
+            Some(guest) if guest.kept.stays() => {
+                again::end_namespace(self.namespace.kubectl())?;
+                self.nodes.forget_earlier(&self.references())
+            }
             _ => Ok(()),
         }
+    }
+
+    /// The images of ours that the run has deployed, each once.
+    fn references(&self) -> BTreeSet<&str> {
+        let deployed = self.namespace.deployed().iter();
+        let images = deployed.flat_map(|one| one.containers.values().chain(one.inits.values()));
+        let ours = images.filter(|image| image.package().is_some());
+        ours.map(Seen::reference).collect()
     }
 
     /// Nobody waits for it any more: what is still coming up is ended.

@@ -213,9 +213,10 @@ fn containers(workspace: &Workspace, state_directory: &Utf8Path) -> Result<Vec<C
     for engine in Engine::all(state_directory)? {
         // Nodes of kind among them, which have no label of ours.
         let ours = Resources::find(&engine, &label)?.containers;
-        let invocation = engine
-            .invocation()
-            .args(["ps", "--all", "--format", "{{.Names}}\t{{.Status}}"]);
+        let invocation =
+            engine
+                .invocation()
+                .args(["ps", "--all", "--format", "{{.Names}}\t{{.Status}}"]);
         let listed = ask::capture(&invocation)?.stdout;
         containers.extend(listed.lines().filter_map(|line| {
             let (name, state) = line.split_once('\t')?;

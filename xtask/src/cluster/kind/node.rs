@@ -165,6 +165,16 @@ impl Node<'_> {
         Ok(listed(listing))
     }
 
+    /// Takes images by their names.
+    ///
+    /// # Errors
+    /// With the words of the node's runtime.
+    pub(super) fn remove(&self, references: &[&str]) -> Result<()> {
+        let remove = self.exec(false).args(["ctr", NAMESPACE, "images", "rm"]);
+        process::capture(&remove.args(references.iter().copied()), ANSWER_DEADLINE)?;
+        Ok(())
+    }
+
     /// See [`forget`].
     fn forget(&self, reference: &str) -> Result<()> {
         let remove = self

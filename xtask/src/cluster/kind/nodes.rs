@@ -1,7 +1,7 @@
 //! Every node of a cluster: what counts as loaded is on each of them. Nodes go side by side, and one
 //! import at a time in each, since a node unpacks what it takes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -124,6 +124,22 @@ impl Nodes {
         self.0[0].as_node().listed()
     }
 
+    /// Takes the images that have the names of these but other digests in their tags.
+    ///
+    /// # Errors
+    /// With the words of a node's runtime.
+    pub(super) fn forget_earlier(&self, references: &BTreeSet<&str>) -> Result<()> {
+        self.each(|one| {
+            let node = one.as_node();
+            let listed = node.listed()?;
+            let earlier = earlier(&listed, references);
+            match earlier.is_empty() {
+                true => Ok(()),
+                false => node.remove(&earlier),
+            }
+        })
+    }
+
     /// As [`Node::refuse_strays`], on each.
     ///
     /// # Errors
@@ -150,6 +166,16 @@ pub(super) fn names(owner: &str, count: u8) -> Vec<String> {
     [run::kind_node(owner)].into_iter().chain(workers).collect()
 }
 
+/// Of these images those that one of the references has taken the place of: its name, up to the
+/// digest of its sources, is theirs.
+fn earlier<'a>(listed: &'a [String], references: &BTreeSet<&str>) -> Vec<&'a str> {
+    let stem = |name: &str| name.rsplit_once('-').map(|(stem, _)| stem.to_owned());
+    let stems: BTreeSet<String> = references.iter().filter_map(|name| stem(name)).collect();
+    let listed = listed.iter().map(String::as_str);
+    let of_ours = listed.filter(|name| stem(name).is_some_and(|stem| stems.contains(&stem)));
+    of_ours.filter(|name| !references.contains(name)).collect()
+}
+
 fn on_all(listings: Vec<BTreeMap<String, String>>) -> BTreeMap<String, String> {
     let mut listings = listings.into_iter();
     let mut found = listings.next().unwrap_or_default();
@@ -166,15 +192,34 @@ fn on_all(listings: Vec<BTreeMap<String, String>>) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
-    use super::{names, on_all};
+    use super::{earlier, names, on_all};
 
     #[test]
     fn nodes_have_the_names_that_kind_gives_them() {
         assert_eq!(names("a", 1), ["a-control-plane"]);
         let four = ["a-control-plane", "a-worker", "a-worker2", "a-worker3"];
         assert_eq!(names("a", 4), four);
+    }
+
+    #[test]
+    fn what_an_edit_has_replaced_goes() {
+        let listed = [
+            "localhost/datastorage:gateway-1",
+            "localhost/datastorage:gateway-2",
+            "localhost/datastorage:pipeline-1",
+            "localhost/gateway:gateway-2",
+            "docker.io/library/postgres:15-bookworm",
+            "registry.k8s.io/pause:3.10",
+        ]
+        .map(str::to_owned);
+        let now = BTreeSet::from([
+            "localhost/datastorage:gateway-2",
+            "localhost/gateway:gateway-2",
+        ]);
+        assert_eq!(earlier(&listed, &now), ["localhost/datastorage:gateway-1"]);
+        assert!(earlier(&listed, &BTreeSet::new()).is_empty());
     }
 
     #[test]
