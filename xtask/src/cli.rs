@@ -1,5 +1,9 @@
 //! The clap tree: every command, its flags, and the words of its help. It decides nothing.
 
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::str::FromStr;
+
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::ArgValueCandidates;
@@ -64,12 +68,18 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 #[command(override_usage = "cargo xtask e2e [OPTIONS] <TARGET...|--all> [-- <TEST FILTER>...]")]
 pub struct E2e {
-    /// Targets to test, one run after the other
+    /// Targets to test, each in a run of its own
     #[arg(value_name = "TARGET", required_unless_present = "all", add = ArgValueCandidates::new(completions::targets))]
     pub targets: Vec<String>,
     /// Test every target
     #[arg(long, conflicts_with = "targets")]
     pub all: bool,
+    /// How many targets at a time: a number, or `auto` for as many as there are cores; fewer where memory is short
+    #[arg(long, value_name = "COUNT|auto", default_value_t)]
+    pub jobs: Jobs,
+    /// When a target is red, end the others that run, and begin no more
+    #[arg(long)]
+    pub fail_fast: bool,
     /// Whether the containers stay when a run ends
     #[arg(long, value_name = "WHEN", value_enum, default_value_t = Keep::Never)]
     pub keep: Keep,
@@ -121,6 +131,9 @@ pub struct E2e {
     /// Cargo profile of the services
     #[arg(long, value_enum, default_value_t = Profile::E2e)]
     pub profile: Profile,
+    /// End as SIGTERM would end it when the command that started it has gone
+    #[arg(long, hide = true)]
+    pub ends_with_parent: bool,
     /// Run only the tests whose name contains one of these
     #[arg(last = true, value_name = "TEST FILTER")]
     pub filters: Vec<String>,
@@ -137,6 +150,42 @@ impl E2e {
     #[must_use]
     pub fn keeps_cluster(&self) -> bool {
         self.cluster() == cluster::Choice::Kind && (self.reuse || self.keep == Keep::Always)
+    }
+}
+
+/// How many targets are tested at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Jobs {
+    /// As many as there are cores.
+    Auto,
+    /// So many.
+    Count(NonZeroUsize),
+}
+
+impl Default for Jobs {
+    fn default() -> Self {
+        Self::Count(NonZeroUsize::MIN)
+    }
+}
+
+impl fmt::Display for Jobs {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => formatter.write_str("auto"),
+            Self::Count(count) => count.fmt(formatter),
+        }
+    }
+}
+
+impl FromStr for Jobs {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match (text, text.parse()) {
+            ("auto", _) => Ok(Self::Auto),
+            (_, Ok(count)) => Ok(Self::Count(count)),
+            (_, Err(_)) => Err("neither a whole number, 1 or more, nor `auto`"),
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod probe_image;
 
 pub(crate) use ask::ARCHIVE_ANEW;
 pub use ask::{ContainerFacts, ImageFacts};
+pub(crate) use docker::own_host as own_docker_host;
 pub(crate) use probe_image::executable as smallest_executable;
 
 /// The fix when there is no engine.

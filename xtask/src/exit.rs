@@ -37,6 +37,28 @@ pub enum Exit {
 }
 
 impl Exit {
+    const ALL: [Self; 13] = [
+        Self::Red,
+        Self::Usage,
+        Self::Host,
+        Self::Source,
+        Self::Build,
+        Self::Manifest,
+        Self::Deploy,
+        Self::Attest,
+        Self::Timeout,
+        Self::Internal,
+        Self::HungUp,
+        Self::Interrupted,
+        Self::Terminated,
+    ];
+
+    /// What a run of the tool that ended with this code says; nothing of a code that it never ends with.
+    #[must_use]
+    pub fn of_code(code: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|exit| *exit as i32 == code)
+    }
+
     /// What ended it, if that was a signal.
     #[must_use]
     pub const fn signal(self) -> Option<&'static str> {

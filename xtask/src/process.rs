@@ -574,10 +574,22 @@ impl Background {
     /// # Errors
     /// See [`ProcessError`]; never `Failed` or `Deadline`.
     pub fn start(invocation: &Invocation, log: &Utf8Path) -> Result<Self, ProcessError> {
+        Self::start_with(invocation, log, Echo::Silent)
+    }
+
+    /// The same, and where its lines go besides.
+    ///
+    /// # Errors
+    /// As [`Background::start`].
+    pub fn start_with(
+        invocation: &Invocation,
+        log: &Utf8Path,
+        echo: Echo,
+    ) -> Result<Self, ProcessError> {
         let log = open_log(invocation, Some(log))?;
         let destination = || Destination {
             log: log.clone(),
-            ..Destination::of(Echo::Silent, Terminal::Stderr)
+            ..Destination::of(echo, Terminal::Stderr)
         };
         let streams = Streams {
             stdout: destination(),
@@ -629,6 +641,22 @@ impl Background {
         let waited = wait(&self.running);
         let ended = ended(&self.command, waited, &self.running, within);
         ended.map(|captured| captured.code)
+    }
+
+    /// Its exit code, if it has ended; all that it wrote is in the log then.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn code(&self) -> Result<Option<i32>, ProcessError> {
+        let ended = self.running.handle.try_wait();
+        let ended = ended.map_err(|reason| ProcessError::Io {
+            command: self.command.clone(),
+            reason,
+        })?;
+        Ok(ended.map(|output| {
+            streams_end(&self.running, STREAMS_AFTER_END);
+            code_of(output.status)
+        }))
     }
 
     /// The error of a child that has ended by itself, with its last lines.

@@ -246,6 +246,8 @@ fn every_target(engine: Choice, bundle: Option<&Utf8Path>, first: bool) -> cli::
     cli::E2e {
         targets: Vec::new(),
         all: true,
+        jobs: cli::Jobs::default(),
+        fail_fast: false,
         keep: cli::Keep::Never,
         nodes: 1,
         reuse: false,
@@ -264,6 +266,7 @@ fn every_target(engine: Choice, bundle: Option<&Utf8Path>, first: bool) -> cli::
         yes: false,
         report: None,
         profile: Profile::E2e,
+        ends_with_parent: false,
         filters: Vec::new(),
     }
 }

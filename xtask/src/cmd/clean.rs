@@ -104,6 +104,7 @@ fn file_name(path: &Utf8PathBuf) -> Option<String> {
 }
 
 fn remove_folders(workspace: &Workspace) -> Result<()> {
+    e2e::jobs::remove_left(&workspace.state_directory())?;
     let mut count = run::remove_nameless(workspace)?;
     let checkout = run::checkout(&workspace.root);
     for record in run::list(workspace)? {

@@ -1,6 +1,9 @@
-//! `e2e`: build, deploy, prove and test one target after the other, and always clean up. The phases
-//! themselves are in `pipeline`; here is their order in time, and what is told of them.
+//! `e2e`: build, deploy, prove and test one target after the other or several beside each other, and
+//! always clean up. The phases themselves are in `pipeline`; here is their order in time, and what is
+//! told of them.
 
+use std::fs;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result};
@@ -15,13 +18,14 @@ use crate::exit::{Exit, Failure};
 use crate::process::interrupt;
 use crate::report::github::Job;
 use crate::report::html::{self, Summary, overview::Ended};
-use crate::report::{self, table};
+use crate::report::{self, junit, table};
 use crate::run;
 use crate::source::workspace::{Target, Workspace};
 
 mod deadline;
 mod filters;
 mod finish;
+pub(super) mod jobs;
 mod naming;
 mod pause;
 mod plan;
@@ -32,7 +36,10 @@ use self::deadline::Deadline;
 use self::naming::Naming;
 use self::pause::Pause;
 
-/// Runs the targets, one after the other.
+/// What becomes of the others with `--fail-fast`.
+const NOT_BEGUN: &str = "not run: another target is red (--fail-fast)";
+
+/// Runs the targets, one after the other, or so many at a time.
 ///
 /// # Errors
 /// The first target's that was not green, when all have been told; a wrong command line.
@@ -44,11 +51,15 @@ pub fn run(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
             .or_else(|| workspace.cluster.clone()),
         ..options.clone()
     };
+    if options.ends_with_parent {
+        jobs::end_with_parent()?;
+    }
     run_all(workspace, &options).map_err(deadline::in_time)
 }
 
 fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     let targets = selection(workspace, options)?;
+    let at_once = at_once(&targets, options)?;
     let watched = match options.watch {
         true => Some(watch::only_target(&targets, options)?),
         false => None,
@@ -85,35 +96,55 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
     if let Some(target) = watched {
         return watch::run(workspace, target, options);
     }
-    let outcomes = each(workspace, &targets, options)?;
-    drop(deadline);
-    let rows = rows(&outcomes);
-    if let Some(job) = Job::here() {
-        job.summarise("e2e", &rows)?;
-    }
-    let overview = match outcomes.len() {
-        0 | 1 => None,
-        _ => Some(write_overview(workspace, options, &outcomes)),
+    let begun = Instant::now();
+    let outcomes = match at_once {
+        1 => each(workspace, &targets, options)?,
+        _ => jobs::run(workspace, &targets, options, at_once)?,
     };
-    if outcomes.len() > 1 {
-        super::print_data(&table::layout(&rows))?;
-        for outcome in outcomes.iter().filter(|outcome| !outcome.failed.is_empty()) {
-            crate::report::say_part!("{:>12} {}\n{}", "red", outcome.target, outcome.failed);
-        }
+    drop(deadline);
+    if at_once > 1 {
+        let sum: Duration = outcomes.iter().map(|outcome| outcome.took).sum();
+        let (count, sum) = (outcomes.len(), sum.as_secs_f64());
+        let what = format!("{count} targets, {at_once} at a time; together they took {sum:.1} s");
+        report::line("ran", &what, begun.elapsed());
     }
-    match overview {
-        Some(Ok(page)) if outcomes.iter().any(|it| it.error.is_some()) => {
-            report::note(&format!("all of it at a glance: {}", report::near(&page)));
-        }
-        Some(Err(error)) => report::note(&format!("no {} of all: {error:#}", html::FILE)),
-        _ => {}
-    }
+    let told = tell(workspace, options, &outcomes);
     let signalled = |outcome: &Outcome| outcome.error.as_ref().is_some_and(report::is_signal);
     if !outcomes.iter().any(signalled) {
         // It came during a clean-up, which it did not end.
         interrupt::check()?;
     }
-    conclude(outcomes)
+    conclude(outcomes).and(told)
+}
+
+/// Tells how each has ended, where several have; and in any case a job of GitHub Actions.
+fn tell(workspace: &Workspace, options: &cli::E2e, outcomes: &[Outcome]) -> Result<()> {
+    let rows = rows(outcomes);
+    if let Some(job) = Job::here() {
+        job.summarise("e2e", &rows)?;
+    }
+    if outcomes.len() < 2 {
+        return Ok(());
+    }
+    let overview = write_overview(workspace, options, outcomes);
+    super::print_data(&table::layout(&rows))?;
+    for outcome in outcomes.iter().filter(|outcome| !outcome.failed.is_empty()) {
+        crate::report::say_part!("{:>12} {}\n{}", "red", outcome.target, outcome.failed);
+    }
+    match overview {
+        Ok(page) if outcomes.iter().any(|it| it.error.is_some()) => {
+            report::note(&format!("all of it at a glance: {}", report::near(&page)));
+        }
+        Err(error) => report::note(&format!("no {} of all: {error:#}", html::FILE)),
+        _ => {}
+    }
+    let parts: Vec<_> = outcomes.iter().map(Outcome::part).collect();
+    let text = junit::combined(&parts)?;
+    let folders = [Some(workspace.state_directory()), options.report.clone()];
+    for path in folders.iter().flatten().map(|it| it.join(junit::FILE)) {
+        fs::write(&path, &text).with_context(|| format!("cannot write {path}"))?;
+    }
+    Ok(())
 }
 
 /// One page of all targets that have ended, in the build folder and for `--report`; gives the first.
@@ -132,13 +163,46 @@ fn write_overview(
     Ok(page)
 }
 
-/// One target after the other, until a signal comes.
+/// How many targets run at a time.
+///
+/// # Errors
+/// [`Exit::Usage`] where another option wants one at a time.
+fn at_once(targets: &[&Target], options: &cli::E2e) -> Result<usize> {
+    let at_once = match options.jobs {
+        cli::Jobs::Count(count) => count.get(),
+        cli::Jobs::Auto => thread::available_parallelism().map_or(1, usize::from),
+    };
+    let refused = [
+        (options.watch, "--watch", "it stays at one target"),
+        (options.plan, "--plan", "a plan runs nothing"),
+        (
+            options.pause_before.is_some(),
+            "--pause-before",
+            "Enter would be for all of them at once",
+        ),
+    ];
+    let refused = refused.into_iter().find(|(is_given, ..)| *is_given);
+    if let (Some((_, what, why)), true) = (refused, options.jobs != cli::Jobs::default()) {
+        let message = format!("--jobs {} does not go with {what}: {why}", options.jobs);
+        return Err(Failure::new(Exit::Usage, message)
+            .hint("leave --jobs out")
+            .into());
+    }
+    Ok(at_once.min(targets.len()))
+}
+
+/// One target after the other, until a signal comes or, with `--fail-fast`, one is red.
 fn each(workspace: &Workspace, targets: &[&Target], options: &cli::E2e) -> Result<Vec<Outcome>> {
     let pause = Pause::new(options.pause_before)?;
     let mut outcomes = Vec::new();
     for (index, target) in targets.iter().enumerate() {
+        let is_red = |outcome: &Outcome| outcome.error.is_some();
         if interrupt::pending().is_some() {
-            outcomes.push(Outcome::not_run(target));
+            outcomes.push(Outcome::not_run(target, "not run"));
+            continue;
+        }
+        if options.fail_fast && outcomes.iter().any(is_red) {
+            outcomes.push(Outcome::not_run(target, NOT_BEGUN));
             continue;
         }
         let only_first = cli::E2e {
@@ -239,20 +303,43 @@ pub(super) struct Outcome {
     /// What is told of each failed test once more when every target has ended.
     failed: String,
     error: Option<Error>,
+    /// Nothing of its own is why it is not green: it was not begun, or ended for another's sake.
+    is_given_up: bool,
     /// What its report told, if it came so far.
     summary: Option<Summary>,
+    /// Where the JUnit report of its run lies, if there is one.
+    junit: Option<Utf8PathBuf>,
 }
 
 impl Outcome {
-    fn not_run(target: &Target) -> Self {
+    /// Of a target that has just begun.
+    fn of(target: &Target) -> Self {
         Self {
             target: target.name.to_string(),
             tag: "-".to_owned(),
             tests: "-".to_owned(),
             took: Duration::ZERO,
             failed: String::new(),
-            error: Some(Failure::new(Exit::Red, "not run").into()),
+            error: None,
+            is_given_up: false,
             summary: None,
+            junit: None,
+        }
+    }
+
+    fn not_run(target: &Target, why: &str) -> Self {
+        Self {
+            error: Some(Failure::new(Exit::Red, why).into()),
+            is_given_up: true,
+            ..Self::of(target)
+        }
+    }
+
+    fn part(&self) -> junit::Part<'_> {
+        junit::Part {
+            target: &self.target,
+            report: self.junit.clone().filter(|path| path.exists()),
+            error: self.error.as_ref().map(report::error_text),
         }
     }
 
@@ -302,23 +389,28 @@ fn rows(outcomes: &[Outcome]) -> Vec<Vec<String>> {
     rows
 }
 
-/// The first red outcome decides the exit code. Of several each is told in full where it happened.
-fn conclude(outcomes: Vec<Outcome>) -> Result<()> {
-    let targets_count = outcomes.len();
-    let mut red: Vec<(String, Error)> = outcomes
-        .into_iter()
-        .filter_map(|outcome| Some((outcome.target, outcome.error?)))
-        .collect();
-    if targets_count == 1 {
-        return red.pop().map_or(Ok(()), |(_, error)| Err(error));
+/// The first red outcome decides the exit code, and none that was given up for another's sake. Of
+/// several each is told in full where it happened.
+fn conclude(mut outcomes: Vec<Outcome>) -> Result<()> {
+    if outcomes.len() == 1 {
+        return outcomes
+            .pop()
+            .and_then(|outcome| outcome.error)
+            .map_or(Ok(()), Err);
     }
-    let Some((_, first)) = red.first() else {
+    let not_green = || {
+        let errors = outcomes.iter().map(|it| (it, it.error.as_ref()));
+        errors.filter_map(|(outcome, error)| Some((outcome, error?)))
+    };
+    let decides = not_green().find(|(outcome, _)| !outcome.is_given_up);
+    let Some((_, first)) = decides.or_else(|| not_green().next()) else {
         return Ok(());
     };
-    let names: Vec<&str> = red.iter().map(|(target, _)| target.as_str()).collect();
+    let names: Vec<&str> = not_green().map(|(it, _)| it.target.as_str()).collect();
     let message = format!(
-        "{} of {targets_count} targets are not green: {}",
-        red.len(),
+        "{} of {} targets are not green: {}",
+        names.len(),
+        outcomes.len(),
         names.join(", ")
     );
     Err(Failure::new(report::exit_of(first), message).into())

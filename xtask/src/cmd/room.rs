@@ -104,6 +104,63 @@ fn in_memory(asked: Option<u64>, nodes_count: u64, builds_first: bool) -> Vec<(&
     asked.into_iter().chain(kind).chain(compilers).collect()
 }
 
+/// What a run takes that others beside it cannot have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Share {
+    memory_bytes: u64,
+    nodes_count: u64,
+}
+
+/// What there was when several runs were to begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found {
+    memory: Option<room::Memory>,
+    watchers: Option<watchers::Watchers>,
+}
+
+impl Share {
+    pub(super) fn of(deployed: Deployed<'_>) -> Self {
+        let nodes_count = nodes_of_kind(deployed);
+        let asked = deployed.manifests.memory_requested_bytes();
+        let needs = in_memory(Some(asked), nodes_count, false);
+        Self {
+            memory_bytes: needs.iter().map(|(_, bytes)| bytes).sum(),
+            nodes_count,
+        }
+    }
+}
+
+impl Found {
+    pub(super) fn now(cluster: &Choice) -> Self {
+        Self {
+            memory: room::memory(),
+            watchers: match cluster {
+                Choice::Kind => watchers::watchers(),
+                Choice::Local | Choice::Context(_) => None,
+            },
+        }
+    }
+
+    /// What is short for one more run beside these, in a line; nothing where it fits. Those at work
+    /// may not have taken yet what they will.
+    pub(super) fn short_for(&self, more: Share, at_work: &[Share]) -> Option<String> {
+        let taken_bytes = at_work.iter().map(|share| share.memory_bytes).sum();
+        let taken = ("runs at work take", taken_bytes);
+        let one_more = ("one more asks for", more.memory_bytes);
+        let memory = self
+            .memory
+            .map(|found| room::judge_memory(&[taken, one_more], found));
+        let now = room::memory().map(|found| room::judge_memory(&[one_more], found));
+        let nodes_taken: u64 = at_work.iter().map(|share| share.nodes_count).sum();
+        let nodes_count = nodes_taken + more.nodes_count;
+        let watchers = self.watchers.filter(|_| more.nodes_count > 0);
+        let watchers = watchers.map(|found| watchers::judge(nodes_count, found));
+        let mut verdicts = memory.into_iter().chain(now).chain(watchers);
+        let short = verdicts.find(|verdict| verdict.fix.is_some())?;
+        Some(short.line)
+    }
+}
+
 /// Refuses to begin where the room will not do.
 ///
 /// # Errors
@@ -177,7 +234,38 @@ fn need(what: &'static str, path: &Utf8Path, amount: (u64, u64), fix: &'static s
 mod tests {
     use camino::Utf8Path;
 
-    use super::{KIND_BYTES, MB, in_memory, on_storage, ports};
+    use super::{Found, KIND_BYTES, MB, Share, in_memory, on_storage, ports};
+    use crate::host::room::Memory;
+    use crate::host::watchers::Watchers;
+
+    #[test]
+    fn as_many_runs_fit_as_there_was_room_for_when_they_began() {
+        let found = Found {
+            memory: Some(Memory {
+                free_bytes: 10 * MB,
+                total_bytes: 20 * MB,
+            }),
+            watchers: Some(Watchers { used: 0, total: 64 }),
+        };
+        let share = |megabytes, nodes_count| Share {
+            memory_bytes: megabytes * MB,
+            nodes_count,
+        };
+        let check = |more: Share, at_work: &[Share], words: Option<&str>| {
+            let short = found.short_for(more, at_work);
+            let told = short.as_deref().unwrap_or_default();
+            assert_eq!(short.is_some(), words.is_some(), "{told}");
+            assert!(told.contains(words.unwrap_or_default()), "{told}");
+        };
+        check(share(4, 0), &[], None);
+        check(share(4, 0), &[share(6, 0)], None);
+        let memory = "memory: 10 MB are free of 20 MB, 11 MB are needed";
+        check(share(4, 0), &[share(4, 0), share(3, 0)], Some(memory));
+        check(share(1, 1), &[share(1, 1)], None);
+        check(share(1, 1), &[share(1, 2)], Some("watches on files"));
+        // What makes no node wants no watches.
+        check(share(1, 0), &[share(1, 2)], None);
+    }
 
     #[test]
     fn a_cluster_of_kind_wants_room_of_its_own() {

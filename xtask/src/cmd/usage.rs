@@ -58,6 +58,9 @@ fn hint(error: &clap::Error) -> Option<String> {
         (ErrorKind::ValueValidation, "--timeout <SECONDS>") => {
             Some("give a whole number of seconds, 1 or more: `--timeout 600`".to_owned())
         }
+        (ErrorKind::ValueValidation, "--jobs <COUNT|auto>") => {
+            Some("give how many at a time, or leave that to the tool: `--jobs 2`, `--jobs auto`".to_owned())
+        }
         (ErrorKind::ValueValidation, "--rounds <COUNT>") => {
             Some("give a whole number, 1 or more: `--rounds 5`".to_owned())
         }

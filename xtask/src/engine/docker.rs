@@ -123,7 +123,8 @@ fn client(program: &Utf8Path) -> Invocation {
     )
 }
 
-fn own_host() -> Option<(String, String)> {
+/// The variable that leads to the server of this command, if it has one of its own.
+pub(crate) fn own_host() -> Option<(String, String)> {
     Some(("DOCKER_HOST".to_owned(), dockerd::own_server()?))
 }
 

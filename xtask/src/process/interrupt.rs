@@ -57,6 +57,9 @@ fn is_ignored(signal: i32) -> bool {
     mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }
 
+/// What a command does that has several runs beside each other, as [`doing`] is told it.
+pub const TARGETS: &str = "targets";
+
 /// The phase that a run is in from now on: whoever ends it is told which one, and that it is
 /// cleaned up after.
 pub fn doing(phase: &'static str) {
@@ -116,6 +119,7 @@ fn told_first(signal: i32, time_over: Option<u64>, doing: Option<&str>) -> Strin
         Some("clean") => {
             format!("{name} while cleaning up, which goes on to its end; once more hurries it")
         }
+        Some(TARGETS) => format!("{name}: ending each run and cleaning up; once more hurries it"),
         Some(phase) => {
             format!("{name} in phase {phase}: cleaning up what the run made; once more hurries it")
         }
@@ -238,6 +242,7 @@ mod tests {
             told_first(SIGHUP, None, None),
             told_first(SIGTERM, Some(30), Some("build")),
             told_first(SIGINT, Some(30), None),
+            told_first(SIGINT, None, Some(super::TARGETS)),
         ];
         assert_eq!(
             told,
@@ -247,6 +252,7 @@ mod tests {
                 "hang-up: ending what runs",
                 "the run's time of 30 s is over in phase build: cleaning up what the run made; once more hurries it",
                 "Ctrl-C: ending what runs",
+                "Ctrl-C: ending each run and cleaning up; once more hurries it",
             ]
         );
     }

@@ -61,6 +61,17 @@ pub(crate) fn write(
     Ok(Summary { facts, difference })
 }
 
+/// What an overview needs of a run that another process has ended and reported to this folder.
+///
+/// # Errors
+/// When its receipt cannot be read.
+pub(crate) fn read(directory: &Utf8Path, runs: &Utf8Path) -> Result<Summary> {
+    let facts = read_receipt(directory, &Blackout::none())?;
+    let last = last_run(&runs.join(&facts.run), runs, &facts);
+    let difference = last.map(|last| difference::between(&last, &facts));
+    Ok(Summary { facts, difference })
+}
+
 /// Writes it under its name at once: nobody ever looks at half of it.
 ///
 /// # Errors

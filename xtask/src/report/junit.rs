@@ -1,21 +1,78 @@
 //! `junit.xml`: the tests of a run for whoever reads that format. A run that ended before its tests
-//! has one case, the phase that failed, so that no reader takes an empty report for a green one.
+//! has one case, the phase that failed, so that no reader takes an empty report for a green one. Of
+//! several targets there is one file more, with a suite for each.
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use quick_junit::{NonSuccessKind, Report, TestCase, TestCaseStatus, TestSuite};
 
 use crate::pipeline::test::{TestReport, TestResult, Verdict};
+use crate::secrets::Blackout;
 
-/// Writes the report of a run to `path`.
+const NAME: &str = "phase-zero";
+const NO_TEST: &str = "no test ran";
+
+/// Its name, in the folder of a run and elsewhere.
+pub const FILE: &str = "junit.xml";
+
+/// Writes the report of a run to `path`. No secret of `blackout` gets in, wherever it stands.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn write(path: &Utf8Path, target: &str, outcome: &Outcome<'_>) -> Result<()> {
+pub(crate) fn write(
+    path: &Utf8Path,
+    target: &str,
+    outcome: &Outcome<'_>,
+    blackout: &Blackout,
+) -> Result<()> {
     let text = document(target, outcome).context("cannot write JUnit XML")?;
+    let text = blackout.over(text);
     std::fs::write(path, text).with_context(|| format!("cannot write {path}"))
+}
+
+/// One of several targets.
+#[derive(Debug)]
+pub(crate) struct Part<'a> {
+    /// Its name.
+    pub(crate) target: &'a str,
+    /// Where the report of its run lies, if there is one.
+    pub(crate) report: Option<Utf8PathBuf>,
+    /// Why it is not green.
+    pub(crate) error: Option<String>,
+}
+
+/// One report of several targets, with a suite for each. A target of which there is no report, or none
+/// that can be read, has a case that says so.
+///
+/// # Errors
+/// When it makes no XML.
+pub(crate) fn combined(parts: &[Part<'_>]) -> Result<String> {
+    let mut all = Report::new(NAME);
+    for part in parts {
+        let read = part.report.as_ref().map(|path| read(path)).transpose();
+        let (suites, error) = match read {
+            Ok(Some(report)) => (report.test_suites, None),
+            Ok(None) => (Vec::new(), part.error.clone()),
+            Err(error) => (Vec::new(), Some(format!("{error:#}"))),
+        };
+        match suites.is_empty() {
+            false => drop(all.add_test_suites(suites)),
+            true => {
+                let mut suite = TestSuite::new(part.target);
+                let error_text = error.as_deref().unwrap_or(NO_TEST);
+                suite.add_test_case(self::error("run", error_text));
+                all.add_test_suite(suite);
+            }
+        }
+    }
+    all.to_string().context("cannot write JUnit XML")
+}
+
+fn read(path: &Utf8Path) -> Result<Report> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    Report::deserialize_from_str(&text).with_context(|| format!("cannot read {path}"))
 }
 
 fn document(target: &str, outcome: &Outcome<'_>) -> Result<String> {
@@ -34,9 +91,9 @@ fn document(target: &str, outcome: &Outcome<'_>) -> Result<String> {
     {
         suite.add_test_case(error(phase, message));
     } else if outcome.tests.is_none() {
-        suite.add_test_case(error("run", "no test ran"));
+        suite.add_test_case(error("run", NO_TEST));
     }
-    let mut report = Report::new("phase-zero");
+    let mut report = Report::new(NAME);
     report.add_test_suite(suite);
     Ok(report.to_string()?)
 }
@@ -84,8 +141,12 @@ fn error(name: &str, message: &str) -> TestCase {
 
 #[cfg(test)]
 mod tests {
-    use super::{Outcome, document};
+    use camino::Utf8Path;
+    use quick_junit::Report;
+
+    use super::{FILE, Outcome, Part, combined, document, write};
     use crate::pipeline::test::{TestReport, TestResult, Verdict};
+    use crate::secrets::Blackout;
 
     fn report(passed: bool) -> TestReport {
         TestReport {
@@ -113,6 +174,60 @@ mod tests {
         let text = document("gateway", &outcome).unwrap();
         assert!(text.contains(head), "{text}");
         assert_eq!(text.contains("name=\"a\""), passed.is_some(), "{text}");
+    }
+
+    #[test]
+    fn several_targets_are_one_report_with_a_suite_for_each() {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = Utf8Path::from_path(folder.path()).unwrap();
+        let written = |name: &str, passed| {
+            let path = folder.join(name);
+            let report = report(passed);
+            let outcome = Outcome {
+                tests: Some(&report),
+                failure: None,
+            };
+            write(&path, name, &outcome, &Blackout::none()).unwrap();
+            Some(path)
+        };
+        let torn = folder.join(FILE);
+        std::fs::write(&torn, "<testsuites").unwrap();
+        let part = |target, report, error: Option<&str>| Part {
+            target,
+            report,
+            error: error.map(str::to_owned),
+        };
+        let text = combined(&[
+            part("one", written("one", true), None),
+            part("two", written("two", false), Some("1 failed")),
+            part("three", None, Some("not run")),
+            part("four", Some(torn), None),
+        ])
+        .unwrap();
+        let all = Report::deserialize_from_str(&text).unwrap();
+        let told: Vec<_> = all
+            .test_suites
+            .iter()
+            .map(|suite| {
+                (
+                    suite.name.as_str(),
+                    suite.tests,
+                    suite.failures,
+                    suite.errors,
+                )
+            })
+            .collect();
+        let wanted = [
+            ("one", 1, 0, 0),
+            ("two", 1, 1, 0),
+            ("three", 1, 0, 1),
+            ("four", 1, 0, 1),
+        ];
+        assert_eq!(told, wanted, "{text}");
+        assert!(text.contains("not run"), "{text}");
+        assert!(text.contains("cannot read"), "{text}");
+        let sums = "tests=\"4\" skipped=\"0\" failures=\"1\" errors=\"2\"";
+        assert!(text.contains(sums), "{text}");
     }
 
     #[test]

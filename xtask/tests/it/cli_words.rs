@@ -73,11 +73,13 @@ Build, deploy, prove and test a target, then remove everything again
 Usage: cargo xtask e2e [OPTIONS] <TARGET...|--all> [-- <TEST FILTER>...]
 
 Arguments:
-  [TARGET]...       Targets to test, one run after the other
+  [TARGET]...       Targets to test, each in a run of its own
   [TEST FILTER]...  Run only the tests whose name contains one of these
 
 Options:
       --all                       Test every target
+      --jobs <COUNT|auto>         How many targets at a time: a number, or `auto` for as many as there are cores; fewer where memory is short [default: 1]
+      --fail-fast                 When a target is red, end the others that run, and begin no more
       --keep <WHEN>               Whether the containers stay when a run ends [default: never] [possible values: never, on-failure, always]
       --nodes <COUNT>             How many nodes a cluster of kind has [default: 1]
       --reuse                     On kind: keep one cluster for each target, and use it again; database and namespace are new for each run
@@ -290,6 +292,14 @@ fn a_wrong_command_line_is_told_with_its_fix() {
     for wrong in ["abc", "0", "1.5"] {
         check_hint(&["e2e", "gateway", "--timeout", wrong], &[], Some(seconds));
     }
+    let jobs = "give how many at a time, or leave that to the tool: `--jobs 2`, `--jobs auto`";
+    for wrong in ["0", "two", "-1"] {
+        check_hint(
+            &["e2e", "--all", &format!("--jobs={wrong}")],
+            &[],
+            Some(jobs),
+        );
+    }
     let rounds = "give a whole number, 1 or more: `--rounds 5`";
     check_hint(&["bench", "--rounds", "0"], &[], Some(rounds));
     let shells = "there is a script for bash, zsh and fish: `cargo xtask completions bash`; in any other shell `cargo xtask --help` lists the commands";
@@ -357,6 +367,26 @@ fn watching_goes_with_little_else() {
         told.contains("the variable CI: nobody edits there"),
         "{told}"
     );
+}
+
+#[test]
+fn several_at_a_time_go_with_nothing_that_looks_at_one() {
+    for (jobs, option, why) in [
+        ("2", &["--watch"][..], "it stays at one target"),
+        ("2", &["--plan"], "a plan runs nothing"),
+        (
+            "auto",
+            &["--pause-before", "test"],
+            "Enter would be for all of them at once",
+        ),
+    ] {
+        let all = [&["e2e", "gateway", "datastorage", "--jobs", jobs], option].concat();
+        let told = format!(
+            "error: --jobs {jobs} does not go with {}: {why}\nhint: leave --jobs out\n",
+            option[0]
+        );
+        check(&all, 2, "", &told);
+    }
 }
 
 #[test]

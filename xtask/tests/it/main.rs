@@ -10,6 +10,7 @@ mod cluster_secrets;
 mod completions;
 mod context_cluster;
 mod damaged_files;
+mod e2e_jobs;
 mod engine_probe;
 mod host_room;
 mod image_assembly;

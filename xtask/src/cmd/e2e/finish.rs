@@ -324,9 +324,10 @@ impl Session<'_> {
                 .map(|(phase, message)| (*phase, message.as_str())),
         };
         junit::write(
-            &directory.join("junit.xml"),
+            &directory.join(junit::FILE),
             self.target.name.as_str(),
             &outcome,
+            blackout,
         )?;
         self.receipt.end(verdict, exit_code)?;
         let runs = run::runs_directory(self.workspace);
@@ -337,7 +338,9 @@ impl Session<'_> {
             Err(error) => report::note(&format!("no {}: {error:#}", html::FILE)),
         }
         match &self.options.report {
-            Some(report) => copy_reports(directory, &report.join(self.target.name.as_str())),
+            Some(report) => {
+                copy_reports(directory, &report.join(self.target.name.as_str()), blackout)
+            }
             None => Ok(()),
         }
     }
@@ -368,11 +371,13 @@ impl Session<'_> {
 }
 
 /// Receipt, JUnit report, the report to look at and every log: what explains a run to somebody elsewhere. No secrets.
-fn copy_reports(from: &Utf8Path, to: &Utf8Path) -> Result<()> {
+fn copy_reports(from: &Utf8Path, to: &Utf8Path, blackout: &Blackout) -> Result<()> {
     fs::create_dir_all(to).with_context(|| format!("cannot make {to}"))?;
+    let [receipt, copy] = [from, to].map(|folder| folder.join("receipt.json"));
+    let text = fs::read_to_string(&receipt).with_context(|| format!("cannot read {receipt}"))?;
+    fs::write(&copy, blackout.over(text)).with_context(|| format!("cannot write {copy}"))?;
     let mut files: Vec<_> = [
-        "receipt.json",
-        "junit.xml",
+        junit::FILE,
         html::FILE,
         "journal.jsonl",
         "tests.log",

@@ -31,7 +31,7 @@ use crate::pipeline::{Frozen, Images};
 use crate::process::interrupt;
 use crate::report::html::Summary;
 use crate::report::receipt::{Receipt, Span};
-use crate::report::{self, failure, live};
+use crate::report::{self, failure, junit, live};
 use crate::run::{self, Resources, Run};
 use crate::secrets::Secrets;
 use crate::source::workspace::{Target, Workspace};
@@ -99,19 +99,12 @@ pub(super) fn run(
     pause: &Pause,
 ) -> Outcome {
     let begun = Instant::now();
-    let mut outcome = Outcome {
-        target: target.name.to_string(),
-        tag: "-".to_owned(),
-        tests: "-".to_owned(),
-        took: Duration::ZERO,
-        failed: String::new(),
-        error: None,
-        summary: None,
-    };
+    let mut outcome = Outcome::of(target);
     match Session::begin(workspace, target, options, pause) {
         Ok(mut session) => {
             let result = session.phases();
             outcome.error = session.finish(result).err();
+            outcome.junit = Some(session.run.directory().join(junit::FILE));
             outcome.tag = session.tag.unwrap_or(outcome.tag);
             outcome.summary = session.summary;
             if let Some(tests) = &session.receipt.tests {
