@@ -56,7 +56,7 @@ pub(super) fn run(
         at_once,
         folder: &folder.path,
         found: Found::now(&options.cluster()),
-        waiting: longest_first(&run::runs_directory(workspace), targets),
+        waiting: longest_first(workspace, targets, options),
         running: Vec::new(),
         ended: BTreeMap::new(),
         has_told_room: false,
@@ -73,7 +73,12 @@ pub(super) fn run(
 }
 
 /// Each with its place in the order. One of which nothing is known may be the longest.
-fn longest_first<'a>(runs: &Utf8Path, targets: &[&'a Target]) -> VecDeque<(usize, &'a Target)> {
+fn longest_first<'a>(
+    workspace: &Workspace,
+    targets: &[&'a Target],
+    options: &cli::E2e,
+) -> VecDeque<(usize, &'a Target)> {
+    let runs = run::runs_directory(workspace);
     let entries = runs.read_dir_utf8().into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.map(|it| it.file_name().to_owned()).collect();
     // They end with the time at which they began.
@@ -81,7 +86,7 @@ fn longest_first<'a>(runs: &Utf8Path, targets: &[&'a Target]) -> VecDeque<(usize
     let took = |target: &Target| {
         let prefix = format!("{}-", target.name);
         let mut its = names.iter().filter(|name| name.starts_with(&prefix));
-        its.find_map(|name| child::green_took(&runs.join(name)))
+        its.find_map(|name| child::green_took(&runs.join(name), &options.filters))
     };
     let mut order: Vec<_> = targets.iter().copied().enumerate().collect();
     order.sort_by_cached_key(|(_, target)| Reverse(took(target).unwrap_or(Duration::MAX)));

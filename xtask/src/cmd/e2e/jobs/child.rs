@@ -74,6 +74,8 @@ struct Receipt {
     #[serde(default)]
     images: BTreeMap<String, Image>,
     #[serde(default)]
+    test_filters: Vec<String>,
+    #[serde(default)]
     tests: Option<TestReport>,
     #[serde(default)]
     failure: Option<Failed>,
@@ -89,12 +91,13 @@ struct Failed {
     message: String,
 }
 
-/// How long the run in this folder took, if it was green.
-pub(super) fn green_took(run: &Utf8Path) -> Option<Duration> {
+/// How long the run in this folder took, if it was green and of the same tests.
+pub(super) fn green_took(run: &Utf8Path, filters: &[String]) -> Option<Duration> {
     let receipt = paused::receipt::<Receipt>(run).ok()?;
     let took = receipt.ended_at?.duration_since(receipt.begun_at);
     let took = Duration::try_from(took).ok()?;
-    (receipt.verdict == Verdict::Green).then_some(took)
+    let is_like = receipt.verdict == Verdict::Green && receipt.test_filters == filters;
+    is_like.then_some(took)
 }
 
 impl<'a> Child<'a> {
