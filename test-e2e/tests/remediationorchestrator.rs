@@ -17,7 +17,8 @@ use test_e2e::metrics::Metrics;
 use test_e2e::poll::never;
 use test_e2e::workflows::{self, EXECUTIONS, WORKFLOWS};
 use test_e2e::{
-    Look, Scenario, audit, eventually, fault, requests, scenario, scenario_with_node, unique,
+    Look, Scenario, audit, eventually, fault, requests, scenario, scenario_with_node,
+    scenario_with_replicas, unique,
 };
 use uuid::Uuid;
 
@@ -699,6 +700,19 @@ fn complete_all_but(scenario: &Scenario, all: &[RemediationRequest], completed: 
     for request in &all[..completed] {
         await_phase(scenario, request.id, RequestPhase::Completed);
     }
+}
+
+#[test]
+fn two_replicas_move_each_request_once() {
+    let Some(scenario) = scenario_with_replicas!(Exclusive) else {
+        return;
+    };
+    let doubled = fault::scale(scenario.run(), "remediationorchestrator", 2);
+    let (signal, _) = with_workflow(&scenario);
+    let all = together(20, |_| analyzed(&scenario, &signal));
+    complete_all(&scenario, &all);
+    expect_once(&scenario, &all);
+    doubled.end();
 }
 
 #[test]

@@ -11,7 +11,8 @@ use test_e2e::config_map::ConfigFile;
 use test_e2e::crowd::{together, under_load};
 use test_e2e::metrics::Metrics;
 use test_e2e::{
-    Look, Scenario, audit, eventually, fault, http, requests, scenario, scenario_with_node, unique,
+    Look, Scenario, audit, eventually, fault, http, requests, scenario, scenario_with_node,
+    scenario_with_replicas, unique,
 };
 use time::OffsetDateTime;
 
@@ -381,6 +382,28 @@ fn a_killed_replica_loses_no_request() {
         let moves = moves_to_analyzing(&api, &done);
         assert_eq!(moves, 1, "{done:#?}");
     }
+}
+
+#[test]
+fn two_replicas_give_each_request_one_result() {
+    let Some(scenario) = scenario_with_replicas!(Exclusive) else {
+        return;
+    };
+    let api = scenario.api("datastorage", "e2e-reader");
+    let doubled = fault::scale(scenario.run(), "signalprocessing", 2);
+    let all = together(40, |_| {
+        create(&scenario, &target("shop"), Severity::Warning)
+    });
+    for request in &all {
+        let (done, _) = classified(&scenario, request);
+        assert_eq!(moves_to_analyzing(&api, &done), 1, "{done:#?}");
+        let types = audit::types(&api, &done.id.to_string());
+        for finding in FINDINGS {
+            let found = types.iter().filter(|found| *found == finding).count();
+            assert_eq!(found, 1, "{finding}: {types:?}");
+        }
+    }
+    doubled.end();
 }
 
 /// How often DataStorage wrote that a request was handed on.
