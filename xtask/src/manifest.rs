@@ -31,15 +31,18 @@ use document::{
 pub const FOLDER: &str = "deploy";
 
 /// Kinds that mean nothing without a scheduler, a network plugin or an API server.
-const VOID_KINDS: [&str; 7] = [
-    "ClusterRole",
-    "ClusterRoleBinding",
+const VOID_KINDS: [&str; 5] = [
     "NetworkPolicy",
     "PodDisruptionBudget",
     "Role",
     "RoleBinding",
     "ServiceAccount",
 ];
+
+/// Kinds that belong to no namespace: those of two runs on one cluster would be the same.
+const CLUSTER_KINDS: [&str; 2] = ["ClusterRole", "ClusterRoleBinding"];
+/// How the volume with a pod's token is told among what is void.
+const TOKEN: &str = "ServiceAccount token";
 
 /// What an `image:` may say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -393,6 +396,10 @@ impl Manifests {
         let in_a_run = Deployment::deserialize(&document)
             .with_context(|| format!("{} of {} as a run has it", place.subject, place.file))?;
         let pod = &deployment.spec.template.spec;
+        if pod.volumes.iter().any(|volume| volume.projected.is_some()) {
+            let names = self.void.entry(TOKEN.to_owned()).or_default();
+            names.insert(deployment.metadata.name.clone());
+        }
         let volumes = pod.volumes.iter().enumerate();
         let claims = volumes.filter_map(|(index, volume)| {
             let claim = volume.persistent_volume_claim.as_ref()?;
@@ -446,6 +453,13 @@ impl Manifests {
             (_, kind) if VOID_KINDS.contains(&kind) => {
                 let names = self.void.entry(kind.to_owned()).or_default();
                 names.insert(head.metadata.name.clone());
+            }
+            (_, kind) if CLUSTER_KINDS.contains(&kind) => {
+                let message = "is cluster-wide, and a run makes nothing outside of its namespace";
+                return Err(place
+                    .refuse("kind", message)
+                    .hint("write a Role and a RoleBinding; outside of runs, grant the rest where it is wanted, see README.md")
+                    .into());
             }
             ("v1", "Secret") => {
                 return Err(place
@@ -715,14 +729,28 @@ fn check_volumes(place: &Place, deployment: &Deployment) -> Result<()> {
         let sources = usize::from(volume.config_map.is_some())
             + usize::from(volume.secret.is_some())
             + usize::from(volume.empty_dir.is_some())
-            + usize::from(volume.persistent_volume_claim.is_some());
+            + usize::from(volume.persistent_volume_claim.is_some())
+            + usize::from(volume.projected.is_some());
         if sources != 1 {
-            let message = "must hold one of configMap, secret, emptyDir, persistentVolumeClaim";
+            let message =
+                "must hold one of configMap, secret, emptyDir, persistentVolumeClaim, projected";
             return Err(elsewhere(place.refuse(&field, message)).into());
         }
         if !is_dns_label(&volume.name) || !seen.insert(&volume.name) {
             let message = format!("`{}` is no name or is there twice", volume.name);
             return Err(place.refuse(&format!("{field}.name"), message).into());
+        }
+        let projected = volume.projected.iter();
+        let sources = projected.flat_map(|volume| &volume.sources);
+        for (index, source) in sources.enumerate() {
+            let held = usize::from(source.service_account_token.is_some())
+                + usize::from(source.config_map.is_some())
+                + usize::from(source.downward_api.is_some());
+            if held != 1 {
+                let field = format!("{field}.projected.sources[{index}]");
+                let message = "must hold one of serviceAccountToken, configMap, downwardAPI";
+                return Err(elsewhere(place.refuse(&field, message)).into());
+            }
         }
         let empty = volume.empty_dir.as_ref();
         if empty.is_some_and(|e| e.size_limit.is_some() && e.medium != Some(Medium::Memory)) {

@@ -415,6 +415,94 @@ pub(crate) struct Volume {
     /// In what runs there is none: see [`super::thrown_away`].
     #[serde(default)]
     pub(crate) persistent_volume_claim: Option<ClaimVolume>,
+    /// Void without Kubernetes.
+    #[serde(default)]
+    pub(crate) projected: Option<ProjectedVolume>,
+}
+
+/// What a pod needs to ask the API server, and nothing else: a volume of other things would not be void.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct ProjectedVolume {
+    #[serde(default, rename = "defaultMode")]
+    _default_mode: Option<u32>,
+    pub(crate) sources: Vec<ProjectedSource>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct ProjectedSource {
+    #[serde(default)]
+    pub(crate) service_account_token: Option<TokenSource>,
+    #[serde(default)]
+    pub(crate) config_map: Option<AuthoritySource>,
+    #[serde(default, rename = "downwardAPI")]
+    pub(crate) downward_api: Option<DownwardSource>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(crate) struct TokenSource {
+    #[serde(default, rename = "audience")]
+    _audience: Option<String>,
+    #[serde(default, rename = "expirationSeconds")]
+    _expiration_seconds: Option<u32>,
+    #[serde(rename = "path")]
+    _path: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct AuthoritySource {
+    #[serde(rename = "name")]
+    _name: Authority,
+    #[serde(default, rename = "items")]
+    _items: Vec<AuthorityItem>,
+}
+
+/// Whom a pod believes to be the API server; Kubernetes puts it into every namespace.
+#[derive(Clone, Copy, Debug, Deserialize)]
+enum Authority {
+    #[serde(rename = "kube-root-ca.crt")]
+    KubeRootCa,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthorityItem {
+    #[serde(rename = "key")]
+    _key: String,
+    #[serde(rename = "path")]
+    _path: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DownwardSource {
+    #[serde(rename = "items")]
+    _items: Vec<DownwardItem>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct DownwardItem {
+    #[serde(rename = "path")]
+    _path: String,
+    #[serde(rename = "fieldRef")]
+    _field_ref: FieldReference,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct FieldReference {
+    #[serde(rename = "fieldPath")]
+    _field_path: Field,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+enum Field {
+    #[serde(rename = "metadata.namespace")]
+    Namespace,
 }
 
 #[derive(Clone, Debug, Deserialize)]

@@ -38,7 +38,15 @@ spec:
             httpGet: {path: /readyz, port: http}
           resources: {limits: {cpu: "2", memory: 64Mi}}
           volumeMounts: [{name: config, mountPath: /config, readOnly: true}]
-      volumes: [{name: config, configMap: {name: web}}, {name: data, persistentVolumeClaim: {claimName: web}}]
+      volumes:
+        - {name: config, configMap: {name: web}}
+        - {name: data, persistentVolumeClaim: {claimName: web}}
+        - name: kubernetes
+          projected:
+            sources:
+              - serviceAccountToken: {path: token, expirationSeconds: 600}
+              - configMap: {name: kube-root-ca.crt, items: [{key: ca.crt, path: ca.crt}]}
+              - downwardAPI: {items: [{path: namespace, fieldRef: {fieldPath: metadata.namespace}}]}
 ---
 apiVersion: v1
 kind: PersistentVolumeClaim
@@ -49,6 +57,11 @@ apiVersion: v1
 kind: ServiceAccount
 metadata: {name: web}
 automountServiceAccountToken: false
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: web}
+rules: [{anything: goes}]
 ---
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
@@ -89,7 +102,7 @@ fn a_good_one_is_read_and_what_is_void_is_told() {
     let manifests = Manifests::parse("web", GOOD, &names()).unwrap();
     assert_eq!(
         manifests.void(),
-        ["NetworkPolicy and ServiceAccount of web"]
+        ["NetworkPolicy and Role and ServiceAccount and ServiceAccount token of web"]
     );
     assert_eq!(
         manifests.thrown_away(),
@@ -283,6 +296,39 @@ fn what_contradicts_itself_is_refused() {
         "spec:\n  replicas: 0\n  selector: {match",
         "spec.replicas",
         None,
+    );
+}
+
+#[test]
+fn a_volume_that_would_not_be_void_is_refused() {
+    check("kube-root-ca.crt", "web", "`web`", KIND);
+    check(
+        "metadata.namespace",
+        "metadata.labels",
+        "`metadata.labels`",
+        KIND,
+    );
+    check(
+        "serviceAccountToken: {path: token, expirationSeconds: 600}",
+        "secret: {name: web}",
+        "`secret`",
+        KIND,
+    );
+    check(
+        "- serviceAccountToken: {path: token, expirationSeconds: 600}",
+        "- {}",
+        "volumes[2].projected.sources[0]: must hold one of",
+        KIND,
+    );
+}
+
+#[test]
+fn what_is_of_the_whole_cluster_is_refused() {
+    check(
+        "kind: Role\n",
+        "kind: ClusterRole\n",
+        "kind: is cluster-wide",
+        Some("write a Role"),
     );
 }
 

@@ -246,6 +246,10 @@ impl<Image: Named> Planner<'_, Image> {
             let volumes = &self.workload.deployment.spec.template.spec.volumes;
             let volume = volumes.iter().find(|volume| volume.name == mount.name);
             let volume = volume.context("a mount was checked to have its volume")?;
+            if volume.projected.is_some() {
+                // There is no API server that a token would open.
+                continue;
+            }
             config_maps.extend(volume.config_map.as_ref().map(|map| map.name.clone()));
             let owns = self.owns(container, role, volume);
             arguments.push(self.mount(volume, &mount.mount_path, mount.read_only, owns)?);
@@ -727,6 +731,17 @@ spec:
     fn refused(from: &str, to: &str, words: &str) {
         let text = format!("{:#}", plan(ALL, from, to).unwrap_err());
         assert!(text.contains(words), "no `{words}` in: {text}");
+    }
+
+    #[test]
+    fn a_token_for_an_api_server_is_not_mounted() {
+        let options = |from: &str, to: &str| {
+            let mut pods = plan(ALL, from, to).unwrap();
+            pods.remove(0).main.options
+        };
+        let with = options("secret: {secretName: db}", "projected: {sources: []}");
+        let without = options("            - {name: secret, mountPath: /secrets}\n", "");
+        assert_eq!(with, without);
     }
 
     #[test]
