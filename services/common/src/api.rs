@@ -274,11 +274,11 @@ pub struct Classification {
     pub signal_mode: String,
     /// Why, in the policy's words.
     pub reason: String,
-    /// The inventory does not know the target.
+    /// Nobody who was asked knows the target.
     pub degraded: bool,
     /// SHA-256 of the policy that decided, 64 hex digits.
     pub policy_hash: String,
-    /// Labels of namespace and workload, and the owners, as the inventory has them.
+    /// Labels of namespace and workload with their sources, and the owners.
     #[serde(default)]
     pub enrichment: Map<String, Value>,
 }

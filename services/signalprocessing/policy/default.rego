@@ -7,7 +7,7 @@
 # input.namespace.labels   labels of the namespace; input.namespace is null where it is unknown
 # input.workload.labels    labels of the target; input.workload is null where it is unknown
 # input.owners             kind and name of each owner, nearest first
-# input.degraded           the inventory does not know the target
+# input.degraded           neither the inventory nor the Kubernetes API knows the target
 package classification
 
 environment_names := {

@@ -1,5 +1,6 @@
-//! What is found out about a request: its enrichment from the inventory, and the question that is
-//! put to the policy. Pure; it decides nothing, the policy does.
+//! What is found out about a request: its enrichment from the inventory and, where that does not know
+//! it, from the Kubernetes API; and the question that is put to the policy. Pure; it decides nothing,
+//! the policy does.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +14,23 @@ use serde_json::{Map, Value};
 /// Labels of a namespace or a workload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Labels {
-    /// As the inventory has them.
+    /// As they are there.
     pub labels: BTreeMap<String, String>,
+    /// Who knows them.
+    pub source: Source,
 }
 
-/// What the inventory knows about a target.
+/// Where something is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// The mounted file.
+    Inventory,
+    /// The API of the target's cluster.
+    Kubernetes,
+}
+
+/// What is known about a target.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Enrichment {
     /// Absent where the namespace is unknown.
@@ -37,11 +50,13 @@ impl Enrichment {
         let (namespace, kind, name) = (&target.namespace, &target.kind, &target.name);
         let found_namespace = inventory.namespace(namespace).map(|namespace| Labels {
             labels: namespace.labels.clone(),
+            source: Source::Inventory,
         });
         let found_workload = inventory
             .workload(namespace, kind, name)
             .map(|workload| Labels {
                 labels: workload.labels.clone(),
+                source: Source::Inventory,
             });
         Self {
             degraded: found_namespace.is_none() || found_workload.is_none(),
@@ -49,6 +64,26 @@ impl Enrichment {
             workload: found_workload,
             owners: inventory.owners(namespace, kind, name).unwrap_or_default(),
         }
+    }
+
+    /// The same with what the Kubernetes API knows; what the inventory knows stays as it is.
+    #[must_use]
+    pub fn completed(
+        mut self,
+        namespace: Option<kubernetes::Labels>,
+        workload: Option<kubernetes::Workload>,
+    ) -> Self {
+        let known = |labels| Labels {
+            labels,
+            source: Source::Kubernetes,
+        };
+        self.namespace = self.namespace.or(namespace.map(known));
+        if let (None, Some(workload)) = (&self.workload, workload) {
+            self.workload = Some(known(workload.labels));
+            self.owners = workload.owners;
+        }
+        self.degraded = self.namespace.is_none() || self.workload.is_none();
+        self
     }
 
     /// As it is stored with the classification.
@@ -71,7 +106,7 @@ pub struct Question<'a> {
     pub severity: Severity,
     /// The first signal.
     pub signal: &'a Signal,
-    /// What the inventory knows.
+    /// What is known about the target.
     #[serde(flatten)]
     pub enrichment: &'a Enrichment,
 }
@@ -91,10 +126,11 @@ impl<'a> Question<'a> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    #[track_caller]
-    fn check(namespace: &str, name: &str, expected: Value) {
+    fn enrichment(namespace: &str, name: &str) -> Enrichment {
         let inventory = Inventory::parse(
             br#"{"namespaces": [{"name": "shop", "labels": {"environment": "production"}}],
                 "workloads": [
@@ -108,28 +144,54 @@ mod tests {
             kind: "Pod".into(),
             name: name.into(),
         };
-        let enrichment = Enrichment::of(&target, &inventory);
+        Enrichment::of(&target, &inventory)
+    }
+
+    #[track_caller]
+    fn check(enrichment: &Enrichment, expected: Value) {
         assert_eq!(Value::Object(enrichment.to_map()), expected);
     }
 
     #[test]
     fn what_is_known_is_told_and_what_is_not_degrades() {
-        let shop = serde_json::json!({"labels": {"environment": "production"}});
+        let shop = json!({"labels": {"environment": "production"}, "source": "inventory"});
         check(
-            "shop",
-            "web-1",
-            serde_json::json!({"namespace": shop, "workload": {"labels": {"team": "a"}},
+            &enrichment("shop", "web-1"),
+            json!({"namespace": shop, "workload": {"labels": {"team": "a"}, "source": "inventory"},
                    "owners": [{"kind": "Deployment", "name": "web"}], "degraded": false}),
         );
         check(
-            "shop",
-            "db-1",
-            serde_json::json!({"namespace": shop, "workload": null, "owners": [], "degraded": true}),
+            &enrichment("shop", "db-1"),
+            json!({"namespace": shop, "workload": null, "owners": [], "degraded": true}),
         );
         check(
-            "bazaar",
-            "web-1",
-            serde_json::json!({"namespace": null, "workload": null, "owners": [], "degraded": true}),
+            &enrichment("bazaar", "web-1"),
+            json!({"namespace": null, "workload": null, "owners": [], "degraded": true}),
         );
+    }
+
+    #[test]
+    fn kubernetes_tells_what_the_inventory_does_not_know() {
+        let labels = |name: &str| BTreeMap::from([("app".to_owned(), name.to_owned())]);
+        let found = kubernetes::Workload {
+            labels: labels("db"),
+            owners: vec![Owner {
+                kind: "StatefulSet".into(),
+                name: "db".into(),
+            }],
+        };
+        let told = |name: &str| json!({"labels": {"app": name}, "source": "kubernetes"});
+        let shop = json!({"labels": {"environment": "production"}, "source": "inventory"});
+        check(
+            &enrichment("shop", "db-1").completed(Some(labels("shop")), Some(found.clone())),
+            json!({"namespace": shop, "workload": told("db"),
+                   "owners": [{"kind": "StatefulSet", "name": "db"}], "degraded": false}),
+        );
+        check(
+            &enrichment("bazaar", "db-1").completed(Some(labels("bazaar")), None),
+            json!({"namespace": told("bazaar"), "workload": null, "owners": [], "degraded": true}),
+        );
+        let known = enrichment("shop", "web-1");
+        assert_eq!(known.clone().completed(None, Some(found)), known);
     }
 }

@@ -1,6 +1,6 @@
-//! Signalprocessing: takes pending requests under a lease, finds out what the inventory knows about
-//! their targets, has a policy classify them, and hands them on for analysis. It keeps no state:
-//! who dies in the middle is followed by whoever finds the lease expired.
+//! Signalprocessing: takes pending requests under a lease, finds out what the inventory and the
+//! Kubernetes API know about their targets, has a policy classify them, and hands them on for
+//! analysis. It keeps no state: who dies in the middle is followed by whoever finds the lease expired.
 
 pub mod audit;
 pub mod domain;
@@ -17,6 +17,7 @@ use common::{
     inventory::LiveInventory,
     server::{App, Context, Limits, api},
 };
+use kubernetes::KubernetesArgs;
 use live_policy::LivePolicy;
 use worker::Worker;
 
@@ -32,6 +33,9 @@ pub struct Configuration {
     /// The holder of leases.
     #[command(flatten)]
     pub replica: ReplicaArgs,
+    /// Who is asked about the rest.
+    #[command(flatten)]
+    pub kubernetes: KubernetesArgs,
     /// File with namespaces, workloads and their owners; without it everything is unknown.
     #[arg(long = "inventory-file", env = "INVENTORY_FILE", value_name = "FILE", value_parser = LiveInventory::from_file)]
     pub inventory: Option<LiveInventory>,
@@ -43,7 +47,7 @@ pub struct Configuration {
 /// Builds the service.
 ///
 /// # Errors
-/// When the client of DataStorage cannot be made.
+/// When the client of DataStorage or that of Kubernetes cannot be made.
 pub async fn build(configuration: Configuration, context: Context) -> anyhow::Result<App> {
     let datastorage = DataStorage::new(&configuration.datastorage)?;
     let inventory = configuration.inventory.unwrap_or_default();
@@ -53,6 +57,7 @@ pub async fn build(configuration: Configuration, context: Context) -> anyhow::Re
         datastorage: datastorage.clone(),
         replica: configuration.replica.replica_name,
         inventory: inventory.clone(),
+        kubernetes: configuration.kubernetes.client()?,
         policy: policy.clone(),
         shutdown: shutdown.clone(),
     };

@@ -8,7 +8,7 @@ use common::api::{Severity, Signal, Target};
 use regorus::{Engine, utils::limits::ExecutionTimerConfig};
 use serde::Deserialize;
 
-use crate::domain::{Enrichment, Labels, Question};
+use crate::domain::{Enrichment, Labels, Question, Source};
 
 /// The package that is asked.
 const PACKAGE: &str = "data.classification";
@@ -195,6 +195,7 @@ fn rehearsed_enrichment(environment: Option<&str>) -> Enrichment {
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into_iter()
             .collect(),
+        source: Source::Inventory,
     };
     Enrichment {
         namespace: environment.map(|environment| labels(Some(("environment", environment)))),

@@ -5,14 +5,15 @@
 use std::{sync::Arc, time::Duration};
 
 use common::{
-    api::{Classification, PatchRemediationRequest, RemediationRequest, RequestQuery},
+    api::{Classification, PatchRemediationRequest, RemediationRequest, RequestQuery, Target},
     client::{ClientError, DataStorage},
-    inventory::LiveInventory,
+    inventory::{Inventory, LiveInventory},
     shutdown::Shutdown,
     telemetry,
     transitions::RequestPhase,
     watch::follow_requests,
 };
+use kubernetes::{Kubernetes, Unanswered};
 use tokio::{sync::mpsc, task::JoinSet, time::Instant};
 use tracing::Instrument as _;
 use uuid::Uuid;
@@ -50,6 +51,8 @@ pub struct Worker {
     pub replica: String,
     /// What is known.
     pub inventory: LiveInventory,
+    /// Who is asked about the rest.
+    pub kubernetes: Option<Kubernetes>,
     /// What decides.
     pub policy: LivePolicy,
     /// When to end.
@@ -164,7 +167,7 @@ impl Worker {
     async fn classify(&self, claimed: &RemediationRequest) -> Result<&'static str, ClientError> {
         // One policy and one inventory from start to end.
         let (policy, inventory) = (self.policy.current(), self.inventory.current());
-        let enrichment = Enrichment::of(&claimed.target, &inventory);
+        let enrichment = self.enrich(&claimed.target, &inventory).await;
         let decision = decide(policy.clone(), claimed.clone(), enrichment.clone()).await;
         let events = audit::classification_events(
             claimed,
@@ -191,6 +194,39 @@ impl Worker {
         };
         self.conclude(claimed, patch).await?;
         Ok(outcome)
+    }
+
+    /// What is known about a target. Who does not answer makes it degraded, and no more than that.
+    async fn enrich(&self, target: &Target, inventory: &Inventory) -> Enrichment {
+        let enrichment = Enrichment::of(target, inventory);
+        let kubernetes = self.kubernetes.as_ref();
+        let Some(kubernetes) = kubernetes.filter(|one| one.cluster() == target.cluster) else {
+            return enrichment;
+        };
+        let (knows_namespace, knows_workload) = (
+            enrichment.namespace.is_some(),
+            enrichment.workload.is_some(),
+        );
+        let namespace = async {
+            match knows_namespace {
+                true => None,
+                false => told(kubernetes.namespace(&target.namespace).await),
+            }
+        };
+        let workload = async {
+            let Target {
+                namespace,
+                kind,
+                name,
+                ..
+            } = target;
+            match knows_workload {
+                true => None,
+                false => told(kubernetes.workload(namespace, kind, name).await),
+            }
+        };
+        let (namespace, workload) = tokio::join!(namespace, workload);
+        enrichment.completed(namespace, workload)
     }
 
     /// Ends the work on a claimed request.
@@ -273,6 +309,14 @@ impl Worker {
             }
         }
     }
+}
+
+/// What the Kubernetes API told, if it did.
+fn told<T>(answer: Result<Option<T>, Unanswered>) -> Option<T> {
+    answer.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the target counts as unknown");
+        None
+    })
 }
 
 /// A policy computes, up to a second: not on the threads that answer.

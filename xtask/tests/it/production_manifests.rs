@@ -1,5 +1,5 @@
 //! `deploy/*.yaml` holds what production demands of it: probes, resources, confinement, accounts
-//! without a token, policies, and no setting that belongs to thrown-away data. Each rule is held
+//! without a token or with a short-lived one and least rights, policies, and no setting that belongs to thrown-away data. Each rule is held
 //! against the files, and against a manifest that breaks it and nothing else.
 
 use std::collections::BTreeSet;
@@ -63,6 +63,8 @@ impl Manifest {
                     }),
             );
         }
+        let of_rights = faults_of_rights(self).into_iter();
+        faults.extend(of_rights.map(|fault| format!("{}: {fault}", self.file)));
         for claim in self.of_kind("PersistentVolumeClaim") {
             let request = &claim["spec"]["resources"]["requests"]["storage"];
             if claim["spec"]["accessModes"] != json!(["ReadWriteOnce"]) || !request.is_string() {
@@ -76,6 +78,19 @@ impl Manifest {
         faults
     }
 }
+
+/// A token lives no longer, in seconds; the kubelet renews it before.
+const TOKEN_SECONDS_MAX: u64 = 3600;
+/// What no rule may name.
+const TOO_MUCH: [&str; 7] = [
+    "*",
+    "bind",
+    "deletecollection",
+    "escalate",
+    "impersonate",
+    "secrets",
+    "serviceaccounts/token",
+];
 
 type Faults = Vec<(String, String)>;
 
@@ -172,6 +187,23 @@ fn faults_of_pod(manifest: &Manifest, pod: &Value) -> Faults {
             "must be RuntimeDefault",
         );
     }
+    for (field, fault) in faults_of_volumes(manifest, pod) {
+        add(&field, &fault);
+    }
+    for list in ["initContainers", "containers"] {
+        for (index, container) in pod[list].as_array().into_iter().flatten().enumerate() {
+            let of_container = faults_of_container(container, list == "containers");
+            for (field, fault) in of_container {
+                add(&format!("{list}[{index}].{field}"), &fault);
+            }
+        }
+    }
+    faults
+}
+
+fn faults_of_volumes(manifest: &Manifest, pod: &Value) -> Faults {
+    let mut faults = Faults::new();
+    let mut add = |field: &str, fault: &str| faults.push((field.to_owned(), fault.to_owned()));
     for (index, volume) in pod["volumes"].as_array().into_iter().flatten().enumerate() {
         let claim = &volume["persistentVolumeClaim"]["claimName"];
         if !claim.is_null() && manifest.named("PersistentVolumeClaim", claim).is_none() {
@@ -180,16 +212,73 @@ fn faults_of_pod(manifest: &Manifest, pod: &Value) -> Faults {
                 "names no PersistentVolumeClaim of the file",
             );
         }
+        for source in volume["projected"]["sources"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
+            let token = &source["serviceAccountToken"];
+            let seconds = token["expirationSeconds"].as_u64();
+            if !token.is_null() && !seconds.is_some_and(|s| (600..=TOKEN_SECONDS_MAX).contains(&s))
+            {
+                add(
+                    &format!("volumes[{index}].projected.sources.serviceAccountToken"),
+                    "must end soon: expirationSeconds of 600 to 3600",
+                );
+            }
+        }
         if !volume["hostPath"].is_null() {
             add(&format!("volumes[{index}].hostPath"), "is the node's");
         }
     }
-    for list in ["initContainers", "containers"] {
-        for (index, container) in pod[list].as_array().into_iter().flatten().enumerate() {
-            let of_container = faults_of_container(container, list == "containers");
-            for (field, fault) in of_container {
-                add(&format!("{list}[{index}].{field}"), &fault);
+    faults
+}
+
+/// An account has a token if and only if it has rights, and each right is told by its name.
+fn faults_of_rights(manifest: &Manifest) -> Vec<String> {
+    let mut faults = Vec::new();
+    for role in manifest.of_kind("Role") {
+        let name = text(&role["metadata"]["name"]);
+        for (index, rule) in role["rules"].as_array().into_iter().flatten().enumerate() {
+            for field in ["apiGroups", "resources", "verbs"] {
+                let words = rule[field].as_array().into_iter().flatten().map(text);
+                for word in words.filter(|word| TOO_MUCH.contains(word)) {
+                    let field = format!("Role {name}: rules[{index}].{field}");
+                    faults.push(format!("{field}: `{word}` is more than a service needs"));
+                }
             }
+        }
+    }
+    let mut bound = BTreeSet::new();
+    for binding in manifest.of_kind("RoleBinding") {
+        let name = text(&binding["metadata"]["name"]);
+        let role = &binding["roleRef"];
+        if role["kind"] != "Role" || manifest.named("Role", &role["name"]).is_none() {
+            faults.push(format!(
+                "RoleBinding {name}: roleRef: names no Role of the file"
+            ));
+        }
+        for subject in binding["subjects"].as_array().into_iter().flatten() {
+            let account = manifest.named("ServiceAccount", &subject["name"]);
+            if subject["kind"] != "ServiceAccount" || account.is_none() {
+                let fault = "subjects: one is no ServiceAccount of the file";
+                faults.push(format!("RoleBinding {name}: {fault}"));
+            }
+            bound.insert(text(&subject["name"]));
+        }
+    }
+    for deployment in manifest.of_kind("Deployment") {
+        let pod = &deployment["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().into_iter().flatten();
+        let mut sources = volumes
+            .filter_map(|volume| volume["projected"]["sources"].as_array())
+            .flatten();
+        let has_token = sources.any(|source| !source["serviceAccountToken"].is_null());
+        if has_token != bound.contains(text(&pod["serviceAccountName"])) {
+            let name = text(&deployment["metadata"]["name"]);
+            faults.push(format!(
+                "Deployment {name}: a token and a RoleBinding of its account go together"
+            ));
         }
     }
     faults
@@ -344,7 +433,8 @@ fn between_pods(
         let own = name_in(&policy["spec"]["podSelector"]);
         for rule in policy["spec"][direction].as_array().into_iter().flatten() {
             let peers = rule[peers].as_array().into_iter().flatten();
-            for peer in peers.filter(|peer| peer["namespaceSelector"].is_null()) {
+            let pods = peers.filter(|peer| peer["ipBlock"].is_null());
+            for peer in pods.filter(|peer| peer["namespaceSelector"].is_null()) {
                 let other = name_in(&peer["podSelector"]);
                 found.insert((own.to_owned(), other.to_owned(), rule["ports"].to_string()));
             }
@@ -522,5 +612,41 @@ fn what_stands_around_a_pod_and_is_not_fit_is_found() {
         "- timezone=UTC",
         "- fsync=off",
         "fsync=off is for thrown-away data",
+    );
+}
+
+#[test]
+fn rights_that_are_more_than_needed_are_found() {
+    let check = |from: &str, to: &str, fault: &str| check("signalprocessing", from, to, fault);
+    check("[namespaces, pods]", "[namespaces, \"*\"]", "`*` is more");
+    check(
+        "[namespaces, pods]",
+        "[namespaces, secrets]",
+        "`secrets` is more",
+    );
+    check(
+        "verbs: [get]",
+        "verbs: [get, impersonate]",
+        "`impersonate` is more",
+    );
+    check(
+        "kind: Role\n  name: signalprocessing",
+        "kind: ClusterRole\n  name: view",
+        "names no Role of the file",
+    );
+    check(
+        "{kind: ServiceAccount, name: signalprocessing}",
+        "{kind: Group, name: signalprocessing}",
+        "is no ServiceAccount",
+    );
+    check(
+        "{path: token, expirationSeconds: 600}",
+        "{path: token}",
+        "must end soon",
+    );
+    check(
+        "- serviceAccountToken: {path: token, expirationSeconds: 600}",
+        "- {}",
+        "go together",
     );
 }

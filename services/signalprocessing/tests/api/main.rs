@@ -21,6 +21,7 @@ use common::{
     server::Running,
     transitions::RequestPhase,
 };
+use kubernetes::KubernetesArgs;
 use serde_json::json;
 use signalprocessing::{Configuration, audit::POLICY_CHAIN, live_policy::LivePolicy};
 use stack::Storage;
@@ -72,6 +73,7 @@ impl Stack {
             replica: ReplicaArgs {
                 replica_name: name.to_owned(),
             },
+            kubernetes: KubernetesArgs::off(),
             inventory: Some(inventory.expect("an inventory")),
             policy: LivePolicy::from_file(&path("policy.rego")).expect("a policy"),
         };
