@@ -268,6 +268,33 @@ impl Cluster {
         crashed.map_err(|error| format!("{container} cannot lose one of its replicas: {error}"))
     }
 
+    /// Why nobody can ask the API of Kubernetes here, if that is so.
+    #[must_use]
+    pub fn lacks_kubernetes(&self) -> Option<String> {
+        match self {
+            Self::Local(_) => Some(
+                "it needs the API of Kubernetes, which the local cluster has not: run with `--cluster kind`"
+                    .to_owned(),
+            ),
+            Self::Kubernetes(_) => None,
+        }
+    }
+
+    /// The namespace of the run, which [`Self::lacks_kubernetes`] tells to be there.
+    ///
+    /// # Panics
+    /// On a cluster that has none.
+    #[must_use]
+    #[track_caller]
+    pub fn namespace(&self) -> &Namespace {
+        match self {
+            Self::Local(_) => {
+                panic!("no namespace: such a test begins with `scenario_with_kubernetes!`")
+            }
+            Self::Kubernetes(namespace) => namespace,
+        }
+    }
+
     /// The images that these containers run, in their order, each as `sha256:...`.
     ///
     /// # Errors

@@ -67,6 +67,7 @@ const OWN: &[Compiled] = own![
     "kubernetes/killing.rs",
     "kubernetes/pods.rs",
     "kubernetes/remains.rs",
+    "kubernetes/rights.rs",
     "kubernetes/scale.rs",
     "lib.rs",
     "link.rs",

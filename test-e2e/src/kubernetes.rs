@@ -8,6 +8,7 @@
 pub mod killing;
 pub mod pods;
 pub mod remains;
+pub mod rights;
 pub mod scale;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -97,6 +98,12 @@ impl Namespace {
             elsewhere: elsewhere.into_iter().collect(),
             ..self
         }
+    }
+
+    /// What the cluster calls it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.access.namespace
     }
 
     /// Where a container is.

@@ -54,49 +54,56 @@ macro_rules! scenario {
     }};
 }
 
+/// Opens the [`Scenario`] of a test that not every cluster has what it needs for. Where that is so
+/// there is none, the test is written down as skipped, with the reason, and must return.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! scenario_unless {
+    ($lacks:ident, $access:ident) => {{
+        fn here() {}
+        $crate::Scenario::open_unless(
+            $crate::cluster::Cluster::$lacks,
+            ::core::env!("CARGO_CRATE_NAME"),
+            ::core::any::type_name_of_val(&here),
+            $crate::Access::$access,
+            &$crate::compiled!(),
+        )
+    }};
+}
+
 /// Opens the [`Scenario`] of a test that needs the node: it kills or freezes a process, for which the
 /// API server has no word. Where the node is out of reach there is none, the test is written down as
 /// skipped, with the reason, and must return:
 /// `let Some(scenario) = scenario_with_node!(Exclusive) else { return };`
 #[macro_export]
 macro_rules! scenario_with_node {
-    ($access:ident) => {{
-        fn here() {}
-        $crate::Scenario::open_with_node(
-            ::core::env!("CARGO_CRATE_NAME"),
-            ::core::any::type_name_of_val(&here),
-            $crate::Access::$access,
-            &$crate::compiled!(),
-        )
-    }};
+    ($access:ident) => {
+        $crate::scenario_unless!(lacks_node, $access)
+    };
 }
 
 /// The same for a test that wants several replicas, and kills some of them.
 #[macro_export]
 macro_rules! scenario_with_replicas {
-    ($access:ident) => {{
-        fn here() {}
-        $crate::Scenario::open_with_replicas(
-            ::core::env!("CARGO_CRATE_NAME"),
-            ::core::any::type_name_of_val(&here),
-            $crate::Access::$access,
-            &$crate::compiled!(),
-        )
-    }};
+    ($access:ident) => {
+        $crate::scenario_unless!(lacks_replicas, $access)
+    };
 }
 
 /// The same for a test that troubles a link between two services.
 #[macro_export]
 macro_rules! scenario_with_links {
-    ($access:ident) => {{
-        fn here() {}
-        $crate::Scenario::open_with_links(
-            ::core::env!("CARGO_CRATE_NAME"),
-            ::core::any::type_name_of_val(&here),
-            $crate::Access::$access,
-            &$crate::compiled!(),
-        )
-    }};
+    ($access:ident) => {
+        $crate::scenario_unless!(lacks_links, $access)
+    };
+}
+
+/// The same for a test that needs the API of Kubernetes.
+#[macro_export]
+macro_rules! scenario_with_kubernetes {
+    ($access:ident) => {
+        $crate::scenario_unless!(lacks_kubernetes, $access)
+    };
 }
 
 /// Tests whose run was killed would go on against containers that are being removed. The kernel
@@ -141,56 +148,24 @@ impl Scenario {
         }
     }
 
-    /// The same for a test that needs the node; nothing where that is out of reach, and then the test
-    /// is written down as skipped.
+    /// The same for a test that needs what not every cluster has; nothing where the cluster `lacks` it,
+    /// for the reason that it gives, and then the test is written down as skipped.
     ///
     /// # Panics
     /// As [`Self::open`].
     #[must_use]
     #[track_caller]
-    pub fn open_with_node(
+    pub fn open_unless(
+        lacks: fn(&Cluster) -> Option<String>,
         target: &str,
         place: &str,
         access: Access,
         files: &[Compiled],
     ) -> Option<Self> {
-        Self::open(target, place, access, files).unless(Cluster::lacks_node)
-    }
-
-    /// The same for a test that wants several replicas of a service.
-    ///
-    /// # Panics
-    /// As [`Self::open`].
-    #[must_use]
-    #[track_caller]
-    pub fn open_with_replicas(
-        target: &str,
-        place: &str,
-        access: Access,
-        files: &[Compiled],
-    ) -> Option<Self> {
-        Self::open(target, place, access, files).unless(Cluster::lacks_replicas)
-    }
-
-    /// The same for a test that troubles a link between two services.
-    ///
-    /// # Panics
-    /// As [`Self::open`].
-    #[must_use]
-    #[track_caller]
-    pub fn open_with_links(
-        target: &str,
-        place: &str,
-        access: Access,
-        files: &[Compiled],
-    ) -> Option<Self> {
-        Self::open(target, place, access, files).unless(Cluster::lacks_links)
-    }
-
-    fn unless(mut self, lacks: fn(&Cluster) -> Option<String>) -> Option<Self> {
-        self.skipped = lacks(&self.run.cluster());
-        match self.skipped {
-            None => Some(self),
+        let mut scenario = Self::open(target, place, access, files);
+        scenario.skipped = lacks(&scenario.run.cluster());
+        match scenario.skipped {
+            None => Some(scenario),
             Some(_) => None,
         }
     }

@@ -1,5 +1,5 @@
-//! Signalprocessing, end to end: a pending request is enriched from the inventory, classified by
-//! the policy, and handed on once. The tests make requests as gateway would.
+//! Signalprocessing, end to end: a pending request is enriched from the inventory and, on Kubernetes,
+//! from its API, classified by the policy, and handed on once. The tests make requests as gateway would.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,8 +11,8 @@ use test_e2e::config_map::ConfigFile;
 use test_e2e::crowd::{together, under_load};
 use test_e2e::metrics::Metrics;
 use test_e2e::{
-    Look, Scenario, audit, eventually, fault, http, requests, scenario, scenario_with_node,
-    scenario_with_replicas, unique,
+    Look, Scenario, audit, eventually, fault, http, requests, scenario, scenario_with_kubernetes,
+    scenario_with_node, scenario_with_replicas, unique,
 };
 use time::OffsetDateTime;
 
@@ -189,6 +189,126 @@ fn owners_are_followed_to_the_top() {
         enrichment["namespace"]["labels"]["environment"],
         "production"
     );
+}
+
+fn pod(namespace: &str, name: &str) -> Target {
+    Target {
+        kind: "Pod".to_owned(),
+        name: name.to_owned(),
+        ..target(namespace)
+    }
+}
+
+#[test]
+fn kubernetes_knows_what_the_inventory_does_not() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let cluster = scenario.run().cluster();
+    let namespace = cluster.namespace();
+    let name = namespace.pod("datastorage").expect("a pod of the run");
+    let request = create(&scenario, &pod(namespace.name(), &name), Severity::Critical);
+    let (_, found) = classified(&scenario, &request);
+    assert!(!found.degraded, "{found:#?}");
+    let enrichment = &found.enrichment;
+    let set = name.rsplit_once('-').expect("the name of its set first").0;
+    assert_eq!(
+        enrichment["owners"],
+        json!([{"kind": "ReplicaSet", "name": set}, {"kind": "Deployment", "name": "datastorage"}])
+    );
+    for part in ["namespace", "workload"] {
+        assert_eq!(enrichment[part]["source"], "kubernetes", "{found:#?}");
+    }
+    assert_eq!(
+        enrichment["namespace"]["labels"]["kubernetes.io/metadata.name"],
+        namespace.name()
+    );
+    assert_eq!(
+        enrichment["workload"]["labels"]["app.kubernetes.io/name"],
+        "datastorage"
+    );
+}
+
+#[test]
+fn what_kubernetes_does_not_know_or_tell_is_degraded() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let cluster = scenario.run().cluster();
+    let namespace = cluster.namespace();
+    let name = namespace.pod("datastorage").expect("a pod of the run");
+    let gone = format!("{name}-{}", unique());
+    let (_, found) = classified(
+        &scenario,
+        &create(&scenario, &pod(namespace.name(), &gone), Severity::Critical),
+    );
+    assert!(found.degraded, "{found:#?}");
+    assert_eq!(found.enrichment["namespace"]["source"], "kubernetes");
+    assert!(found.enrichment["workload"].is_null(), "{found:#?}");
+    // Another cluster's pod of this very name is another pod, and another namespace is none of ours.
+    let elsewhere = Target {
+        cluster: format!("other-{}", unique()),
+        ..pod(namespace.name(), &name)
+    };
+    for unknown in [elsewhere, pod("kube-system", &unique())] {
+        let request = create(&scenario, &unknown, Severity::Critical);
+        let (_, found) = classified(&scenario, &request);
+        assert!(found.degraded, "{found:#?}");
+        assert!(found.enrichment["namespace"].is_null(), "{found:#?}");
+    }
+}
+
+#[test]
+fn it_may_get_what_it_enriches_from_and_nothing_else() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let cluster = scenario.run().cluster();
+    let namespace = cluster.namespace();
+    let rights = |of: &str| namespace.rights("signalprocessing", of).expect("rights");
+    let expected = [
+        "get cronjobs.batch",
+        "get daemonsets.apps",
+        "get deployments.apps",
+        "get jobs.batch",
+        "get namespaces",
+        "get pods",
+        "get replicasets.apps",
+        "get statefulsets.apps",
+    ];
+    let own: Vec<String> = rights(namespace.name()).into_iter().collect();
+    assert_eq!(own, expected);
+    let others = rights("kube-system");
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
+fn without_its_rights_it_classifies_all_the_same() {
+    let Some(scenario) = scenario_with_kubernetes!(Exclusive) else {
+        return;
+    };
+    let cluster = scenario.run().cluster();
+    let namespace = cluster.namespace();
+    let name = namespace.pod("datastorage").expect("a pod of the run");
+    let expect = |degraded: bool| {
+        // The API server hears of a changed right a moment later.
+        eventually("an enrichment by the rights of now", WITHIN, || {
+            let target = pod(namespace.name(), &name);
+            let request = create(&scenario, &target, Severity::Critical);
+            let (_, found) = classified(&scenario, &request);
+            if found.degraded == degraded {
+                Look::Seen(())
+            } else {
+                Look::NotYet(format!("{found:?}"))
+            }
+        });
+    };
+    let withdrawn = namespace
+        .withdraw("signalprocessing")
+        .expect("rights taken away");
+    expect(true);
+    drop(withdrawn);
+    expect(false);
 }
 
 #[test]
