@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use crate::forward::Forward;
+use crate::http;
 use crate::kubernetes::Namespace;
 use crate::link::{self, Link, Trouble};
 use crate::run::{EngineCommand, Service};
@@ -101,8 +102,15 @@ enum Lasts {
     Always,
 }
 
-/// The addresses that last, by container and port.
-static LASTING: Mutex<BTreeMap<(String, u16), SocketAddr>> = Mutex::new(BTreeMap::new());
+/// An address, and how many faults there had been when it was asked.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    address: SocketAddr,
+    faults: u64,
+}
+
+/// What the engine has told, by container and port: each question costs its own start.
+static ASKED: Mutex<BTreeMap<(String, u16), Asked>> = Mutex::new(BTreeMap::new());
 
 impl Published {
     /// Where it is published now.
@@ -116,26 +124,36 @@ impl Published {
         }
     }
 
-    /// Whether its address stays what it is until the next fault, and is nobody else's meanwhile.
-    #[must_use]
-    pub const fn is_lasting(&self) -> bool {
-        matches!(self, Self::Engine(_))
+    /// Nobody answers there: the next question is put to whoever publishes it.
+    pub fn forget(&self) {
+        match self {
+            Self::Engine(by_engine) => by_engine.forget(),
+            // It is asked each time.
+            Self::Forward(_) => {}
+        }
     }
 }
 
 impl ByEngine {
     fn address(&self) -> Result<SocketAddr, String> {
-        if self.lasts == Lasts::UntilRestart {
-            return self.engine.address(&self.container, self.port);
-        }
-        let mut lasting = LASTING.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (self.container.clone(), self.port);
-        if let Some(address) = lasting.get(&key) {
-            return Ok(*address);
+        let faults = http::faults();
+        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |asked: &&Asked| self.lasts == Lasts::Always || asked.faults == faults;
+        if let Some(asked) = asked.get(&self.key()).filter(holds) {
+            return Ok(asked.address);
         }
         let address = self.engine.address(&self.container, self.port)?;
-        lasting.insert(key, address);
+        asked.insert(self.key(), Asked { address, faults });
         Ok(address)
+    }
+
+    fn forget(&self) {
+        let mut asked = ASKED.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.remove(&self.key());
+    }
+
+    fn key(&self) -> (String, u16) {
+        (self.container.clone(), self.port)
     }
 }
 

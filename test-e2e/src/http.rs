@@ -3,8 +3,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use reqwest::header::HeaderMap;
@@ -42,15 +42,6 @@ pub struct Api {
     // For messages: container and port.
     name: String,
     token: Option<String>,
-    // Asked of the engine at first, and anew after each fault and each connection that failed.
-    address: Mutex<Option<Known>>,
-}
-
-/// An address, and how many faults there had been when it was asked.
-#[derive(Clone, Copy, Debug)]
-struct Known {
-    address: SocketAddr,
-    faults: u64,
 }
 
 static FAULTS: AtomicU64 = AtomicU64::new(0);
@@ -139,7 +130,6 @@ impl Api {
             published,
             name: format!("{container}:{port}"),
             token: None,
-            address: Mutex::new(None),
         }
     }
 
@@ -251,7 +241,7 @@ impl Api {
                 call,
             }),
             Err(error) => {
-                *self.address.lock().unwrap_or_else(PoisonError::into_inner) = None;
+                self.published.forget();
                 Err(NoAnswer(format!("{call}: {}", chain(&error))))
             }
         }
@@ -274,15 +264,8 @@ impl Api {
     }
 
     fn address(&self, call: &str) -> Result<SocketAddr, NoAnswer> {
-        let mut known = self.address.lock().unwrap_or_else(PoisonError::into_inner);
-        let faults = faults();
-        let is_current = |known: &Known| known.faults == faults && self.published.is_lasting();
-        if let Some(known) = known.filter(is_current) {
-            return Ok(known.address);
-        }
-        let asked = self.published.address();
-        let address = asked.map_err(|error| NoAnswer(format!("{call}: {error}")))?;
-        Ok(known.insert(Known { address, faults }).address)
+        let address = self.published.address();
+        address.map_err(|error| NoAnswer(format!("{call}: {error}")))
     }
 }
 
