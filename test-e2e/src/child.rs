@@ -40,8 +40,28 @@ pub fn output_heard(
     within: Duration,
     heard: impl Fn(&str) + Send + 'static,
 ) -> Result<Output, String> {
+    wait(command.stdin(Stdio::null()), within, heard)
+}
+
+/// The same as [`output`] for one that reads a file as its standard input.
+///
+/// # Errors
+/// As [`output`].
+pub fn output_of_file(
+    command: &mut Command,
+    file: File,
+    within: Duration,
+) -> Result<Output, String> {
+    wait(command.stdin(file), within, |_| {})
+}
+
+fn wait(
+    command: &mut Command,
+    within: Duration,
+    heard: impl Fn(&str) + Send + 'static,
+) -> Result<Output, String> {
     let line = line(command);
-    let mut child = Owned::spawn(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
+    let mut child = Owned::spawn_as_it_is(command.stdout(Stdio::piped()).stderr(Stdio::piped()))?;
     let deadline = Instant::now() + within;
     let (stdout, stderr) = (
         collect(child.0.stdout.take(), |_| {}),
@@ -95,7 +115,12 @@ struct Owned(Child);
 
 impl Owned {
     fn spawn(command: &mut Command) -> Result<Self, String> {
-        let spawned = command.stdin(Stdio::null()).spawn();
+        Self::spawn_as_it_is(command.stdin(Stdio::null()))
+    }
+
+    /// With the standard input that was said.
+    fn spawn_as_it_is(command: &mut Command) -> Result<Self, String> {
+        let spawned = command.spawn();
         spawned
             .map(Self)
             .map_err(|error| format!("{}: {error}", line(command)))

@@ -71,6 +71,8 @@ const OWN: &[Compiled] = own![
     "kubernetes/scale.rs",
     "lib.rs",
     "link.rs",
+    "load.rs",
+    "load/pgbench.rs",
     "metrics.rs",
     "poll.rs",
     "requests.rs",

@@ -4,7 +4,7 @@ use std::panic;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::scenario;
 
@@ -75,6 +75,26 @@ pub fn under_load<T: Send, R: Send>(
     })
 }
 
+/// When the `index`th of so many a second is due, after the first.
+#[must_use]
+pub fn due_after(index: u32, per_second: u32) -> Duration {
+    Duration::from_secs(u64::from(index)) / per_second
+}
+
+/// Calls `act` with 0 to `count - 1` and the moment at which each was due, `per_second` of them in a
+/// second and none before its time. One that is late is not left out, and those after it are due when
+/// they were.
+pub fn at_pace(count: u32, per_second: u32, mut act: impl FnMut(u32, Instant)) {
+    let begun = Instant::now();
+    for index in 0..count {
+        let due = begun + due_after(index, per_second);
+        if let Some(early) = due.checked_duration_since(Instant::now()) {
+            thread::sleep(early);
+        }
+        act(index, due);
+    }
+}
+
 struct StopAtEnd<'flag>(&'flag AtomicBool);
 
 impl Drop for StopAtEnd<'_> {
@@ -119,6 +139,27 @@ mod tests {
     fn an_act_that_panics_ends_the_load() {
         let all = panic::catch_unwind(|| under_load(2, |_, _| (), || panic!("no")));
         assert!(all.is_err());
+    }
+
+    #[test]
+    fn a_pace_is_kept_whatever_an_act_takes() {
+        let due: Vec<Duration> = [0, 1, 2, 7].map(|index| due_after(index, 4)).into();
+        let milliseconds = Duration::from_millis;
+        assert_eq!(due, [0, 250, 500, 1750].map(milliseconds));
+        // The first takes as long as ten of them: those that were due meanwhile come at once.
+        let mut late = Vec::new();
+        at_pace(12, 500, |index, due| {
+            if index == 0 {
+                let over = Instant::now() + milliseconds(20);
+                while Instant::now() < over {
+                    std::hint::spin_loop();
+                }
+            }
+            late.push(due.elapsed());
+        });
+        assert_eq!(late.len(), 12);
+        assert!(late[1] >= milliseconds(17), "{late:?}");
+        assert!(late[8] >= milliseconds(3), "{late:?}");
     }
 
     #[test]

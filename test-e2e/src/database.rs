@@ -1,6 +1,7 @@
 //! PostgreSQL behind DataStorage's back, as the owner of the tables: what the service would never
 //! do, so that its checks can be seen to find it.
 
+use serde_json::Value;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection, Executor};
 
@@ -96,6 +97,21 @@ impl Database {
         self.run(&format!(
             "BEGIN; SET LOCAL session_replication_role = replica; {statements}; COMMIT"
         ));
+    }
+
+    /// One row of a table, as an object of its columns.
+    ///
+    /// # Panics
+    /// When there is none for which `condition` holds.
+    #[must_use]
+    #[track_caller]
+    pub fn row(&mut self, table: &str, condition: &str) -> Value {
+        let query = format!("SELECT to_jsonb(t) FROM {table} t WHERE {condition} LIMIT 1");
+        let query = sqlx::query_scalar::<_, Value>(AssertSqlSafe(query));
+        match block_on(query.fetch_one(&mut self.0)) {
+            Ok(row) => row,
+            Err(error) => panic!("{table} where {condition}: {error}"),
+        }
     }
 
     /// One number.

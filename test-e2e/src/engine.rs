@@ -1,5 +1,6 @@
 //! Containers of an engine, podman or docker, by its command line.
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -28,6 +29,29 @@ impl EngineCommand {
         let mut command = Command::new(&self.program);
         command.args(arguments).envs(&self.environment);
         child::output(&mut command, CALL_WITHIN)
+    }
+
+    /// Runs a program in a container, which reads `input` and gets one more variable by the engine's
+    /// own environment: its value stands in no command line. Gives what the program wrote.
+    ///
+    /// # Errors
+    /// The command line and what it said, when it does not end with 0 in time.
+    pub fn exec(
+        &self,
+        container: &str,
+        program: &[&str],
+        (name, value): (&str, &str),
+        input: File,
+        within: Duration,
+    ) -> Result<String, String> {
+        let mut command = Command::new(&self.program);
+        command
+            .args(["exec", "--interactive", "--env", name, container])
+            .args(program)
+            .envs(&self.environment)
+            .env(name, value);
+        let output = child::output_of_file(&mut command, input, within)?;
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Where a port of a container is published.

@@ -35,6 +35,32 @@ pub fn block_on<T>(future: impl Future<Output = T>) -> T {
     SHARED.0.block_on(future)
 }
 
+/// Begins what is only there as a future, and does not wait for it.
+pub fn spawn(future: impl Future<Output = ()> + Send + 'static) {
+    SHARED.0.spawn(future);
+}
+
+/// One path of an API that is posted to over and over: where it listens is asked once.
+#[derive(Clone, Debug)]
+pub struct Poster {
+    url: String,
+    token: Option<String>,
+}
+
+impl Poster {
+    /// Posts JSON; gives the status code when the answer has come whole, and nothing when none came.
+    pub async fn post(&self, body: &impl Serialize) -> Option<u16> {
+        let mut request = SHARED.1.post(&self.url).json(body);
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        let response = request.send().await.ok()?;
+        let status = response.status().as_u16();
+        response.bytes().await.ok()?;
+        Some(status)
+    }
+}
+
 /// One port of one service, and the token to use there.
 #[derive(Debug)]
 pub struct Api {
@@ -244,6 +270,22 @@ impl Api {
                 self.published.forget();
                 Err(NoAnswer(format!("{call}: {}", chain(&error))))
             }
+        }
+    }
+
+    /// What posts to this path over and over, on connections that are kept.
+    ///
+    /// # Panics
+    /// When nobody knows where it listens.
+    #[must_use]
+    #[track_caller]
+    pub fn poster(&self, path: &str) -> Poster {
+        match self.address(path) {
+            Ok(address) => Poster {
+                url: format!("http://{address}{path}"),
+                token: self.token.clone(),
+            },
+            Err(error) => panic!("{error}"),
         }
     }
 

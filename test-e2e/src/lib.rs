@@ -15,6 +15,7 @@ pub mod forward;
 pub mod http;
 pub mod kubernetes;
 pub mod link;
+pub mod load;
 pub mod metrics;
 pub mod poll;
 pub mod requests;

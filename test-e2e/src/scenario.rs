@@ -43,10 +43,14 @@ pub struct Scenario {
 /// Opens the [`Scenario`] of the test function in which it stands.
 #[macro_export]
 macro_rules! scenario {
-    ($access:ident) => {{
+    ($access:ident) => {
+        $crate::scenario!($access, ::core::env!("CARGO_CRATE_NAME"))
+    };
+    // Of a test program that is not named for the one target that it tests.
+    ($access:ident, $target:expr) => {{
         fn here() {}
         $crate::Scenario::open(
-            ::core::env!("CARGO_CRATE_NAME"),
+            $target,
             ::core::any::type_name_of_val(&here),
             $crate::Access::$access,
             &$crate::compiled!(),

@@ -1,0 +1,7 @@
+//! The load of each service that has one: how much of it is taken and how soon, and whether all that
+//! was accepted is there once. `cargo xtask bench load <service>` runs it; no ordinary run does.
+
+#[path = "load/datastorage.rs"]
+mod datastorage;
+#[path = "load/gateway.rs"]
+mod gateway;
