@@ -7,6 +7,7 @@ use std::str::FromStr;
 use camino::Utf8PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::ArgValueCandidates;
+use serde::Serialize;
 
 use crate::cluster;
 use crate::cmd::completions;
@@ -137,6 +138,9 @@ pub struct E2e {
     /// Run only the tests whose name contains one of these
     #[arg(last = true, value_name = "TEST FILTER")]
     pub filters: Vec<String>,
+    /// For `bench load`: its load in the place of the tests
+    #[arg(skip)]
+    pub load: Option<Load>,
 }
 
 impl E2e {
@@ -370,7 +374,11 @@ pub enum Shell {
 
 /// What `bench` takes.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 pub struct Bench {
+    /// In the place of what the tool costs
+    #[command(subcommand)]
+    pub instead: Option<BenchInstead>,
     /// What to measure; everything without a name
     #[arg(value_enum)]
     pub subjects: Vec<Subject>,
@@ -385,6 +393,47 @@ pub struct Bench {
     pub bundle: Option<Utf8PathBuf>,
     /// Print the figures as JSON
     #[arg(long)]
+    pub json: bool,
+}
+
+/// What `bench` measures in the place of what the tool costs.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BenchInstead {
+    /// Put load on a service, see that all it accepted is there once, and let pgbench insert the same rows beside it
+    Load(Load),
+}
+
+/// What `bench load` takes.
+#[derive(Clone, Debug, Args, Serialize)]
+pub struct Load {
+    /// The service
+    #[arg(value_name = "LOADED", add = ArgValueCandidates::new(completions::loads))]
+    #[serde(skip)]
+    pub service: String,
+    /// Requests in a second, at the fixed rate
+    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1500))]
+    pub rate: u32,
+    /// How long it lasts: at the fixed rate, at saturation, and pgbench each time
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=30))]
+    pub seconds: u32,
+    /// How many send at saturation, and how many clients pgbench has
+    #[arg(long, value_name = "COUNT", default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub connections: u32,
+    /// Which container engine
+    #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
+    #[serde(skip)]
+    pub engine: Choice,
+    /// A folder with tools and images for machines without a network
+    #[arg(long, env = "E2E_BUNDLE", value_name = "DIR", value_hint = ValueHint::DirPath)]
+    #[serde(skip)]
+    pub bundle: Option<Utf8PathBuf>,
+    /// Install what is missing without asking
+    #[arg(long)]
+    #[serde(skip)]
+    pub yes: bool,
+    /// Print the figures as JSON
+    #[arg(long)]
+    #[serde(skip)]
     pub json: bool,
 }
 

@@ -18,9 +18,12 @@ use crate::source::workspace::Workspace;
 
 mod kept;
 mod kind;
+mod load;
 mod package;
 mod phase_zero;
 mod run;
+
+pub(super) use self::load::loads;
 
 /// As wide as a terminal that nobody has made wider, or a page of a report.
 const COLUMNS_MAX: usize = 100;
@@ -40,11 +43,14 @@ struct Figure {
     ratio_max: f64,
 }
 
-/// Measures, and prints a line for each figure.
+/// Measures, and prints a line for each figure; or puts load on a service.
 ///
 /// # Errors
 /// When something that is measured fails.
 pub fn run(workspace: &Workspace, options: &cli::Bench) -> Result<()> {
+    if let Some(cli::BenchInstead::Load(load)) = &options.instead {
+        return load::run(workspace, load);
+    }
     let mut figures = Vec::new();
     let wanted =
         |subject: Subject| options.subjects.is_empty() || options.subjects.contains(&subject);

@@ -268,6 +268,7 @@ fn every_target(engine: Choice, bundle: Option<&Utf8Path>, first: bool) -> cli::
         profile: Profile::E2e,
         ends_with_parent: false,
         filters: Vec::new(),
+        load: None,
     }
 }
 

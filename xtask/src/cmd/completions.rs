@@ -52,6 +52,14 @@ pub fn services() -> Vec<CompletionCandidate> {
     names.into_iter().map(CompletionCandidate::new).collect()
 }
 
+/// What `bench load` knows.
+#[must_use]
+pub fn loads() -> Vec<CompletionCandidate> {
+    let workspace = here();
+    let loads = workspace.iter().flat_map(super::bench::loads);
+    loads.map(CompletionCandidate::new).collect()
+}
+
 /// What a run can be deployed to. Contexts are the user's own, and kubectl completes those.
 #[must_use]
 pub fn clusters() -> Vec<CompletionCandidate> {

@@ -26,6 +26,7 @@ mod deadline;
 mod filters;
 mod finish;
 pub(super) mod jobs;
+pub(super) mod load;
 mod naming;
 mod pause;
 mod plan;
@@ -82,16 +83,7 @@ fn run_all(workspace: &Workspace, options: &cli::E2e) -> Result<()> {
         super::check_folder("--report", folder)?;
     }
     let deadline = Deadline::arm(options.timeout)?;
-    if options.yes {
-        super::setup::ensure(
-            workspace,
-            super::setup::Purpose::MainJob(options.engine),
-            super::setup::Besides {
-                bundle: bundle.as_ref(),
-                registry: naming.asks_registry(&options.cluster()),
-            },
-        )?;
-    }
+    install(workspace, options, bundle.as_ref(), &naming)?;
     let _server = docker_server(workspace, options)?;
     if let Some(target) = watched {
         return watch::run(workspace, target, options);
@@ -145,6 +137,26 @@ fn tell(workspace: &Workspace, options: &cli::E2e, outcomes: &[Outcome]) -> Resu
         fs::write(&path, &text).with_context(|| format!("cannot write {path}"))?;
     }
     Ok(())
+}
+
+/// With `--yes`: what is missing.
+fn install(
+    workspace: &Workspace,
+    options: &cli::E2e,
+    bundle: Option<&Bundle>,
+    naming: &Naming,
+) -> Result<()> {
+    if !options.yes {
+        return Ok(());
+    }
+    super::setup::ensure(
+        workspace,
+        super::setup::Purpose::MainJob(options.engine),
+        super::setup::Besides {
+            bundle,
+            registry: naming.asks_registry(&options.cluster()),
+        },
+    )
 }
 
 /// One page of all targets that have ended, in the build folder and for `--report`; gives the first.
@@ -302,6 +314,8 @@ pub(super) struct Outcome {
     took: Duration,
     /// What is told of each failed test once more when every target has ended.
     failed: String,
+    /// The folder of its run, if one began.
+    directory: Option<Utf8PathBuf>,
     error: Option<Error>,
     /// Nothing of its own is why it is not green: it was not begun, or ended for another's sake.
     is_given_up: bool,
@@ -320,6 +334,7 @@ impl Outcome {
             tests: "-".to_owned(),
             took: Duration::ZERO,
             failed: String::new(),
+            directory: None,
             error: None,
             is_given_up: false,
             summary: None,

@@ -48,6 +48,9 @@ fn hint(error: &clap::Error) -> Option<String> {
         (ErrorKind::MissingRequiredArgument, "<SERVICE>") => {
             Some(format!("services: {}", names(completions::services())))
         }
+        (ErrorKind::MissingRequiredArgument, "<LOADED>") => {
+            Some(format!("services with a load: {}", names(completions::loads())))
+        }
         (ErrorKind::InvalidValue | ErrorKind::MissingRequiredArgument, "<SHELL>") => Some(
             "there is a script for bash, zsh and fish: `cargo xtask completions bash`; in any other shell `cargo xtask --help` lists the commands"
                 .to_owned(),

@@ -204,18 +204,32 @@ pub struct Options<'a> {
     pub log: &'a Utf8Path,
 }
 
-/// Builds every image of the run, and its tests.
+/// Builds every image of the run, and the tests of its target.
 ///
 /// # Errors
-/// [`crate::exit::Exit::Build`] when the sources do not compile (the compiler's own message has
-/// been shown), when a build read what is not in the closure, or when it is not reproducible.
+/// As [`build_beside`].
 pub fn build(
     workspace: &Workspace,
     images: Images<Tagged>,
     options: &Options<'_>,
 ) -> Result<(Images<Built>, TestProgram)> {
     let frozen = Arc::clone(images.frozen());
-    let tests = Product::Tests(&workspace.tests, frozen.target());
+    build_beside(workspace, images, frozen.target().as_str(), options)
+}
+
+/// Builds every image of the run, and this one of the test programs.
+///
+/// # Errors
+/// [`crate::exit::Exit::Build`] when the sources do not compile (the compiler's own message has
+/// been shown), when a build read what is not in the closure, or when it is not reproducible.
+pub fn build_beside(
+    workspace: &Workspace,
+    images: Images<Tagged>,
+    tests: &str,
+    options: &Options<'_>,
+) -> Result<(Images<Built>, TestProgram)> {
+    let frozen = Arc::clone(images.frozen());
+    let tests = Product::Tests(&workspace.tests, tests);
     let (images, kept) = build_with(workspace, images, options, Some(tests))?;
     let binary = kept.context("the tests were not built")?;
     let program = TestProgram {
@@ -275,7 +289,7 @@ pub fn plan(workspace: &Workspace, images: &Images<Tagged>) -> Result<Vec<Planne
             place: Some(offer.place()),
         }),
     };
-    let tests = build(Product::Tests(&workspace.tests, frozen.target()));
+    let tests = build(Product::Tests(&workspace.tests, frozen.target().as_str()));
     images.iter().map(step).chain([tests]).collect()
 }
 

@@ -255,6 +255,10 @@ fn no_target_and_unknown_flags_are_usage_errors() {
         &["e2e", "gateway", "--pause-before", "lunch"],
         &["e2e", "gateway", "--timeout", "0"],
         &["tag"],
+        &["bench", "load", "gateway", "--rate", "0"],
+        &["bench", "load", "gateway", "--seconds", "31"],
+        &["bench", "load", "gateway", "--connections", "65"],
+        &["bench", "edit", "load", "gateway"],
         &["fly"],
     ] {
         let output = xtask(arguments);
@@ -302,6 +306,11 @@ fn a_wrong_command_line_is_told_with_its_fix() {
     }
     let rounds = "give a whole number, 1 or more: `--rounds 5`";
     check_hint(&["bench", "--rounds", "0"], &[], Some(rounds));
+    let loads = "services with a load: datastorage, gateway";
+    check_hint(&["bench", "load"], &[], Some(loads));
+    for without in ["signalprocessing", "pipeline", "nothing"] {
+        check_hint(&["bench", "load", without], &[], Some(loads));
+    }
     let shells = "there is a script for bash, zsh and fish: `cargo xtask completions bash`; in any other shell `cargo xtask --help` lists the commands";
     check_hint(&["completions", "tcsh"], &[], Some(shells));
     check_hint(&["completions"], &[], Some(shells));

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error, Result, anyhow};
 
-use super::Outcome;
 use super::naming::Naming;
 use super::pause::Pause;
 use super::watch::standing::{Cycle, Standing};
+use super::{Outcome, load};
 use crate::bundle::Bundle;
 use crate::cli::{self, Phase};
 use crate::cluster::kind::{self, kept::Kept};
@@ -22,9 +22,9 @@ use crate::engine::{Engine, Platform};
 use crate::exit::{Exit, Failure};
 use crate::manifest::Manifests;
 use crate::pipeline::attest::{Attested, attest};
-use crate::pipeline::build::{Built, Options, Origin, TestProgram, build};
+use crate::pipeline::build::{Built, Options, Origin, TestProgram, build_beside};
 use crate::pipeline::deploy::deploy;
-use crate::pipeline::load::load;
+use crate::pipeline::load::load as load_images;
 use crate::pipeline::tag::{Inputs, Tagged, tag};
 use crate::pipeline::test::{TestReport, check_filters, test, told_so_far};
 use crate::pipeline::{Frozen, Images};
@@ -105,6 +105,7 @@ pub(super) fn run(
             let result = session.phases();
             outcome.error = session.finish(result).err();
             outcome.junit = Some(session.run.directory().join(junit::FILE));
+            outcome.directory = Some(session.run.directory().to_owned());
             outcome.tag = session.tag.unwrap_or(outcome.tag);
             outcome.summary = session.summary;
             if let Some(tests) = &session.receipt.tests {
@@ -142,6 +143,9 @@ impl<'a> Session<'a> {
         receipt.bundle = bundle.as_ref().map(|bundle| bundle.taken());
         receipt.test_filters.clone_from(&options.filters);
         receipt.save()?;
+        if let Some(load) = &options.load {
+            load::wish(&run, load)?;
+        }
         let kept = match options.keeps_cluster() {
             true => claim(workspace, target)?,
             false => None,
@@ -321,15 +325,19 @@ impl<'a> Session<'a> {
         self.stop_before(Phase::Build)?;
         let archives = crate::cmd::build::archives_directory(self.workspace)?;
         let log = self.run.directory().join("build.log");
+        let tests = match &self.options.load {
+            Some(_) => load::PROGRAM,
+            None => self.target.name.as_str(),
+        };
         let options = Options {
             no_cache: self.options.no_cache,
             archives: &archives,
             log: &log,
         };
         let begun = Instant::now();
-        let (built, program) = self
-            .receipt
-            .phase("build", || build(self.workspace, images, &options))?;
+        let (built, program) = self.receipt.phase("build", || {
+            build_beside(self.workspace, images, tests, &options)
+        })?;
         self.receipt.built(&built, &program);
         report::line("built", &origins(&built, &program), begun.elapsed());
         check_filters(&self.run, &program, &self.options.filters)?;
@@ -344,7 +352,7 @@ impl<'a> Session<'a> {
         cluster: &mut Cluster,
     ) -> Result<()> {
         let begun = Instant::now();
-        let loaded = self.receipt.phase("load", || load(built, cluster))?;
+        let loaded = self.receipt.phase("load", || load_images(built, cluster))?;
         self.receipt.loaded(&loaded);
         let already_count = loaded
             .iter()
@@ -439,23 +447,7 @@ impl<'a> Session<'a> {
         if report.green() {
             return again;
         }
-        let red = Failure::new(
-            Exit::Red,
-            format!("{}: {}", self.target.name, report.verdict()),
-        );
-        let red = match report.failed().next() {
-            Some(first) => red.hint(format!(
-                "`cargo xtask e2e {}{} -- {}` runs it alone{}",
-                self.target.name,
-                self.cluster_flag(),
-                first.name,
-                match self.options.watch {
-                    true => "",
-                    false => "; `--keep on-failure` leaves the deployment there",
-                }
-            )),
-            None => red,
-        };
+        let red = self.red(&report);
         // What the second look found may be why the tests failed, and it is the graver of the two.
         Err(match again {
             Ok(()) => red.into(),
@@ -470,6 +462,29 @@ impl<'a> Session<'a> {
             )
             .into(),
         })
+    }
+
+    /// What the tests failed with, and how to run the first of those that did.
+    fn red(&self, report: &TestReport) -> Failure {
+        let red = Failure::new(
+            Exit::Red,
+            format!("{}: {}", self.target.name, report.verdict()),
+        );
+        match report.failed().next() {
+            // What it says stands above; there is nothing to run alone.
+            Some(_) if self.options.load.is_some() => red,
+            Some(first) => red.hint(format!(
+                "`cargo xtask e2e {}{} -- {}` runs it alone{}",
+                self.target.name,
+                self.cluster_flag(),
+                first.name,
+                match self.options.watch {
+                    true => "",
+                    false => "; `--keep on-failure` leaves the deployment there",
+                }
+            )),
+            None => red,
+        }
     }
 
     /// What of the command line leads to the same cluster again.

@@ -29,7 +29,7 @@ use crate::report::{
 };
 use crate::source::mirror::Mirror;
 use crate::source::snapshot::PackageSnapshot;
-use crate::source::workspace::{PackageName, TargetName};
+use crate::source::workspace::PackageName;
 
 /// A cold build on a slow machine.
 const DEADLINE_BUILD: Duration = Duration::from_secs(3600);
@@ -42,8 +42,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 pub(super) enum Product<'a> {
     /// The binary with the name of its package.
     Binary(&'a PackageName),
-    /// The tests of a target.
-    Tests(&'a PackageName, &'a TargetName),
+    /// The test program of this name.
+    Tests(&'a PackageName, &'a str),
 }
 
 impl Product<'_> {
@@ -58,7 +58,7 @@ impl Product<'_> {
     pub(super) fn kept_name(&self) -> String {
         match self {
             Self::Binary(package) => package.to_string(),
-            Self::Tests(package, target) => format!("{package}.{target}"),
+            Self::Tests(package, program) => format!("{package}.{program}"),
         }
     }
 
@@ -66,7 +66,7 @@ impl Product<'_> {
     fn cargo_target(&self) -> (&str, &'static str) {
         match self {
             Self::Binary(package) => (package.as_str(), "bin"),
-            Self::Tests(_, target) => (target.as_str(), "test"),
+            Self::Tests(_, program) => (program, "test"),
         }
     }
 }

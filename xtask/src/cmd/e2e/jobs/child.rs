@@ -373,6 +373,8 @@ fn arguments(target: &str, options: &cli::E2e, is_first: bool, reports: &Utf8Pat
         profile,
         ends_with_parent: _,
         filters,
+        // Of a command that has one target.
+        load: _,
     } = options;
     let keep = keep.to_possible_value();
     let keep = keep.map(|value| format!("--keep={}", value.get_name()));
