@@ -11,7 +11,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
-use camino::Utf8Path;
 use serde_json::{Value, json};
 
 use super::kubernetes::Kubectl;
@@ -47,6 +46,7 @@ use create::{FoundNode, Pulls, Purpose, bring, create, look_at_node};
 use guest::{Guest, Part};
 use kept::Kept;
 use node::Around;
+pub(crate) use node::Parcel;
 pub(crate) use node::forget;
 use nodes::Nodes;
 
@@ -135,7 +135,10 @@ impl Kind {
                     &kept.owner(),
                     wanted.shape(&ports)?,
                     &third_party,
-                    &part.staying,
+                    again::Wishes {
+                        staying: &part.staying,
+                        generations: &found.generations,
+                    },
                 )?,
             };
             match found {
@@ -266,20 +269,20 @@ impl Kind {
     }
 
     /// Puts archives into every node; gives what [`Kind::whole_images`] gave before and gives after it.
-    pub(crate) fn take(&self, archives: &[&Utf8Path], references: &[&str]) -> Result<Around> {
-        let [first, between @ .., last] = archives else {
-            return match archives {
-                [one] => self.nodes.exchange(one, references),
-                _ => self
-                    .whole_images(references)
-                    .map(|there| (there.clone(), there)),
-            };
-        };
-        let (before, _) = self.nodes.exchange(first, references)?;
-        let mut between = between.iter();
-        between.try_for_each(|archive| self.nodes.import(archive))?;
-        let (_, after) = self.nodes.exchange(last, references)?;
-        Ok((before, after))
+    pub(crate) fn take(&self, parcels: &[Parcel<'_>], references: &[&str]) -> Result<Around> {
+        let mut before = None;
+        let mut after = BTreeMap::new();
+        for parcel in parcels {
+            let (was, is) = self.nodes.exchange(*parcel, references)?;
+            before.get_or_insert(was);
+            after = is;
+        }
+        match before {
+            Some(before) => Ok((before, after)),
+            None => self
+                .whole_images(references)
+                .map(|there| (there.clone(), there)),
+        }
     }
 
     /// Every node, the control plane first.
@@ -366,7 +369,8 @@ impl Kind {
                 return again::renew(&kubectl.at(kept.owner().id()), &staying, &run_directory);
             }
             shown(kubectl, turned)?;
-            kept.made(&settings, &secrets)
+            let generations = again::generations(&kubectl.at(kept.owner().id()), &staying)?;
+            kept.made(&settings, generations, &secrets)
         }
     }
 

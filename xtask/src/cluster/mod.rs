@@ -9,9 +9,11 @@ use std::thread;
 use anyhow::Result;
 use camino::Utf8Path;
 
+use self::kind::Parcel;
 use crate::bundle::Bundle;
-use crate::engine::{Archive, Engine};
+use crate::engine::Engine;
 use crate::manifest::Manifests;
+use crate::pipeline::build::Built;
 use crate::pipeline::tag::Repository;
 use crate::run::Run;
 use crate::secrets::Secrets;
@@ -287,14 +289,14 @@ impl Cluster {
         }
     }
 
-    /// Puts archives that we wrote into it; gives what [`Self::whole_images`] gave before and gives
-    /// after it: that whoever takes them says so proves nothing.
+    /// Puts images that were built into it; gives what [`Self::whole_images`] gave before and gives after
+    /// it: that whoever takes them says so proves nothing.
     ///
     /// # Errors
     /// With the words of whoever takes them.
-    pub(crate) fn take<A: Archive + Sync>(
+    pub(crate) fn take(
         &self,
-        archives: &[&A],
+        images: &[&Built],
         references: &[&str],
     ) -> Result<[BTreeMap<String, Listed>; 2]> {
         match self {
@@ -302,14 +304,24 @@ impl Cluster {
                 let before = self.images(references)?;
                 // An engine hashes what it takes, on one processor for each.
                 thread::scope(|scope| {
-                    let load = |archive| scope.spawn(move || local.engine().load(archive));
-                    all(archives.iter().copied().map(load).collect())
+                    let load = |image| scope.spawn(move || local.engine().load(image));
+                    all(images.iter().copied().map(load).collect())
                 })?;
                 Ok([before, self.images(references)?])
             }
             Self::Kind(kind) => {
-                let paths: Vec<&Utf8Path> = archives.iter().map(|one| one.path()).collect();
-                let (before, after) = kind.take(&paths, references)?;
+                let names = images.iter().map(|built| {
+                    let reference = built.reference().to_string();
+                    (built.archive(), reference, built.image_id().oci())
+                });
+                let names: Vec<_> = names.collect();
+                let parcels = names.iter().map(|(archive, reference, image_id)| Parcel {
+                    archive,
+                    reference,
+                    image_id,
+                });
+                let parcels: Vec<Parcel<'_>> = parcels.collect();
+                let (before, after) = kind.take(&parcels, references)?;
                 Ok([before, after].map(by_name))
             }
             Self::Context(context) => {

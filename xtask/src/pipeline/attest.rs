@@ -154,12 +154,7 @@ impl Attested {
             differences.extend(witness.ask()?);
         }
         differences.extend(self.renamed(cluster)?);
-        for before in &self.evidence {
-            let after = evidence
-                .iter()
-                .find(|now| now.container == before.container);
-            differences.extend(after.and_then(|after| restarted(before, after, &faults)));
-        }
+        differences.extend(changed(&self.evidence, &evidence, &faults));
         *seen = evidence;
         if differences.is_empty() {
             return Ok(());
@@ -324,6 +319,56 @@ fn announced(lines: &str) -> Result<BTreeMap<String, Announced>> {
     Ok(all)
 }
 
+/// What has changed between the two looks, and no fault announced it. A container may stand for
+/// several pods, each of which is held against itself; a pod that takes the place of another is the
+/// work of a fault.
+fn changed(
+    before: &[Evidence],
+    after: &[Evidence],
+    faults: &BTreeMap<String, Announced>,
+) -> Vec<String> {
+    let is_same = |one: &Evidence, other: &Evidence| {
+        (&one.container, &one.pod) == (&other.container, &other.pod)
+    };
+    let is_announced = |one: &Evidence| {
+        let announced = faults.get(&one.container);
+        announced.is_some_and(|announced| announced.started_at.is_some())
+    };
+    let mut differences = Vec::new();
+    for now in after {
+        let mut of_it = before.iter().filter(|one| one.container == now.container);
+        match before.iter().find(|one| is_same(one, now)) {
+            Some(before) => differences.extend(restarted(before, now, faults)),
+            None if is_announced(now) => {
+                let replaced = of_it.next();
+                differences.extend(replaced.and_then(|before| restarted(before, now, faults)));
+            }
+            // What ran before its pod's own containers came with that.
+            None if now.started_at.is_empty() => {}
+            None => differences.push(format!(
+                "pod {} of {} was not there before the tests, and no fault of that was announced",
+                now.pod.as_deref().unwrap_or_default(),
+                now.container
+            )),
+        }
+    }
+    let gone = before.iter().filter(|one| {
+        !one.started_at.is_empty()
+            && !is_announced(one)
+            && !after.iter().any(|now| is_same(one, now))
+            // Where nothing is, it is told already.
+            && after.iter().any(|now| now.container == one.container)
+    });
+    differences.extend(gone.map(|one| {
+        format!(
+            "pod {} of {} has gone, and no fault of that was announced",
+            one.pod.as_deref().unwrap_or_default(),
+            one.container
+        )
+    }));
+    differences
+}
+
 /// What is wrong when a container's process is neither the one that was proved nor the one that the
 /// last announced fault has left. No fault of ours makes the engine itself start one again.
 fn restarted(
@@ -352,7 +397,7 @@ fn restarted(
 
 #[cfg(test)]
 mod tests {
-    use super::{Evidence, announced, restarted};
+    use super::{Evidence, announced, changed, restarted};
 
     fn evidence(started_at: &str, restart_count: u64) -> Evidence {
         Evidence {
@@ -392,6 +437,53 @@ mod tests {
             &announced(&lines).unwrap(),
         );
         assert_eq!(found.is_none(), fine, "{found:?}");
+    }
+
+    /// Pods by their names and when they were started, before and after.
+    #[track_caller]
+    fn check_pods(
+        before: &[(&str, &str)],
+        after: &[(&str, &str)],
+        faults: &str,
+        expected: &[&str],
+    ) {
+        let of = |pods: &[(&str, &str)]| {
+            let pods = pods.iter().map(|(pod, started_at)| Evidence {
+                pod: Some((*pod).to_owned()),
+                ..evidence(started_at, 0)
+            });
+            pods.collect::<Vec<_>>()
+        };
+        let faults = announced(faults).unwrap();
+        let found = changed(&of(before), &of(after), &faults);
+        assert_eq!(found.len(), expected.len(), "{found:#?}");
+        for (found, words) in found.iter().zip(expected) {
+            assert!(found.contains(words), "{found}");
+        }
+    }
+
+    #[test]
+    fn each_pod_is_held_against_itself() {
+        let two = [("p", "1"), ("q", "2")];
+        check_pods(&two, &two, "", &[]);
+        check_pods(&two, &[("q", "2"), ("p", "1")], "", &[]);
+        check_pods(&two, &[("p", "1"), ("q", "3")], "", &["process since 3"]);
+        check_pods(
+            &two,
+            &[("p", "1"), ("r", "2")],
+            "",
+            &["pod r of a-0 was not there", "pod q of a-0 has gone"],
+        );
+        check_pods(
+            &two,
+            &[("r", "1"), ("q", "2")],
+            "",
+            &["pod r of a-0 was not there", "pod p of a-0 has gone"],
+        );
+        let replaced =
+            r#"{"container": "a-0", "action": "started", "restarts": 0, "started_at": "5"}"#;
+        check_pods(&two[..1], &[("r", "5")], replaced, &[]);
+        check_pods(&two[..1], &[("r", "6")], replaced, &["process since 6"]);
     }
 
     #[test]

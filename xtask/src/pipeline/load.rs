@@ -159,20 +159,19 @@ fn check(built: &Built, listed: &Listed, cluster: &Cluster) -> Result<()> {
         return Ok(());
     }
     let reference = built.reference();
-    let labels: Vec<String> = listed
-        .labels
-        .iter()
-        .map(|(label, value)| format!("\n    {label}={value}"))
-        .collect();
+    let labels = match cluster {
+        Cluster::Local(_) => told_labels(listed),
+        // Its listing has none.
+        Cluster::Kind(_) | Cluster::Context(_) => String::new(),
+    };
     Err(Failure::new(
         Exit::Attest,
         format!(
-            "{} has another image under the name {reference}\n  built: {wanted}, source {}, recipe {}\n  there: {}, labels{}",
+            "{} has another image under the name {reference}\n  built: {wanted}, source {}, recipe {}\n  there: {}{labels}",
             cluster.holder(),
             built.source(),
             built.recipe(),
             listed.id,
-            if labels.is_empty() { " none".to_owned() } else { labels.concat() },
         ),
     )
     .hint(format!(
@@ -184,4 +183,13 @@ fn check(built: &Built, listed: &Listed, cluster: &Cluster) -> Result<()> {
         }
     ))
     .into())
+}
+
+fn told_labels(listed: &Listed) -> String {
+    let labels = listed.labels.iter();
+    let labels = labels.map(|(label, value)| format!("\n    {label}={value}"));
+    match listed.labels.is_empty() {
+        true => ", no labels".to_owned(),
+        false => format!(", labels{}", labels.collect::<String>()),
+    }
 }

@@ -44,10 +44,39 @@ pub(super) struct Staying {
     pub(super) renewal: Renewal,
 }
 
+/// What must stand in the cluster.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wishes<'a> {
+    pub(super) staying: &'a [Staying],
+    /// How often the Deployment of each had been changed when the cluster was made.
+    pub(super) generations: &'a BTreeMap<String, i64>,
+}
+
+/// How often the Deployment of each has been changed.
+///
+/// # Errors
+/// With the server's own words, or when one is not there.
+pub(super) fn generations(kubectl: &Kubectl, staying: &[Staying]) -> Result<BTreeMap<String, i64>> {
+    let path = format!("/apis/apps/v1/namespaces/{}/deployments", kubectl.namespace);
+    let deployments: Vec<Value> = kubectl.list(&path)?;
+    let told = staying.iter().map(|one| {
+        let named = |deployment: &&Value| deployment["metadata"]["name"] == one.name.as_str();
+        let found = deployments.iter().find(named).and_then(generation);
+        let found = found.with_context(|| format!("there is no Deployment {}", one.name))?;
+        Ok((one.name.clone(), found))
+    });
+    told.collect()
+}
+
+fn generation(deployment: &Value) -> Option<i64> {
+    deployment["metadata"]["generation"].as_i64()
+}
+
 /// What is in a cluster.
 #[derive(Debug, Default)]
 struct Inside {
     nodes: Vec<Value>,
+    deployments: Vec<Value>,
     namespaces: Vec<Value>,
     pods: Vec<Pod>,
 }
@@ -56,9 +85,10 @@ impl Inside {
     /// By one command: each costs its start, and a compiler wants the processors.
     fn look(kubectl: &Kubectl) -> Result<Self> {
         let mut inside = Self::default();
-        for item in kubectl.get_all("nodes,namespaces,pods")? {
+        for item in kubectl.get_all("nodes,namespaces,deployments,pods")? {
             match item["kind"].as_str() {
                 Some("Node") => inside.nodes.push(item),
+                Some("Deployment") => inside.deployments.push(item),
                 Some("Namespace") => inside.namespaces.push(item),
                 Some("Pod") => {
                     let pod = serde_json::from_value(item).context("cannot read a pod")?;
@@ -78,7 +108,7 @@ pub(super) fn find(
     owner: &Run,
     shape: Shape,
     third_party: &[ThirdPartyImage],
-    staying: &[Staying],
+    wishes: Wishes<'_>,
 ) -> Result<Result<FoundNode, String>> {
     let Some(found) = find_node(wanted.engine, owner, shape)? else {
         return Ok(Err("not every node of it runs".to_owned()));
@@ -87,7 +117,7 @@ pub(super) fn find(
         &found.nodes,
         &found.kubectl,
         third_party,
-        staying,
+        wishes,
         wanted.workspace,
     );
     match looked {
@@ -101,7 +131,7 @@ fn look(
     nodes: &Nodes,
     kubectl: &Kubectl,
     third_party: &[ThirdPartyImage],
-    staying: &[Staying],
+    wishes: Wishes<'_>,
     workspace: &Workspace,
 ) -> Result<()> {
     let names: Vec<&str> = third_party.iter().map(ThirdPartyImage::reference).collect();
@@ -111,7 +141,7 @@ fn look(
         let inside = Inside::look(kubectl)?;
         let left = leave_none(kubectl, &inside.namespaces, workspace);
         threads::joined(strays)?;
-        if let Some(obstacle) = obstacle(&inside, kubectl, staying) {
+        if let Some(obstacle) = obstacle(&inside, kubectl, wishes) {
             bail!("{obstacle}");
         }
         let images = threads::joined(images)?;
@@ -145,9 +175,10 @@ fn leave_none(kubectl: &Kubectl, namespaces: &[Value], workspace: &Workspace) ->
     Ok(())
 }
 
-/// What stands in the way of a run in the cluster, where something does: a node that takes no pods, or
-/// a pod among what stays that no run has put there.
-fn obstacle(inside: &Inside, kubectl: &Kubectl, staying: &[Staying]) -> Option<String> {
+/// What stands in the way of a run in the cluster, where something does: a node that takes no pods, a
+/// Deployment among what stays that somebody has changed, or a pod that no run has put there. A
+/// Deployment that is not there is made anew.
+fn obstacle(inside: &Inside, kubectl: &Kubectl, wishes: Wishes<'_>) -> Option<String> {
     for node in &inside.nodes {
         let conditions = node["status"]["conditions"].as_array();
         let mut conditions = conditions.into_iter().flatten();
@@ -157,7 +188,19 @@ fn obstacle(inside: &Inside, kubectl: &Kubectl, staying: &[Staying]) -> Option<S
             return Some(format!("node {name} is not ready"));
         }
     }
-    let is_known = |pod: &Pod| staying.iter().any(|one| pod.matches(&one.selector));
+    for deployment in &inside.deployments {
+        let metadata = &deployment["metadata"];
+        let name = metadata["name"].as_str().unwrap_or_default();
+        let made = wishes.generations.get(name);
+        let is_ours = metadata["namespace"] == kubectl.namespace.as_str();
+        if is_ours && made.is_some() && generation(deployment).as_ref() != made {
+            return Some(format!("somebody has changed its Deployment {name}"));
+        }
+    }
+    let is_known = |pod: &Pod| {
+        let mut staying = wishes.staying.iter();
+        staying.any(|one| pod.matches(&one.selector))
+    };
     let pods = inside.pods.iter();
     let mut there = pods.filter(|pod| pod.namespace() == kubectl.namespace);
     let stranger = there.find(|pod| !is_known(pod));

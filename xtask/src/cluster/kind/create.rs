@@ -14,6 +14,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::config::{self, Shape};
 use super::node::Node;
+use super::node::Parcel;
 use super::nodes::Nodes;
 use crate::bundle::Bundle;
 use crate::cluster::kubernetes::Kubectl;
@@ -263,7 +264,12 @@ pub(super) fn bring(engine: &Engine, images: &[ThirdPartyImage], nodes: &Nodes) 
     for image in images {
         let archive = third_party::archive(engine, image)?;
         let _activity = live::begin("loading", image.reference());
-        let (_, listed) = nodes.exchange(&archive, &[image.reference()])?;
+        let parcel = Parcel {
+            archive: &archive,
+            reference: image.reference(),
+            image_id: image.image_id(),
+        };
+        let (_, listed) = nodes.exchange(parcel, &[image.reference()])?;
         let found = listed.get(image.reference()).map(String::as_str);
         if found != Some(image.image_id()) {
             let message = format!(

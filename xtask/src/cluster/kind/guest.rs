@@ -111,6 +111,7 @@ impl Part {
             third_party: ids.collect(),
             secrets: format!("{:?}", self.secrets),
             documents: Digest::of(json!([stay, self.turned]).to_string().as_bytes()),
+            generations: BTreeMap::new(),
         })
     }
 

@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::digest::Digest;
 use crate::engine::Engine;
 use crate::host;
+use crate::process::interrupt::Shield;
 use crate::report;
 use crate::run::{self, Run, State};
 use crate::secrets::{self, Secrets};
@@ -43,6 +44,10 @@ pub(crate) struct Settings {
     pub(crate) secrets: String,
     /// Of every document that stays in it.
     pub(crate) documents: Digest,
+    /// How often each Deployment that stays had been changed when the cluster was made, by name;
+    /// nothing before that.
+    #[serde(default)]
+    pub(crate) generations: BTreeMap<String, i64>,
 }
 
 impl Settings {
@@ -67,7 +72,7 @@ impl Settings {
                 self.documents == wanted.documents,
                 "the manifest of a third party was edited",
             ),
-            (self == wanted, "it is of another target"),
+            (self.target == wanted.target, "it is of another target"),
         ];
         let mut differing = same.iter().filter(|(same, _)| !same);
         differing.next().map(|(_, what)| *what)
@@ -199,7 +204,12 @@ impl Kept {
     ///
     /// # Errors
     /// When that cannot be written down.
-    pub(super) fn made(&self, settings: &Settings, secrets: &Secrets) -> Result<()> {
+    pub(super) fn made(
+        &self,
+        settings: &Settings,
+        generations: BTreeMap<String, i64>,
+        secrets: &Secrets,
+    ) -> Result<()> {
         let owner = self.owner();
         if mem::replace(&mut self.inner().is_whole, true) {
             return Ok(());
@@ -209,7 +219,11 @@ impl Kept {
             &self.target,
             owner.directory(),
         )?;
-        host::write_cached(&owner.directory().join(SETTINGS), settings)?;
+        let settings = Settings {
+            generations,
+            ..settings.clone()
+        };
+        host::write_cached(&owner.directory().join(SETTINGS), &settings)?;
         owner.keep()
     }
 
@@ -238,6 +252,8 @@ impl Kept {
 
     /// The cluster goes, and with it what runs have left in it on purpose.
     fn discard(&self, owner: &Run, engine: &Engine) -> Result<()> {
+        // A signal in between would leave parts of it.
+        let _shield = Shield::raise();
         owner.let_go()?;
         let removed = owner.clean_up(engine);
         for record in run::list(&self.workspace)? {
@@ -314,6 +330,7 @@ mod tests {
             third_party: BTreeMap::from([("postgres".to_owned(), "sha256:2".to_owned())]),
             secrets: "postgres".to_owned(),
             documents: Digest::of(b"a"),
+            generations: BTreeMap::new(),
         }
     }
 

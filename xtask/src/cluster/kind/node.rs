@@ -30,6 +30,16 @@ const LINE: &str = "---";
 
 /// IDs by name, and what is told of the content of each.
 type Told = (BTreeMap<String, String>, String);
+/// An archive, and what it holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parcel<'a> {
+    pub(crate) archive: &'a Utf8Path,
+    /// The name of its image.
+    pub(crate) reference: &'a str,
+    /// `sha256:...` of its config.
+    pub(crate) image_id: &'a str,
+}
+
 /// IDs by name, before something was done and after it.
 pub(super) type Around = (BTreeMap<String, String>, BTreeMap<String, String>);
 
@@ -70,26 +80,23 @@ impl Node<'_> {
             .args(["ctr", NAMESPACE, "images", "import", "-"])
     }
 
-    /// Streams an archive into it. That the command succeeds proves nothing: see [`Self::images`].
-    ///
-    /// # Errors
-    /// With the words of the node's runtime.
-    pub(super) fn import(&self, archive: &Utf8Path) -> Result<()> {
-        self.take(archive, &self.import_command())?;
-        Ok(())
-    }
-
-    /// Streams an archive into it; gives what [`Self::whole_images`] gave before and gives after it. By
-    /// one command, since each costs the engine's start.
+    /// Streams an archive into it, unless the node has another image under its name: that is left for
+    /// people to look at. Gives what [`Self::whole_images`] gave before and gives after it. By one
+    /// command, since each costs the engine's start.
     ///
     /// # Errors
     /// As theirs, and with the words of the node's runtime.
-    pub(super) fn exchange(&self, archive: &Utf8Path, references: &[&str]) -> Result<Around> {
-        let steps = format!("{LIST}; echo {LINE}; ctr {NAMESPACE} images import - >&2; {LIST}");
-        let command = self.exec(true).args(["sh", "-ec"]);
-        let command = command.args([steps.as_str(), "sh"]);
-        let told = self.take(archive, &command.args(named(references)))?;
-        let parts = told.split_once(LINE);
+    pub(super) fn exchange(&self, parcel: Parcel<'_>, references: &[&str]) -> Result<Around> {
+        let import = format!("ctr {NAMESPACE} images import - >&2");
+        let steps = format!(
+            r#"name=$1; id=$2; shift 2; {LIST}; echo {LINE}
+            there=$(crictl images --quiet --no-trunc "$name")
+            if [ -z "$there" ] || [ "$there" = "$id" ]; then {import}; fi; {LIST}"#
+        );
+        let command = self.exec(true).args(["sh", "-ec", &steps, "sh"]);
+        let command = command.args([parcel.reference, parcel.image_id]);
+        let told = self.take(parcel.archive, &command.args(named(references)))?;
+        let parts = told.split_once(&format!("\n{LINE}\n"));
         let (before, after) = parts.context("a node does not tell what it took")?;
         Ok((
             whole(told_of(before, references)?),

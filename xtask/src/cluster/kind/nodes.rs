@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Result;
-use camino::Utf8Path;
 
-use super::node::{Around, Node};
+use super::node::{Around, Node, Parcel};
 use crate::engine::Engine;
 use crate::run;
 use crate::threads::{all, joined};
@@ -59,15 +58,15 @@ impl Nodes {
         self.0.iter().map(|one| one.name.as_str()).collect()
     }
 
-    /// Streams an archive into each; gives what [`Nodes::whole_images`] gave before and gives after it.
+    /// As [`Node::exchange`], with each.
     ///
     /// # Errors
     /// With the words of a node's runtime, and as theirs.
-    pub(super) fn exchange(&self, archive: &Utf8Path, references: &[&str]) -> Result<Around> {
+    pub(super) fn exchange(&self, parcel: Parcel<'_>, references: &[&str]) -> Result<Around> {
         let around = self.ask_all(|one| {
             let importing = one.importing.lock();
             let _one_at_a_time = importing.unwrap_or_else(PoisonError::into_inner);
-            one.as_node().exchange(archive, references)
+            one.as_node().exchange(parcel, references)
         })?;
         let (before, after) = around.into_iter().unzip();
         Ok((on_all(before), on_all(after)))
@@ -93,18 +92,6 @@ impl Nodes {
         Ok(on_all(
             self.ask_all(|one| one.as_node().whole_images(references))?,
         ))
-    }
-
-    /// Streams an archive into each.
-    ///
-    /// # Errors
-    /// With the words of a node's runtime.
-    pub(super) fn import(&self, archive: &Utf8Path) -> Result<()> {
-        self.each(|one| {
-            let importing = one.importing.lock();
-            let _one_at_a_time = importing.unwrap_or_else(PoisonError::into_inner);
-            one.as_node().import(archive)
-        })
     }
 
     fn ask_all<T: Send>(&self, ask: impl Fn(&One) -> Result<T> + Sync) -> Result<Vec<T>> {

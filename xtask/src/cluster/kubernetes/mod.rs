@@ -4,7 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use camino::{Utf8Path, Utf8PathBuf};
@@ -14,8 +14,7 @@ use serde_json::Value;
 
 use crate::exit::{Exit, Failure};
 use crate::process::follow::{Follow, Followed, Next};
-use crate::process::{self, Input, Invocation};
-use crate::run::LABEL_RUN;
+use crate::process::{self, Input, Invocation, ProcessError};
 
 pub(crate) mod documents;
 pub(crate) mod gather;
@@ -47,6 +46,50 @@ pub(crate) struct Kubectl {
     pub(crate) kubeconfig: Utf8PathBuf,
     /// The namespace of the run.
     pub(crate) namespace: String,
+}
+
+/// A watch of the pods of some namespaces.
+#[derive(Debug)]
+pub(crate) struct PodWatch {
+    follow: Follow,
+    namespaces: Vec<String>,
+}
+
+impl PodWatch {
+    /// The next event of a pod there, or of none at all, if one comes within this time.
+    ///
+    /// # Errors
+    /// As [`Follow::next_within`].
+    pub(crate) fn next_within(&self, time: Duration) -> Result<Next, ProcessError> {
+        let until = Instant::now() + time;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.follow.next_within(left)? {
+                Next::Line(line) if is_elsewhere(&line, &self.namespaces) => {}
+                next => return Ok(next),
+            }
+        }
+    }
+
+    /// It has ended.
+    ///
+    /// # Errors
+    /// When not of its own accord.
+    pub(crate) fn finish(self) -> Result<()> {
+        Ok(self.follow.finish()?)
+    }
+}
+
+/// Whether a line of a watch is about a pod in another namespace.
+fn is_elsewhere(line: &str, namespaces: &[String]) -> bool {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Event {
+        object: Pod,
+    }
+    let event: Event = serde_json::from_str(line).unwrap_or_default();
+    let namespace = event.object.namespace();
+    !namespace.is_empty() && !namespaces.iter().any(|one| one == namespace)
 }
 
 #[derive(Deserialize)]
@@ -279,30 +322,27 @@ impl Kubectl {
         }
     }
 
-    /// What happens to pods from now on, beginning with those that are there; to those of the run
-    /// that owns `also` as well, a namespace that has its name.
+    /// What happens to pods from now on, beginning with those that are there: all of this namespace and,
+    /// where there is one, of `also`, whoever has put them there.
     ///
     /// # Errors
     /// When kubectl cannot be started.
-    pub(crate) fn watch_pods(&self, also: Option<&str>) -> Result<Follow> {
+    pub(crate) fn watch_pods(&self, also: Option<&str>) -> Result<PodWatch> {
         let seconds = WATCH_DEADLINE.as_secs();
         let namespace = &self.namespace;
-        let path = match also {
-            None => {
-                format!("/api/v1/namespaces/{namespace}/pods?watch=true&timeoutSeconds={seconds}")
-            }
-            // Of two namespaces one watch tells only by a label.
-            Some(also) => format!(
-                "/api/v1/pods?watch=true&timeoutSeconds={seconds}&labelSelector={LABEL_RUN}%20in%20({namespace},{also})"
-            ),
+        let place = match also {
+            None => format!("/api/v1/namespaces/{namespace}/pods"),
+            Some(_) => "/api/v1/pods".to_owned(),
         };
+        let path = format!("{place}?watch=true&timeoutSeconds={seconds}");
         let watch = self.invocation().args(["get", "--raw", &path]);
-        Ok(Follow::start(
-            &watch,
-            Followed::Stdout,
-            None,
-            WATCH_DEADLINE,
-        )?)
+        let deadline = WATCH_DEADLINE + ANSWER_DEADLINE;
+        let follow = Follow::start(&watch, Followed::Stdout, None, deadline)?;
+        let namespaces = [Some(namespace.as_str()), also].into_iter().flatten();
+        Ok(PodWatch {
+            follow,
+            namespaces: namespaces.map(str::to_owned).collect(),
+        })
     }
 
     /// Waits until a roll-out has ended well, or nobody waits for it any more; kubectl watches it.
@@ -330,5 +370,28 @@ impl Kubectl {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_elsewhere;
+
+    #[test]
+    fn a_watch_hears_of_its_own_namespaces_whoever_put_the_pod_there() {
+        let namespaces = ["a".to_owned(), "b".to_owned()];
+        let event = |namespace: &str| {
+            format!(
+                r#"{{"type": "ADDED", "object": {{"metadata": {{"name": "p", "namespace": "{namespace}"}}}}}}"#
+            )
+        };
+        assert!(!is_elsewhere(&event("a"), &namespaces));
+        assert!(!is_elsewhere(&event("b"), &namespaces));
+        assert!(is_elsewhere(&event("kube-system"), &namespaces));
+        // The server's own words are for everybody.
+        assert!(!is_elsewhere(
+            r#"{"type": "ERROR", "object": {"message": "too old"}}"#,
+            &namespaces
+        ));
     }
 }

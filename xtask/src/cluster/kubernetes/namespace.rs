@@ -11,15 +11,14 @@ use anyhow::{Error, Result};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
 
-use super::Kubectl;
 use super::documents::{self, Place};
 use super::pod::Pod;
 use super::roll_out::{self, Held, Wanted};
+use super::{Kubectl, PodWatch};
 use crate::cluster::readiness::Readiness;
 use crate::exit::{Exit, Failure};
 use crate::manifest::document::Container;
 use crate::manifest::{Manifests, References, Seen, Workload};
-use crate::process::follow::Follow;
 use crate::report::{self, live::Activity};
 use crate::third_party::ThirdPartyImage;
 use crate::threads::{bounded, joined};
@@ -41,7 +40,7 @@ pub(crate) struct Namespace {
     stays: Option<Stays>,
     deployed: Vec<Deployed>,
     /// Of its pods, from the roll-out on.
-    watch: Mutex<Option<Follow>>,
+    watch: Mutex<Option<PodWatch>>,
 }
 
 /// What stays in the cluster when the run has ended, in a namespace of its own.
@@ -270,7 +269,7 @@ impl Namespace {
     ///
     /// # Errors
     /// When kubectl cannot be started.
-    pub(crate) fn watch(&self) -> Result<Follow> {
+    pub(crate) fn watch(&self) -> Result<PodWatch> {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         match watch.take() {
             Some(watch) => Ok(watch),

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::Kubectl;
 use super::pod::Pod;
+use super::{Kubectl, PodWatch};
 use crate::exit::{Exit, Failure};
-use crate::process::follow::{Follow, Next};
+use crate::process::follow::Next;
 use crate::report::live::Activity;
 
 /// How often it is looked whether nodes have come up, where no event comes.
@@ -120,7 +120,7 @@ pub(crate) fn wait(
     marks: &Marks<'_>,
     held: Held<'_>,
     activity: &Activity,
-) -> Result<Follow> {
+) -> Result<PodWatch> {
     let (mut seen, begun) = (Seen::default(), Instant::now());
     let watch = kubectl.watch_pods(also)?;
     let mut last = "no pod yet".to_owned();

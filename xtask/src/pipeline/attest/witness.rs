@@ -11,11 +11,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use serde::Deserialize;
 
-use crate::cluster::kubernetes::Kubectl;
 use crate::cluster::kubernetes::namespace::{Deployed, Namespace};
 use crate::cluster::kubernetes::pod::{ContainerStatus, Pod};
+use crate::cluster::kubernetes::{Kubectl, PodWatch};
 use crate::poll;
-use crate::process::follow::{Follow, Next};
+use crate::process::follow::Next;
 use crate::report;
 
 /// How often it is looked whether the tests have ended.
@@ -62,7 +62,7 @@ impl Witness {
 }
 
 fn watch(
-    first: Follow,
+    first: PodWatch,
     kubectl: &Kubectl,
     also: Option<&str>,
     deployed: &[Deployed],
