@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
+use camino::Utf8Path;
 use serde_json::{Value, json};
 
 use super::kubernetes::Kubectl;
@@ -46,7 +47,6 @@ use create::{FoundNode, Pulls, Purpose, bring, create, look_at_node};
 use guest::{Guest, Part};
 use kept::Kept;
 use node::Around;
-pub(crate) use node::Parcel;
 pub(crate) use node::forget;
 use nodes::Nodes;
 
@@ -68,6 +68,8 @@ pub struct Kind {
     given_up: Arc<AtomicBool>,
     /// What it is to a cluster that stays.
     guest: Option<Guest>,
+    /// The names of the images that its nodes had before the run.
+    images_before: BTreeSet<String>,
 }
 
 /// What a cluster is wanted for.
@@ -233,6 +235,7 @@ impl Kind {
             starting: None,
             given_up: Arc::default(),
             guest,
+            images_before: node.images,
         }
     }
 
@@ -268,12 +271,18 @@ impl Kind {
         self.nodes.whole_images(references)
     }
 
+    /// Whether a node had an image of this name before the run.
+    #[must_use]
+    pub fn had(&self, reference: &str) -> bool {
+        self.images_before.contains(reference)
+    }
+
     /// Puts archives into every node; gives what [`Kind::whole_images`] gave before and gives after it.
-    pub(crate) fn take(&self, parcels: &[Parcel<'_>], references: &[&str]) -> Result<Around> {
+    pub(crate) fn take(&self, archives: &[&Utf8Path], references: &[&str]) -> Result<Around> {
         let mut before = None;
         let mut after = BTreeMap::new();
-        for parcel in parcels {
-            let (was, is) = self.nodes.exchange(*parcel, references)?;
+        for archive in archives {
+            let (was, is) = self.nodes.exchange(archive, references)?;
             before.get_or_insert(was);
             after = is;
         }

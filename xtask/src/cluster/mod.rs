@@ -9,7 +9,6 @@ use std::thread;
 use anyhow::Result;
 use camino::Utf8Path;
 
-use self::kind::Parcel;
 use crate::bundle::Bundle;
 use crate::engine::Engine;
 use crate::manifest::Manifests;
@@ -310,18 +309,8 @@ impl Cluster {
                 Ok([before, self.images(references)?])
             }
             Self::Kind(kind) => {
-                let names = images.iter().map(|built| {
-                    let reference = built.reference().to_string();
-                    (built.archive(), reference, built.image_id().oci())
-                });
-                let names: Vec<_> = names.collect();
-                let parcels = names.iter().map(|(archive, reference, image_id)| Parcel {
-                    archive,
-                    reference,
-                    image_id,
-                });
-                let parcels: Vec<Parcel<'_>> = parcels.collect();
-                let (before, after) = kind.take(&parcels, references)?;
+                let archives: Vec<&Utf8Path> = images.iter().map(|built| built.archive()).collect();
+                let (before, after) = kind.take(&archives, references)?;
                 Ok([before, after].map(by_name))
             }
             Self::Context(context) => {

@@ -99,11 +99,13 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
         cluster.take(images, &references)
     };
     // A node is asked by the command that gives it an image, and what was compiled just now is hardly
-    // there. An engine looks first.
-    let gives_at_once = matches!(cluster, Cluster::Kind(_));
+    // there. Who has an image of that name looks first: what it is may be for people to look at.
+    let goes_at_once = |built: &&Built| match cluster {
+        Cluster::Kind(kind) => built.origin() == Origin::Built && !kind.had(&name(built)),
+        Cluster::Local(_) | Cluster::Context(_) => false,
+    };
     let all = images.iter().map(|(_, built)| built);
-    let (new, known): (Vec<&Built>, Vec<&Built>) =
-        all.partition(|built| gives_at_once && built.origin() == Origin::Built);
+    let (new, known): (Vec<&Built>, Vec<&Built>) = all.partition(goes_at_once);
     let [before, mut after] = match new.is_empty() {
         true => {
             let there = cluster.whole_images(&references)?;

@@ -2,7 +2,7 @@
 //! and what third parties hold in it made as new. And the end of a run there: its namespace goes, the
 //! cluster stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -110,7 +110,7 @@ pub(super) fn find(
     third_party: &[ThirdPartyImage],
     wishes: Wishes<'_>,
 ) -> Result<Result<FoundNode, String>> {
-    let Some(found) = find_node(wanted.engine, owner, shape)? else {
+    let Some(mut found) = find_node(wanted.engine, owner, shape)? else {
         return Ok(Err("not every node of it runs".to_owned()));
     };
     let looked = look(
@@ -121,22 +121,26 @@ pub(super) fn find(
         wanted.workspace,
     );
     match looked {
-        Ok(()) => Ok(Ok(found)),
+        Ok(images) => {
+            found.images = images;
+            Ok(Ok(found))
+        }
         Err(error) if report::is_signal(&error) => Err(error),
         Err(error) => Ok(Err(format!("{error:#}"))),
     }
 }
 
+/// Gives the names of the images that the nodes have.
 fn look(
     nodes: &Nodes,
     kubectl: &Kubectl,
     third_party: &[ThirdPartyImage],
     wishes: Wishes<'_>,
     workspace: &Workspace,
-) -> Result<()> {
+) -> Result<BTreeSet<String>> {
     let names: Vec<&str> = third_party.iter().map(ThirdPartyImage::reference).collect();
     thread::scope(|scope| {
-        let images = scope.spawn(|| nodes.images(&names));
+        let images = scope.spawn(|| nodes.survey(&names));
         let strays = scope.spawn(|| nodes.refuse_strays());
         let inside = Inside::look(kubectl)?;
         let left = leave_none(kubectl, &inside.namespaces, workspace);
@@ -144,13 +148,13 @@ fn look(
         if let Some(obstacle) = obstacle(&inside, kubectl, wishes) {
             bail!("{obstacle}");
         }
-        let images = threads::joined(images)?;
+        let (images, all) = threads::joined(images)?;
         for image in third_party {
             if images.get(image.reference()).map(String::as_str) != Some(image.image_id()) {
                 bail!("not every node has {}", image.reference());
             }
         }
-        left
+        left.map(|()| all)
     })
 }
 

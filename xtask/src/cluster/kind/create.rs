@@ -1,7 +1,7 @@
 //! How a kind cluster is made: its tools, its one call, and what is put into its node while
 //! Kubernetes comes up in it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
@@ -14,7 +14,6 @@ use camino::{Utf8Path, Utf8PathBuf};
 
 use super::config::{self, Shape};
 use super::node::Node;
-use super::node::Parcel;
 use super::nodes::Nodes;
 use crate::bundle::Bundle;
 use crate::cluster::kubernetes::Kubectl;
@@ -264,12 +263,7 @@ pub(super) fn bring(engine: &Engine, images: &[ThirdPartyImage], nodes: &Nodes) 
     for image in images {
         let archive = third_party::archive(engine, image)?;
         let _activity = live::begin("loading", image.reference());
-        let parcel = Parcel {
-            archive: &archive,
-            reference: image.reference(),
-            image_id: image.image_id(),
-        };
-        let (_, listed) = nodes.exchange(parcel, &[image.reference()])?;
+        let (_, listed) = nodes.exchange(&archive, &[image.reference()])?;
         let found = listed.get(image.reference()).map(String::as_str);
         if found != Some(image.image_id()) {
             let message = format!(
@@ -295,6 +289,8 @@ pub(super) struct FoundNode {
     pub(super) published: BTreeMap<u16, u16>,
     /// Of the node's own version, in the namespace that is named for what owns the cluster.
     pub(super) kubectl: Kubectl,
+    /// The names of the images that there were before the run.
+    pub(super) images: BTreeSet<String>,
 }
 
 /// Looks at the node of a cluster that was just made.
@@ -335,6 +331,7 @@ pub(super) fn find_node(engine: &Engine, run: &Run, shape: Shape) -> Result<Opti
         nodes,
         published,
         kubectl,
+        images: BTreeSet::new(),
     }))
 }
 

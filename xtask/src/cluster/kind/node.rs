@@ -1,7 +1,8 @@
 //! A node of kind: a container of the engine with a container runtime inside. Images are streamed
 //! into it, and its own listing tells what it has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -28,18 +29,18 @@ const LIST: &str = r#"crictl images --output=json; ctr --namespace=k8s.io images
 /// Stands between two of them.
 const LINE: &str = "---";
 
-/// IDs by name, and what is told of the content of each.
-type Told = (BTreeMap<String, String>, String);
-/// An archive, and what it holds.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Parcel<'a> {
-    pub(crate) archive: &'a Utf8Path,
-    /// The name of its image.
-    pub(crate) reference: &'a str,
-    /// `sha256:...` of its config.
-    pub(crate) image_id: &'a str,
+/// What a node tells of some images.
+#[derive(Debug)]
+struct Told {
+    /// Those that it lists, with their IDs.
+    listed: BTreeMap<String, String>,
+    /// What is told of the content of each.
+    content: String,
+    /// Every name that it lists.
+    names: BTreeSet<String>,
 }
-
+/// IDs by name, and every name.
+pub(super) type Survey = (BTreeMap<String, String>, BTreeSet<String>);
 /// IDs by name, before something was done and after it.
 pub(super) type Around = (BTreeMap<String, String>, BTreeMap<String, String>);
 
@@ -80,22 +81,15 @@ impl Node<'_> {
             .args(["ctr", NAMESPACE, "images", "import", "-"])
     }
 
-    /// Streams an archive into it, unless the node has another image under its name: that is left for
-    /// people to look at. Gives what [`Self::whole_images`] gave before and gives after it. By one
-    /// command, since each costs the engine's start.
+    /// Streams an archive into it. Gives what [`Self::whole_images`] gave before and gives after it. By
+    /// one command, since each costs the engine's start.
     ///
     /// # Errors
     /// As theirs, and with the words of the node's runtime.
-    pub(super) fn exchange(&self, parcel: Parcel<'_>, references: &[&str]) -> Result<Around> {
-        let import = format!("ctr {NAMESPACE} images import - >&2");
-        let steps = format!(
-            r#"name=$1; id=$2; shift 2; {LIST}; echo {LINE}
-            there=$(crictl images --quiet --no-trunc "$name")
-            if [ -z "$there" ] || [ "$there" = "$id" ]; then {import}; fi; {LIST}"#
-        );
+    pub(super) fn exchange(&self, archive: &Utf8Path, references: &[&str]) -> Result<Around> {
+        let steps = format!("{LIST}; echo {LINE}; ctr {NAMESPACE} images import - >&2; {LIST}");
         let command = self.exec(true).args(["sh", "-ec", &steps, "sh"]);
-        let command = command.args([parcel.reference, parcel.image_id]);
-        let told = self.take(parcel.archive, &command.args(named(references)))?;
+        let told = self.take(archive, &command.args(named(references)))?;
         let parts = told.split_once(&format!("\n{LINE}\n"));
         let (before, after) = parts.context("a node does not tell what it took")?;
         Ok((
@@ -124,9 +118,22 @@ impl Node<'_> {
     /// # Errors
     /// With the words of the node's runtime; [`Exit::Internal`] for an image that is not complete.
     pub(super) fn images(&self, references: &[&str]) -> Result<BTreeMap<String, String>> {
-        let (listed, text) = self.asked(references)?;
-        for name in listed.keys() {
-            let status = status(&text, name);
+        self.complete(self.asked(references)?)
+    }
+
+    /// As [`Self::images`], and every name that it lists.
+    ///
+    /// # Errors
+    /// As [`Self::images`].
+    pub(super) fn survey(&self, references: &[&str]) -> Result<Survey> {
+        let mut told = self.asked(references)?;
+        let names = mem::take(&mut told.names);
+        Ok((self.complete(told)?, names))
+    }
+
+    fn complete(&self, told: Told) -> Result<BTreeMap<String, String>> {
+        for name in told.listed.keys() {
+            let status = status(&told.content, name);
             if status.as_deref() != Some("complete") {
                 let status = status.unwrap_or_else(|| "not there".to_owned());
                 let message = format!(
@@ -138,7 +145,7 @@ impl Node<'_> {
                     .into());
             }
         }
-        Ok(listed)
+        Ok(told.listed)
     }
 
     /// Those of these that are listed, and what is told of the content of each.
@@ -263,16 +270,22 @@ fn told_of(text: &str, references: &[&str]) -> Result<Told> {
     let mut values = serde_json::Deserializer::from_str(text).into_iter();
     let listing = values.next().context("a node does not tell its images")?;
     let listing: Listing = listing.context("cannot read what a node tells of its images")?;
-    let rest = &text[values.byte_offset()..];
+    let content = text[values.byte_offset()..].to_owned();
     let mut listed = listed(listing);
+    let names = listed.keys().cloned().collect();
     listed.retain(|name, _| references.contains(&name.as_str()));
-    Ok((listed, rest.to_owned()))
+    Ok(Told {
+        listed,
+        content,
+        names,
+    })
 }
 
 /// Those that are complete.
-fn whole((mut listed, text): Told) -> BTreeMap<String, String> {
-    listed.retain(|name, _| status(&text, name).as_deref() == Some("complete"));
-    listed
+fn whole(mut told: Told) -> BTreeMap<String, String> {
+    let is_whole = |name: &String| status(&told.content, name).as_deref() == Some("complete");
+    told.listed.retain(|name, _| is_whole(name));
+    told.listed
 }
 
 /// The word after type and digest in the line of this name.
@@ -299,13 +312,15 @@ mod tests {
             "localhost/c:y",
             "localhost/d:z",
         ];
-        let (found, of_content) = told_of(&text, &names).unwrap();
+        let told = told_of(&text, &names).unwrap();
+        let (found, of_content) = (told.listed, told.content);
+        assert_eq!(told.names.len(), 3);
         assert_eq!(found.len(), 3);
         assert_eq!(found["localhost/a:x"], "sha256:1");
         assert_eq!(found["localhost/b:x"], "sha256:2");
         assert_eq!(found["localhost/c:y"], "sha256:2");
         assert_eq!(of_content.trim(), "localhost/a:x vnd complete");
-        assert_eq!(told_of(&text, &names[3..]).unwrap().0.len(), 0);
+        assert_eq!(told_of(&text, &names[3..]).unwrap().listed.len(), 0);
         assert!(told_of("", &names).is_err());
     }
 

@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use anyhow::Result;
+use camino::Utf8Path;
 
-use super::node::{Around, Node, Parcel};
+use super::node::{Around, Node, Survey};
 use crate::engine::Engine;
 use crate::run;
 use crate::threads::{all, joined};
@@ -62,11 +63,11 @@ impl Nodes {
     ///
     /// # Errors
     /// With the words of a node's runtime, and as theirs.
-    pub(super) fn exchange(&self, parcel: Parcel<'_>, references: &[&str]) -> Result<Around> {
+    pub(super) fn exchange(&self, archive: &Utf8Path, references: &[&str]) -> Result<Around> {
         let around = self.ask_all(|one| {
             let importing = one.importing.lock();
             let _one_at_a_time = importing.unwrap_or_else(PoisonError::into_inner);
-            one.as_node().exchange(parcel, references)
+            one.as_node().exchange(archive, references)
         })?;
         let (before, after) = around.into_iter().unzip();
         Ok((on_all(before), on_all(after)))
@@ -82,6 +83,16 @@ impl Nodes {
         Ok(on_all(
             self.ask_all(|one| one.as_node().images(references))?,
         ))
+    }
+
+    /// As [`Nodes::images`], and every name that any of them lists.
+    ///
+    /// # Errors
+    /// As [`Node::images`].
+    pub(super) fn survey(&self, references: &[&str]) -> Result<Survey> {
+        let surveys = self.ask_all(|one| one.as_node().survey(references))?;
+        let (listings, names): (Vec<_>, Vec<_>) = surveys.into_iter().unzip();
+        Ok((on_all(listings), names.into_iter().flatten().collect()))
     }
 
     /// As [`Nodes::images`], and one that is not complete is not there: it can be put in again.
