@@ -77,6 +77,7 @@ impl Session<'_> {
             Fate::Removed => self.remove(),
         };
         let removed = removed.and(self.end_retirement(&result));
+        let removed = removed.and(self.sweep_late());
         let ended = result.as_ref().is_err_and(is_signal);
         if ended && fate == Fate::Removed && removed.is_ok() {
             // Whoever interrupts wants to know it.
@@ -101,6 +102,17 @@ impl Session<'_> {
         drop(activity);
         self.summarise(&result, fate);
         result.and(written)
+    }
+
+    /// What dead runs left is removed when a run ends that had no time for it when it began.
+    fn sweep_late(&self) -> Result<()> {
+        let (Some(engine), true) = (&self.engine, self.kept_was_there) else {
+            return Ok(());
+        };
+        for id in run::sweep(self.workspace, engine)? {
+            report::note(&format!("removed what {id} had left"));
+        }
+        Ok(())
     }
 
     /// Whatever fails in a run whose folder was removed fails for that reason, and seldom says so.

@@ -53,6 +53,8 @@ pub(super) struct Session<'a> {
     pub(super) run: Arc<Run>,
     /// The cluster that may stay when the run ends.
     pub(super) kept: Option<Arc<Kept>>,
+    /// It was there when the run began.
+    pub(super) kept_was_there: bool,
     pub(super) receipt: Receipt,
     pub(super) engine: Option<Engine>,
     pub(super) cluster: Option<Cluster>,
@@ -157,6 +159,7 @@ impl<'a> Session<'a> {
             pause,
             bundle,
             run,
+            kept_was_there: kept.as_ref().is_some_and(|kept| kept.stays()),
             kept,
             receipt,
             engine: None,
@@ -669,6 +672,11 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<Cluster> 
     let cluster = thread::scope(|scope| {
         // What dead runs left is in nobody's way: names and ports are another's.
         let sweeping = scope.spawn(|| {
+            // A cluster that is there is not waited for: the compiler wants the processors, see
+            // `Session::sweep_late`.
+            if kept.is_some_and(|kept| kept.stays()) {
+                return Ok(Vec::new());
+            }
             let _activity = live::begin("removing", "what dead runs left");
             run::sweep(workspace, &engine)
         });
