@@ -261,7 +261,7 @@ fn silent(list: &str, told: &[TestResult], said: &str) -> Vec<TestResult> {
                 verdict: Verdict::Failed,
                 duration_milliseconds: 0,
                 message: Some(message.unwrap_or_else(|| {
-                    "it told nothing: it is ignored, or it opens no scenario".to_owned()
+                    "it told nothing: it is ignored, or does not begin with `scenario!`".to_owned()
                 })),
                 location,
             }
