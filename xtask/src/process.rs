@@ -43,6 +43,10 @@ const STREAMS_AFTER_END: Duration = Duration::from_secs(1);
 const ERROR_LINES_MAX: usize = 20;
 /// How much of a streamed child's output is kept for its error.
 const TAIL_BYTES_MAX: usize = 64 * 1024;
+
+/// This very program, also when its file was replaced meanwhile by a newer one, as `cargo test` does.
+pub const OWN_PROGRAM: &str = "/proc/self/exe";
+
 /// A command line with its surroundings; nothing runs yet. Written with xshell's `cmd!` and turned
 /// into this, or built piece by piece.
 #[derive(Clone, Debug)]

@@ -16,7 +16,7 @@ use crate::exit::{Exit, Failure};
 use crate::host::diverted;
 use crate::poll::{self, Look};
 use crate::process::interrupt::Shield;
-use crate::process::{self, Background, Echo, Invocation, ProcessError};
+use crate::process::{self, Background, Echo, Invocation, OWN_PROGRAM, ProcessError};
 use crate::report::{self, table};
 use crate::run::{self, Resources, State};
 use crate::source::workspace::{Target, Workspace};
@@ -164,8 +164,7 @@ impl Crash<'_> {
     }
 
     fn e2e(&self, filters: &[String]) -> Invocation {
-        let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
-        let e2e = Invocation::new(program.to_string_lossy())
+        let e2e = Invocation::new(OWN_PROGRAM)
             .args([
                 "e2e",
                 self.target.name.as_str(),

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use serde::de::DeserializeOwned;
 
 use crate::poll::{self, Look};
-use crate::process::{Background, Invocation};
+use crate::process::{Background, Invocation, OWN_PROGRAM};
 use crate::source::workspace::{Target, Workspace};
 
 /// With a cold build before it.
@@ -44,11 +44,9 @@ impl Paused {
     ) -> Result<Self> {
         let log = folder.join("run.log");
         fs::write(&log, "").with_context(|| format!("cannot write {log}"))?;
-        let program = std::env::current_exe().context("this program has no path")?;
-        let program = Utf8PathBuf::try_from(program)?;
         let state = workspace.state_directory();
         let build_folder = state.parent().context("the state folder has a folder")?;
-        let e2e = Invocation::new(program.as_str())
+        let e2e = Invocation::new(OWN_PROGRAM)
             .args(["e2e", target.name.as_str(), "--pause-before", phase])
             .args(more.iter().copied())
             .current_dir(tree)

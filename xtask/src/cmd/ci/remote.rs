@@ -18,7 +18,7 @@ use crate::exit::{Exit, Failure};
 use crate::host;
 use crate::process::follow::{Follow, Followed, Next};
 use crate::process::interrupt::Shield;
-use crate::process::{self, Echo, Invocation};
+use crate::process::{self, Echo, Invocation, OWN_PROGRAM};
 use crate::report;
 use crate::run::{self, Run};
 use crate::source::workspace::Workspace;
@@ -101,13 +101,11 @@ fn command(
     (host, credentials): (&str, &Utf8Path),
     bundle: Option<&Utf8Path>,
 ) -> Result<Invocation> {
-    let this = std::env::current_exe().context("cannot find this program")?;
-    let this = Utf8PathBuf::try_from(this)?;
     let path = match remote.kubectl_folder() {
         Some(folder) => format!("{folder}:{}", host::path()),
         None => host::path(),
     };
-    let command = Invocation::new(this.as_str())
+    let command = Invocation::new(OWN_PROGRAM)
         .args(["e2e", TARGET, "--engine", engine.kind.program()])
         .arg(format!("--cluster=context:{}", remote.context()))
         .arg(format!("--registry={host}/e2e"))

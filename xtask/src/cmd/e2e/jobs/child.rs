@@ -20,15 +20,13 @@ use crate::cmd::room::Share;
 use crate::engine;
 use crate::exit::{Exit, Failure};
 use crate::pipeline::test::TestReport;
-use crate::process::{Background, Echo, Invocation, ProcessError};
+use crate::process::{Background, Echo, Invocation, OWN_PROGRAM, ProcessError};
 use crate::report::github::Job;
 use crate::report::receipt::Verdict;
 use crate::report::{self, failure, html, junit, live};
 use crate::run;
 use crate::source::workspace::{Target, Workspace};
 
-/// This very program, also when its file was replaced meanwhile by a newer one.
-const OWN_PROGRAM: &str = "/proc/self/exe";
 /// What a run says, in its folder and where it reports to.
 const LOG: &str = "output.log";
 /// Every step of a run has a deadline of its own; all of them are less.
