@@ -99,6 +99,22 @@ fn expect_exactly(api: &http::Api, chain: &str, sent: &[(Uuid, u16)]) {
     );
 }
 
+/// What was sent to a chain, each event with its answer, while `act` went on, which began when some
+/// were stored.
+#[track_caller]
+fn sent_during(api: &http::Api, chain: &str, act: impl FnOnce() + Send) -> Vec<(Uuid, u16)> {
+    let post = |_, _| {
+        let event = audit::event(chain);
+        let status = api.post(audit::EVENTS, &event).status;
+        (event.event_id, status)
+    };
+    let ((), sent) = under_load(8, post, || {
+        accepted(api, chain, 40);
+        act();
+    });
+    sent
+}
+
 #[test]
 fn a_killed_database_loses_nothing_that_was_accepted() {
     let Some(scenario) = scenario_with_node!(Exclusive) else {
@@ -106,13 +122,7 @@ fn a_killed_database_loses_nothing_that_was_accepted() {
     };
     let api = scenario.api("datastorage", "e2e-writer");
     let chain = chain();
-    let post = |_, _| {
-        let event = audit::event(&chain);
-        let status = api.post(audit::EVENTS, &event).status;
-        (event.event_id, status)
-    };
-    let ((), sent) = under_load(8, post, || {
-        accepted(&api, &chain, 40);
+    let sent = sent_during(&api, &chain, || {
         fault::kill(scenario.run(), "postgres").end();
         eventually("service again", Duration::from_secs(15), || {
             let answer = api.post(audit::EVENTS, &audit::event(&unique()));
@@ -133,13 +143,7 @@ fn a_cut_link_to_the_database_is_refused_in_time_and_loses_nothing_that_was_acce
     };
     let api = scenario.api("datastorage", "e2e-writer");
     let chain = chain();
-    let post = |_, _| {
-        let event = audit::event(&chain);
-        let status = api.post(audit::EVENTS, &event).status;
-        (event.event_id, status)
-    };
-    let ((), sent) = under_load(8, post, || {
-        accepted(&api, &chain, 40);
+    let sent = sent_during(&api, &chain, || {
         let cut = fault::cut(scenario.run(), "datastorage", "postgres");
         // Its connections are open still, and nothing ever comes.
         api.post(audit::EVENTS, &audit::event(&unique()))

@@ -75,10 +75,11 @@ impl Node<'_> {
         exec.arg(self.name)
     }
 
-    /// Takes an archive from its standard input.
-    pub(super) fn import_command(&self) -> Invocation {
-        self.exec(true)
-            .args(["ctr", NAMESPACE, "images", "import", "-"])
+    /// Takes an archive from its standard input, and tells of these images before and after it.
+    pub(super) fn exchange_command(&self, references: &[&str]) -> Invocation {
+        let steps = format!("{LIST}; echo {LINE}; ctr {NAMESPACE} images import - >&2; {LIST}");
+        let command = self.exec(true).args(["sh", "-ec", &steps, "sh"]);
+        command.args(named(references))
     }
 
     /// Streams an archive into it. Gives what [`Self::whole_images`] gave before and gives after it. By
@@ -87,9 +88,7 @@ impl Node<'_> {
     /// # Errors
     /// As theirs, and with the words of the node's runtime.
     pub(super) fn exchange(&self, archive: &Utf8Path, references: &[&str]) -> Result<Around> {
-        let steps = format!("{LIST}; echo {LINE}; ctr {NAMESPACE} images import - >&2; {LIST}");
-        let command = self.exec(true).args(["sh", "-ec", &steps, "sh"]);
-        let told = self.take(archive, &command.args(named(references)))?;
+        let told = self.take(archive, &self.exchange_command(references))?;
         let parts = told.split_once(&format!("\n{LINE}\n"));
         let (before, after) = parts.context("a node does not tell what it took")?;
         Ok((

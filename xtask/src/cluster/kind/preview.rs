@@ -46,11 +46,11 @@ impl Preview<'_> {
     }
 
     /// What takes an archive from its standard input, on each node.
-    pub(crate) fn imports(&self) -> Vec<Invocation> {
+    pub(crate) fn imports(&self, references: &[&str]) -> Vec<Invocation> {
         let names = nodes::names(self.id, self.nodes_count);
         let import = |name: &String| {
             let engine = self.engine;
-            Node { engine, name }.import_command()
+            Node { engine, name }.exchange_command(references)
         };
         names.iter().map(import).collect()
     }

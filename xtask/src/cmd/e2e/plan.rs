@@ -223,18 +223,27 @@ fn planned_on_kind(
         bundle: bundle.as_ref(),
     };
     let wrapped = |invocation| preview.text(invocation);
-    let imports: Vec<String> = kind.imports().into_iter().map(wrapped).collect();
-    let from = |archive: String| {
-        let imports = imports.iter();
-        let lines = imports.map(move |import| format!("{import} < {archive}"));
+    let from = |archive: String, names: &[&str]| {
+        let imports = kind.imports(names).into_iter().map(wrapped);
+        let lines = imports.map(|import| format!("{import} < {archive}"));
         lines.collect::<Vec<_>>()
     };
     let theirs = target.third_party().iter();
-    let theirs = theirs.flat_map(|name| from(format!("<archive of {name}>")));
+    let theirs = theirs.flat_map(|name| {
+        from(
+            format!("<archive of {name}>"),
+            &[&format!("<image of {name}>")],
+        )
+    });
+    let names: Vec<String> = images
+        .iter()
+        .map(|(_, image)| image.reference().to_string())
+        .collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let archives = archives(workspace, images);
     let ours = archives
         .iter()
-        .flat_map(|archive| from(archive.to_string()));
+        .flat_map(|archive| from(archive.to_string(), &names));
     Ok(Planned {
         cluster: kind
             .cluster()

@@ -625,12 +625,18 @@ struct Beside<'a> {
     kept: Option<&'a Arc<Kept>>,
 }
 
+impl Beside<'_> {
+    /// A cluster that stays is there.
+    fn has_cluster(&self) -> bool {
+        self.kept.is_some_and(|kept| kept.stays())
+    }
+}
+
 fn demand_room(beside: &Beside<'_>, engine: &Engine) -> Result<()> {
     let Beside {
         workspace,
         manifests,
         options,
-        kept,
         ..
     } = *beside;
     let builds_first = options.no_cache || room::builds_first(workspace, options.profile);
@@ -638,7 +644,7 @@ fn demand_room(beside: &Beside<'_>, engine: &Engine) -> Result<()> {
         manifests,
         cluster: &options.cluster(),
         // One that is there has its room.
-        nodes_count: match kept.is_some_and(|kept| kept.stays()) {
+        nodes_count: match beside.has_cluster() {
             true => 0,
             false => options.nodes,
         },
@@ -674,7 +680,7 @@ fn start_cluster(beside: &Beside<'_>, found: Sender<Engine>) -> Result<Cluster> 
         let sweeping = scope.spawn(|| {
             // A cluster that is there is not waited for: the compiler wants the processors, see
             // `Session::sweep_late`.
-            if kept.is_some_and(|kept| kept.stays()) {
+            if beside.has_cluster() {
                 return Ok(Vec::new());
             }
             let _activity = live::begin("removing", "what dead runs left");
