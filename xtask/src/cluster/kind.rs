@@ -4,6 +4,7 @@
 //! labels: by it the node is found again, whatever happened to the process that made it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -46,7 +47,7 @@ pub(crate) use create::absence;
 use create::{FoundNode, Pulls, Purpose, bring, create, look_at_node};
 use guest::{Guest, Part};
 use kept::Kept;
-use node::Around;
+pub(crate) use node::Around;
 pub(crate) use node::forget;
 use nodes::Nodes;
 
@@ -144,12 +145,12 @@ impl Kind {
                 )?,
             };
             match found {
-                Ok(node) => {
+                Ok(mut node) => {
                     let guest = Guest {
                         kept: Arc::clone(kept),
                         settings,
                         part,
-                        is_first: false,
+                        before: Some(mem::take(&mut node.pods)),
                     };
                     return Ok(Self::of(wanted, node, third_party, ports, Some(guest)));
                 }
@@ -185,7 +186,7 @@ impl Kind {
                     kept: Arc::clone(kept),
                     settings: part.settings(wanted, &ports, &third_party)?,
                     part,
-                    is_first: true,
+                    before: None,
                 })
             });
             Ok((third_party, node, guest.transpose()?))
@@ -277,21 +278,18 @@ impl Kind {
         self.images_before.contains(reference)
     }
 
-    /// Puts archives into every node; gives what [`Kind::whole_images`] gave before and gives after it.
+    /// Puts archives into every node. What had any of these names before the first, and what
+    /// [`Kind::whole_images`] gives after the last.
     pub(crate) fn take(&self, archives: &[&Utf8Path], references: &[&str]) -> Result<Around> {
-        let mut before = None;
-        let mut after = BTreeMap::new();
-        for archive in archives {
-            let (was, is) = self.nodes.exchange(archive, references)?;
-            before.get_or_insert(was);
-            after = is;
+        let mut around = Around::default();
+        for (place, archive) in archives.iter().enumerate() {
+            let this = self.nodes.exchange(archive, references)?;
+            if place == 0 {
+                around.before = this.before;
+            }
+            around.after = this.after;
         }
-        match before {
-            Some(before) => Ok((before, after)),
-            None => self
-                .whole_images(references)
-                .map(|there| (there.clone(), there)),
-        }
+        Ok(around)
     }
 
     /// Every node, the control plane first.
@@ -368,17 +366,19 @@ impl Kind {
         let secrets = secrets.clone();
         let guest = self.guest.as_ref().map(|guest| {
             let (kept, settings) = (Arc::clone(&guest.kept), guest.settings.clone());
-            (kept, settings, guest.part.staying.clone(), guest.is_first)
+            let staying = guest.part.staying.clone();
+            (kept, settings, staying, guest.before.clone())
         });
         move |kubectl| {
-            let Some((kept, settings, staying, is_first)) = guest else {
+            let Some((kept, settings, staying, before)) = guest else {
                 return shown(kubectl, turned);
             };
-            if !is_first {
-                return again::renew(&kubectl.at(kept.owner().id()), &staying, &run_directory);
+            let kubectl_there = kubectl.at(kept.owner().id());
+            if let Some(before) = before {
+                return again::renew(&kubectl_there, &staying, &before, &run_directory);
             }
             shown(kubectl, turned)?;
-            let generations = again::generations(&kubectl.at(kept.owner().id()), &staying)?;
+            let generations = again::generations(&kubectl_there, &staying)?;
             kept.made(&settings, generations, &secrets)
         }
     }
@@ -408,7 +408,7 @@ impl Kind {
     /// It is there already, and stays.
     #[must_use]
     pub fn is_used_again(&self) -> bool {
-        self.guest.as_ref().is_some_and(|guest| !guest.is_first)
+        self.guest.as_ref().is_some_and(|guest| !guest.is_first())
     }
 
     /// The run ends: in a cluster that stays, its namespace is told to go, and images of earlier edits

@@ -1,6 +1,6 @@
 //! Where a run is deployed. An enum, not a trait: the clusters are few and known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -288,30 +288,31 @@ impl Cluster {
         }
     }
 
-    /// Puts images that were built into it; gives what [`Self::whole_images`] gave before and gives after
-    /// it: that whoever takes them says so proves nothing.
+    /// Puts images that were built into it; gives what [`Self::whole_images`] gives after it: that
+    /// whoever takes them says so proves nothing.
     ///
     /// # Errors
     /// With the words of whoever takes them.
-    pub(crate) fn take(
-        &self,
-        images: &[&Built],
-        references: &[&str],
-    ) -> Result<[BTreeMap<String, Listed>; 2]> {
+    pub(crate) fn take(&self, images: &[&Built], references: &[&str]) -> Result<Taken> {
         match self {
             Self::Local(local) => {
-                let before = self.images(references)?;
                 // An engine hashes what it takes, on one processor for each.
                 thread::scope(|scope| {
                     let load = |image| scope.spawn(move || local.engine().load(image));
                     all(images.iter().copied().map(load).collect())
                 })?;
-                Ok([before, self.images(references)?])
+                Ok(Taken {
+                    before: BTreeMap::new(),
+                    after: self.images(references)?,
+                })
             }
             Self::Kind(kind) => {
                 let archives: Vec<&Utf8Path> = images.iter().map(|built| built.archive()).collect();
-                let (before, after) = kind.take(&archives, references)?;
-                Ok([before, after].map(by_name))
+                let around = kind.take(&archives, references)?;
+                Ok(Taken {
+                    before: around.before,
+                    after: by_name(around.after),
+                })
             }
             Self::Context(context) => {
                 anyhow::bail!("{context} pulls its images, and takes no archive")
@@ -362,6 +363,16 @@ impl Cluster {
             Self::Context(context) => context.namespace().save_logs(folder),
         }
     }
+}
+
+/// What a cluster tells when it has taken images.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// The digests of the manifests that had one of the names before; nothing of a cluster that has to
+    /// be asked beforehand.
+    pub(crate) before: BTreeMap<String, BTreeSet<String>>,
+    /// What it lists now, complete.
+    pub(crate) after: BTreeMap<String, Listed>,
 }
 
 /// IDs, with the labels that such a listing does not tell.

@@ -36,6 +36,7 @@ mod kept;
 mod labels;
 pub mod prebuilt;
 mod probe;
+mod pruned;
 pub mod recipe;
 mod workshop;
 

@@ -2,6 +2,8 @@
 //! pulls its images, into its registry, and seen again there. Gives no image another name; what is
 //! there under the name already must be the image that was built.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 
 use super::build::{Built, Origin};
@@ -106,24 +108,34 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
     };
     let all = images.iter().map(|(_, built)| built);
     let (new, known): (Vec<&Built>, Vec<&Built>) = all.partition(goes_at_once);
-    let [before, mut after] = match new.is_empty() {
-        true => {
-            let there = cluster.whole_images(&references)?;
-            [there.clone(), there]
+    let there = match new.is_empty() {
+        true => cluster.whole_images(&references)?,
+        false => {
+            let taken = put(&new)?;
+            for built in &new {
+                let displaced = taken.before.get(&name(built));
+                let mut displaced = displaced.into_iter().flatten();
+                if let Some(other) = displaced.find(|one| **one != built.manifest().oci()) {
+                    return Err(another(built, &format!("manifest {other}"), "", cluster));
+                }
+            }
+            taken.after
         }
-        false => put(&new)?,
     };
-    for (_, built) in images.iter() {
-        if let Some(listed) = before.get(&name(built)) {
+    for built in &known {
+        if let Some(listed) = there.get(&name(built)) {
             check(built, listed, cluster)?;
         }
     }
     // One whose import was cut off is put in again.
-    let is_missing = |built: &&Built| !before.contains_key(&name(built));
-    let missing: Vec<&Built> = known.into_iter().filter(is_missing).collect();
-    if !missing.is_empty() {
-        [_, after] = put(&missing)?;
-    }
+    let (known, missing): (Vec<&Built>, Vec<&Built>) = known
+        .into_iter()
+        .partition(|built| there.contains_key(&name(built)));
+    let known: BTreeSet<String> = known.into_iter().map(name).collect();
+    let mut after = match missing.is_empty() {
+        true => there,
+        false => put(&missing)?.after,
+    };
     if after.len() < references.len() {
         // It tells why one is not.
         after = cluster.images(&references)?;
@@ -143,7 +155,7 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
         })?;
         check(&built, listed, cluster)?;
         Ok(Loaded {
-            already_there: before.contains_key(&name),
+            already_there: known.contains(&name),
             there: There::Listed(listed.id.clone()),
             built,
         })
@@ -160,20 +172,25 @@ fn check(built: &Built, listed: &Listed, cluster: &Cluster) -> Result<()> {
     if listed.id == wanted {
         return Ok(());
     }
-    let reference = built.reference();
     let labels = match cluster {
         Cluster::Local(_) => told_labels(listed),
         // Its listing has none.
         Cluster::Kind(_) | Cluster::Context(_) => String::new(),
     };
-    Err(Failure::new(
+    Err(another(built, &listed.id, &labels, cluster))
+}
+
+/// Another image has its name.
+fn another(built: &Built, there: &str, labels: &str, cluster: &Cluster) -> anyhow::Error {
+    let reference = built.reference();
+    Failure::new(
         Exit::Attest,
         format!(
-            "{} has another image under the name {reference}\n  built: {wanted}, source {}, recipe {}\n  there: {}{labels}",
+            "{} has another image under the name {reference}\n  built: {}, source {}, recipe {}\n  there: {there}{labels}",
             cluster.holder(),
+            built.image_id().oci(),
             built.source(),
             built.recipe(),
-            listed.id,
         ),
     )
     .hint(format!(
@@ -184,7 +201,7 @@ fn check(built: &Built, listed: &Listed, cluster: &Cluster) -> Result<()> {
             Cluster::Context(_) => "it in the registry".to_owned(),
         }
     ))
-    .into())
+    .into()
 }
 
 fn told_labels(listed: &Listed) -> String {

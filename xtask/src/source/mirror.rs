@@ -103,14 +103,24 @@ impl Mirror {
     }
 
     /// After cargo has pruned the mirror's `Cargo.lock` to what it needs: everything in it is as it
-    /// was frozen, nothing new, nothing in another version.
+    /// was frozen, nothing new, nothing in another version. Gives what it says.
     ///
     /// # Errors
     /// [`crate::exit::Exit::Build`], naming the entry that was not frozen.
-    pub fn check_lock(&self, package: &PackageSnapshot) -> Result<()> {
+    pub fn check_lock(&self, package: &PackageSnapshot) -> Result<String> {
         let path = self.root.join(LOCK);
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        package.reached().check_pruned(&text)
+        package.reached().check_pruned(&text)?;
+        Ok(text)
+    }
+
+    /// Puts a `Cargo.lock` there that was pruned before. Whoever does looks at it as at any other.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put_lock(&self, text: &str) -> Result<()> {
+        let path = self.root.join(LOCK);
+        write_whole(&path, text.as_bytes(), 0o644).with_context(|| format!("cannot write {path}"))
     }
 }
 

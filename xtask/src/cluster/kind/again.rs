@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::mem;
 use std::thread;
 use std::time::Duration;
 
@@ -121,8 +122,9 @@ pub(super) fn find(
         wanted.workspace,
     );
     match looked {
-        Ok(images) => {
+        Ok((images, pods)) => {
             found.images = images;
+            found.pods = pods;
             Ok(Ok(found))
         }
         Err(error) if report::is_signal(&error) => Err(error),
@@ -130,21 +132,19 @@ pub(super) fn find(
     }
 }
 
-/// Gives the names of the images that the nodes have.
+/// Gives the names of the images that the nodes have, and the pods of the cluster's own namespace.
 fn look(
     nodes: &Nodes,
     kubectl: &Kubectl,
     third_party: &[ThirdPartyImage],
     wishes: Wishes<'_>,
     workspace: &Workspace,
-) -> Result<BTreeSet<String>> {
+) -> Result<(BTreeSet<String>, Vec<Pod>)> {
     let names: Vec<&str> = third_party.iter().map(ThirdPartyImage::reference).collect();
     thread::scope(|scope| {
         let images = scope.spawn(|| nodes.survey(&names));
-        let strays = scope.spawn(|| nodes.refuse_strays());
-        let inside = Inside::look(kubectl)?;
+        let mut inside = Inside::look(kubectl)?;
         let left = leave_none(kubectl, &inside.namespaces, workspace);
-        threads::joined(strays)?;
         if let Some(obstacle) = obstacle(&inside, kubectl, wishes) {
             bail!("{obstacle}");
         }
@@ -154,7 +154,10 @@ fn look(
                 bail!("not every node has {}", image.reference());
             }
         }
-        left.map(|()| all)
+        left?;
+        let mut pods = mem::take(&mut inside.pods);
+        pods.retain(|pod| pod.namespace() == kubectl.namespace);
+        Ok((all, pods))
     })
 }
 
@@ -235,13 +238,14 @@ pub(super) fn end_namespace(kubectl: &Kubectl) -> Result<()> {
 
 /// Makes what third parties hold as new. One whose process is not the first of its pod, that is not
 /// what is wanted, or that does not do as it is told, gets a new pod instead; the roll-out waits for
-/// that.
+/// that. `pods` are those that were there a moment ago: one that has gone since does not do as it is
+/// told.
 pub(super) fn renew(
     kubectl: &Kubectl,
     staying: &[Staying],
+    pods: &[Pod],
     run_directory: &Utf8Path,
 ) -> Result<()> {
-    let pods = kubectl.pods()?;
     for one in staying {
         let of_it = pods.iter().filter(|pod| !pod.is_going());
         let of_it: Vec<&Pod> = of_it.filter(|pod| pod.matches(&one.selector)).collect();

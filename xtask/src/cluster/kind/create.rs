@@ -17,6 +17,7 @@ use super::node::Node;
 use super::nodes::Nodes;
 use crate::bundle::Bundle;
 use crate::cluster::kubernetes::Kubectl;
+use crate::cluster::kubernetes::pod::Pod;
 use crate::cluster::local::again_for_a_port;
 use crate::digest::Digest;
 use crate::engine::{Engine, EngineKind};
@@ -263,7 +264,7 @@ pub(super) fn bring(engine: &Engine, images: &[ThirdPartyImage], nodes: &Nodes) 
     for image in images {
         let archive = third_party::archive(engine, image)?;
         let _activity = live::begin("loading", image.reference());
-        let (_, listed) = nodes.exchange(&archive, &[image.reference()])?;
+        let listed = nodes.exchange(&archive, &[image.reference()])?.after;
         let found = listed.get(image.reference()).map(String::as_str);
         if found != Some(image.image_id()) {
             let message = format!(
@@ -291,6 +292,8 @@ pub(super) struct FoundNode {
     pub(super) kubectl: Kubectl,
     /// The names of the images that there were before the run.
     pub(super) images: BTreeSet<String>,
+    /// The pods that there were in its own namespace before the run.
+    pub(super) pods: Vec<Pod>,
 }
 
 /// Looks at the node of a cluster that was just made.
@@ -332,6 +335,7 @@ pub(super) fn find_node(engine: &Engine, run: &Run, shape: Shape) -> Result<Opti
         published,
         kubectl,
         images: BTreeSet::new(),
+        pods: Vec::new(),
     }))
 }
 

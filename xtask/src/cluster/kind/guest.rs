@@ -14,6 +14,7 @@ use super::{Wanted, config, create};
 use crate::cluster::kubernetes::Kubectl;
 use crate::cluster::kubernetes::documents::{self, LABEL_CLUSTER, NodePorts, Place, Which};
 use crate::cluster::kubernetes::namespace::Stays;
+use crate::cluster::kubernetes::pod::Pod;
 use crate::digest::Digest;
 use crate::manifest::{Manifests, Named as _, References, Seen};
 use crate::secrets::Secrets;
@@ -41,8 +42,15 @@ pub(super) struct Guest {
     pub(super) kept: Arc<Kept>,
     pub(super) settings: Settings,
     pub(super) part: Part,
+    /// What ran in it before the run; nothing where it was made for the run.
+    pub(super) before: Option<Vec<Pod>>,
+}
+
+impl Guest {
     /// The cluster was made for it.
-    pub(super) is_first: bool,
+    pub(super) const fn is_first(&self) -> bool {
+        self.before.is_none()
+    }
 }
 
 impl Part {

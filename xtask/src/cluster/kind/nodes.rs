@@ -69,8 +69,18 @@ impl Nodes {
             let _one_at_a_time = importing.unwrap_or_else(PoisonError::into_inner);
             one.as_node().exchange(archive, references)
         })?;
-        let (before, after) = around.into_iter().unzip();
-        Ok((on_all(before), on_all(after)))
+        let mut before: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        let mut after = Vec::new();
+        for one in around {
+            for (name, digests) in one.before {
+                before.entry(name).or_default().extend(digests);
+            }
+            after.push(one.after);
+        }
+        Ok(Around {
+            before,
+            after: on_all(after),
+        })
     }
 
     /// Those of these images that every node lists, complete and with the same ID. One that some have

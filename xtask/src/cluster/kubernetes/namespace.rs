@@ -2,8 +2,9 @@
 //! neither how the cluster was made nor how anybody comes in from outside.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub(crate) struct Namespace {
     deployed: Vec<Deployed>,
     /// Of its pods, from the roll-out on.
     watch: Mutex<Option<PodWatch>>,
+    /// Its pods when the last of them had become ready, until somebody takes them.
+    just_ready: Mutex<Vec<Pod>>,
 }
 
 /// What stays in the cluster when the run has ended, in a namespace of its own.
@@ -116,6 +119,7 @@ impl Namespace {
             stays: None,
             deployed: Vec::new(),
             watch: Mutex::new(None),
+            just_ready: Mutex::new(Vec::new()),
         }
     }
 
@@ -258,8 +262,9 @@ impl Namespace {
             // What will never be ready is told at once, whatever else comes up.
             let in_vain = waited.is_err() || is_refused.load(Ordering::Relaxed);
             given_up.store(in_vain, Ordering::Relaxed);
-            let watch = joined(applying).and(joined(names)).and(waited)?;
+            let (watch, pods) = joined(applying).and(joined(names)).and(waited)?;
             *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(watch);
+            *self.just_ready() = pods;
             Ok(())
         })
     }
@@ -275,6 +280,18 @@ impl Namespace {
             Some(watch) => Ok(watch),
             None => self.kubectl.watch_pods(self.also()),
         }
+    }
+
+    /// The pods as they were when the last had become ready, for one who asks them soon after; nothing
+    /// for the next.
+    pub(crate) fn take_ready(&self) -> Vec<Pod> {
+        mem::take(&mut self.just_ready())
+    }
+
+    fn just_ready(&self) -> MutexGuard<'_, Vec<Pod>> {
+        self.just_ready
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every pod of the run, those that stay among them.

@@ -108,7 +108,7 @@ pub(crate) struct Marks<'a> {
 }
 
 /// Waits until every pod of `wanted` is ready, here and in the namespace `also`, or it is marked that
-/// none will come. Gives the watch, which goes on.
+/// none will come. Gives the watch, which goes on, and the pods that it has seen.
 ///
 /// # Errors
 /// [`Exit::Deploy`] with the reason, when one never will be or the time is over; a signal.
@@ -120,7 +120,7 @@ pub(crate) fn wait(
     marks: &Marks<'_>,
     held: Held<'_>,
     activity: &Activity,
-) -> Result<PodWatch> {
+) -> Result<(PodWatch, Vec<Pod>)> {
     let (mut seen, begun) = (Seen::default(), Instant::now());
     let watch = kubectl.watch_pods(also)?;
     let mut last = "no pod yet".to_owned();
@@ -137,10 +137,10 @@ pub(crate) fn wait(
             Err(error) => return Err(error.into()),
         }
         if marks.is_refused.load(Ordering::Relaxed) {
-            return Ok(watch);
+            return Ok((watch, Vec::new()));
         }
         match seen.judge(wanted, marks.nodes_are_up.load(Ordering::Relaxed)) {
-            Verdict::Ready => return Ok(watch),
+            Verdict::Ready => return Ok((watch, seen.0.into_values().collect())),
             Verdict::NotYet(status) if begun.elapsed() >= deadline => {
                 return Err(late(deadline, &status));
             }

@@ -2,6 +2,7 @@
 //! each pod runs, init containers included; each process answers through the API server's own proxy,
 //! pod by pod, so that no Service can answer in the place of another.
 
+use std::collections::BTreeMap;
 use std::thread;
 
 use anyhow::Result;
@@ -19,9 +20,10 @@ pub(super) fn look(
     deployment: &Deployment,
     namespace: &Namespace,
 ) -> Result<(Vec<Evidence>, Vec<String>)> {
-    let pods = namespace.pods()?;
-    let _activity = live::begin("attesting", format!("{} pods", pods.len()));
     let deployed = namespace.deployed();
+    let (pods, answers) = pods_and_answers(namespace)?;
+    let _activity = live::begin("attesting", format!("{} pods", pods.len()));
+    let answers = &answers;
     let images = deployed
         .iter()
         .flat_map(|one| one.containers.values().chain(one.inits.values()));
@@ -53,7 +55,8 @@ pub(super) fn look(
                 ));
             }
             for pod in of_it {
-                looking.push(scope.spawn(move || look_at(deployment, namespace, one, pod)));
+                let early = answers.get(pod.name()).cloned();
+                looking.push(scope.spawn(move || look_at(deployment, namespace, one, pod, early)));
             }
         }
         let looked: Vec<Result<Vec<Finding>>> = looking.into_iter().map(joined).collect();
@@ -70,11 +73,42 @@ pub(super) fn is_of(pod: &Pod, deployed: &Deployed) -> bool {
     pod.namespace() == deployed.namespace && pod.matches(&deployed.wanted.selector)
 }
 
+/// Every pod of the run; and by their names what those have answered, asked meanwhile, that had become
+/// ready just before. Each of these questions costs the start of a kubectl.
+fn pods_and_answers(namespace: &Namespace) -> Result<(Vec<Pod>, BTreeMap<String, String>)> {
+    let just_ready = namespace.take_ready();
+    thread::scope(|scope| {
+        let asking: Vec<_> = just_ready
+            .iter()
+            .filter_map(|pod| {
+                let deployed = namespace.deployed().iter();
+                let mut of_ours = deployed.filter(|one| is_of(pod, one) && has_image_of_ours(one));
+                let one = of_ours.next()?;
+                Some(scope.spawn(move || {
+                    let answer = ask(namespace, one, pod).ok()?;
+                    Some((pod.name().to_owned(), answer))
+                }))
+            })
+            .collect();
+        let pods = namespace.pods();
+        let answers = asking.into_iter().filter_map(|thread| thread.join().ok()?);
+        let answers = answers.collect();
+        Ok((pods?, answers))
+    })
+}
+
+fn has_image_of_ours(deployed: &Deployed) -> bool {
+    let mut images = deployed.containers.values();
+    images.any(|image| image.package().is_some())
+}
+
+/// `early` is what the pod has answered already, if it has.
 fn look_at(
     deployment: &Deployment,
     namespace: &Namespace,
     deployed: &Deployed,
     pod: &Pod,
+    mut early: Option<String>,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let (spec, status) = (&pod.spec, &pod.status);
@@ -101,7 +135,11 @@ fn look_at(
                 .differences
                 .push(format!("{} does not run", pod.state()));
         } else if let Some(package) = image.and_then(Seen::package) {
-            let ask = || ask(namespace, deployed, pod);
+            let ask = || {
+                early
+                    .take()
+                    .map_or_else(|| ask(namespace, deployed, pod), Ok)
+            };
             let (answer, differences) = ask_version(deployment, pod.name(), package, ask)?;
             finding.differences.extend(differences);
             if let Some(evidence) = &mut finding.evidence {

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use super::environment::{self, Folders};
 use super::given;
 use super::inspect::{self, Allowed, Told};
+use super::pruned::Pruned;
 use super::recipe::Recipe;
 use crate::digest::Digest;
 use crate::exit::{Exit, Failure};
@@ -177,11 +178,9 @@ impl<'a> Workshop<'a> {
             variables: &variables,
             drawn: Echo::Drawn(activity.teller()),
         };
-        cargo.complete()?;
-        mirror.check_lock(frozen)?;
-        cargo.throw_away(&stale)?;
         let (name, kind) = product.cargo_target();
-        let mut told = Told::read(&cargo.build(product)?.stdout)?;
+        let built = cargo.build_locked(product, frozen, &mirror, &stale)?;
+        let mut told = Told::read(&built.stdout)?;
         if told.is_fresh(name, kind) {
             // Nobody has hashed it since it was linked, and a crash or a full disk may have cut it
             // short. It happens where a binary that was kept is gone or damaged, and only there.
@@ -410,9 +409,53 @@ impl Cargo<'_> {
         Ok(path)
     }
 
+    /// Builds with the lock that cargo has pruned before, else has it pruned now.
+    fn build_locked(
+        &self,
+        product: &Product<'_>,
+        frozen: &PackageSnapshot,
+        mirror: &Mirror,
+        stale: &[PackageName],
+    ) -> Result<Captured> {
+        let toolchain = self.workshop.recipe.toolchain_digest();
+        let pruned = Pruned::of(&self.workshop.state, frozen, toolchain);
+        if let Folder::Shared { .. } = self.workshop.folder
+            && let Some(lock) = pruned.find()
+        {
+            mirror.put_lock(&lock)?;
+            let cleaned = |cleaning| process::output(&cleaning, DEADLINE_SHORT);
+            let cleaned = self.cleaning(stale)?.map(cleaned).transpose()?;
+            if mirror.check_lock(frozen).is_ok() && cleaned.is_none_or(|cleaned| cleaned.code == 0)
+            {
+                let built = self.try_build(product)?;
+                // Of a build that has begun cargo tells the end, whatever it is.
+                if built.code == 0 || built.stdout.contains(r#""reason":"build-finished""#) {
+                    return self.judged(built, product);
+                }
+            }
+            report::note("cargo wants more than it had for the last build: fetching it");
+            let lock = frozen.generated().get(Utf8Path::new("Cargo.lock"));
+            let lock = lock.context("a mirror without a lock")?;
+            mirror.put_lock(std::str::from_utf8(lock)?)?;
+        }
+        self.complete()?;
+        pruned.keep(&mirror.check_lock(frozen)?)?;
+        self.throw_away(stale)?;
+        self.build(product)
+    }
+
     fn throw_away(&self, stale: &[PackageName]) -> Result<()> {
+        if let Some(cleaning) = self.cleaning(stale)? {
+            process::capture(&cleaning, DEADLINE_SHORT)
+                .context("cannot throw away what cargo has of changed packages")?;
+        }
+        Ok(())
+    }
+
+    /// What throws these away, where there is anything.
+    fn cleaning(&self, stale: &[PackageName]) -> Result<Option<Invocation>> {
         if stale.is_empty() || !self.workshop.folder.path().exists() {
-            return Ok(());
+            return Ok(None);
         }
         let mut invocation = self
             .invocation("clean")?
@@ -421,9 +464,7 @@ impl Cargo<'_> {
         for package in stale {
             invocation = invocation.args(["--package", package.as_str()]);
         }
-        process::capture(&invocation, DEADLINE_SHORT)
-            .context("cannot throw away what cargo has of changed packages")?;
-        Ok(())
+        Ok(Some(invocation))
     }
 
     /// Lets cargo take from the lock what it does not need, and from the network what is missing.
@@ -450,12 +491,21 @@ impl Cargo<'_> {
     }
 
     fn build(&self, product: &Product<'_>) -> Result<Captured> {
+        self.judged(self.try_build(product)?, product)
+    }
+
+    fn try_build(&self, product: &Product<'_>) -> Result<Captured> {
         let invocation = self
             .invocation("build")?
             .args(build_arguments(self.workshop.recipe, product))
             .arg("--message-format=json-render-diagnostics");
         let log = Some(self.workshop.log);
         let built = process::stream_stderr(&invocation, log, self.drawn, DEADLINE_BUILD)?;
+        Ok(built)
+    }
+
+    /// What was built; else what went wrong, told to whoever wrote it.
+    fn judged(&self, built: Captured, product: &Product<'_>) -> Result<Captured> {
         if built.code == 0 {
             return Ok(built);
         }
