@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::process::{Command, Output};
 use std::time::{Duration, SystemTime};
 
@@ -492,6 +492,57 @@ fn what_cargo_has_left_is_not_believed_where_a_kept_binary_is_gone() {
     let again = built(&tree, "gate");
     assert_eq!(image(&again, "gate").origin(), Origin::Built);
     assert!(fs::read(&kept).unwrap() == whole);
+}
+
+/// What happened to the lock between two builds, and whether cargo prunes it anew for the second.
+#[track_caller]
+fn check_pruned_lock(change: impl Fn(&str) -> String, is_anew: bool) {
+    let tree = tree();
+    let store = "services/store/src/main.rs";
+    check_runs(&tree, "main=1");
+    let kept = tree.path("target/e2e/pruned-locks/store.lock");
+    let pruned = fs::read_to_string(&kept).unwrap();
+    fs::write(&kept, change(&pruned)).unwrap();
+    let file = fs::metadata(&kept).unwrap().ino();
+    tree.edit(store, "main=1", "main=2");
+    assert_eq!(check_runs(&tree, "main=2"), Origin::Built);
+    assert_eq!(fs::metadata(&kept).unwrap().ino() != file, is_anew);
+    assert_eq!(fs::read_to_string(&kept).unwrap(), pruned);
+}
+
+#[test]
+fn a_lock_that_was_pruned_is_taken_again() {
+    check_pruned_lock(str::to_owned, false);
+}
+
+#[test]
+fn a_pruned_lock_that_is_not_what_it_was_is_pruned_anew() {
+    // A version that was not frozen; one that cargo would have to write into it; no lock.
+    check_pruned_lock(|lock| lock.replace("\"0.1.0\"", "\"0.2.0\""), true);
+    let without = |lock: &str| {
+        let folder = "[[package]]\nname = \"folder\"\nversion = \"0.1.0\"\n\n";
+        assert!(lock.contains(folder), "{lock}");
+        lock.replace(folder, "").replace(" \"folder\",\n", "")
+    };
+    check_pruned_lock(without, true);
+    check_pruned_lock(|lock| lock[..lock.len() / 2].to_owned(), true);
+    check_pruned_lock(|_| String::new(), true);
+}
+
+#[test]
+fn a_pruned_lock_is_that_of_its_manifests() {
+    let tree = tree();
+    check_runs(&tree, "main=1");
+    let kept = tree.path("target/e2e/pruned-locks/store.lock");
+    let before = fs::read_to_string(&kept).unwrap();
+    let manifest = "services/store/Cargo.toml";
+    tree.edit(
+        manifest,
+        "[package.metadata.e2e]",
+        "description = \"a\"\n[package.metadata.e2e]",
+    );
+    check_runs(&tree, "main=1");
+    assert_ne!(fs::read_to_string(&kept).unwrap(), before);
 }
 
 #[test]
