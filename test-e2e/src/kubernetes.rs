@@ -216,7 +216,7 @@ impl Namespace {
 
     fn process(&self, container: &str) -> Result<Process, String> {
         let listing = self.listing()?;
-        let pod = listing.current(listing.deployment(container)?);
+        let pod = listing.only(listing.deployment(container)?)?;
         let process = pod.and_then(Pod::process);
         process.ok_or_else(|| format!("{container} does not run: {}", told(pod)))
     }
@@ -375,7 +375,7 @@ impl Namespace {
     fn end(&self, container: &str, how: How) -> Result<(), String> {
         let listing = self.listing()?;
         let deployment = listing.deployment(container)?;
-        let pod = listing.current(deployment);
+        let pod = listing.only(deployment)?;
         let process = pod.and_then(Pod::process);
         let process = process.ok_or_else(|| format!("it does not run: {}", told(pod)))?;
         let pod_stays = deployment.keeps_data();

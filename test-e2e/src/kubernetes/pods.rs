@@ -237,6 +237,21 @@ impl Listing {
     pub fn current(&self, deployment: &Deployment) -> Option<&Pod> {
         self.living(deployment).pop()
     }
+
+    /// The pod whose process a fault is for.
+    ///
+    /// # Errors
+    /// When several run: a fault of one of them says nothing of the others, and a start brings back one.
+    pub fn only(&self, deployment: &Deployment) -> Result<Option<&Pod>, String> {
+        let living = self.living(deployment);
+        let running = living.iter().filter(|pod| pod.process().is_some()).count();
+        match running {
+            0 | 1 => Ok(self.current(deployment)),
+            several => Err(format!(
+                "{several} pods of it run, and a fault is for one: scale it to one beforehand, or crash one of them"
+            )),
+        }
+    }
 }
 
 impl Deployment {
@@ -585,8 +600,13 @@ pub(crate) mod tests {
         let a = both.deployment("a").expect("a");
         assert_eq!(a.selector(), "app=a,part=x");
         assert_eq!(both.current(a).expect("a pod").name(), "a-new");
+        let several = both.only(a).expect_err("two of them run");
+        assert!(several.contains("2 pods"), "{several}");
         old["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:10Z".into();
-        assert_eq!(names(&listing(&old)), ["a-new"]);
+        let one = listing(&old);
+        assert_eq!(names(&one), ["a-new"]);
+        let only = one.only(one.deployment("a").expect("a")).expect("one");
+        assert_eq!(only.expect("a pod").name(), "a-new");
         let absent = both.deployment("c").expect_err("no c");
         assert_eq!(absent, "there is no Deployment c");
     }

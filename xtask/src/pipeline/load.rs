@@ -116,7 +116,7 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
                 let displaced = taken.before.get(&name(built));
                 let mut displaced = displaced.into_iter().flatten();
                 if let Some(other) = displaced.find(|one| **one != built.manifest().oci()) {
-                    return Err(another(built, &format!("manifest {other}"), "", cluster));
+                    return Err(another(built, &format!("manifest {other} until now"), "", cluster));
                 }
             }
             taken.after
