@@ -279,6 +279,9 @@ pub struct Audit {}
 /// What `doctor` takes.
 #[derive(Clone, Debug, Args)]
 pub struct Doctor {
+    /// What runs are to be deployed to: `local`, `kind`, or `context:<name>`; `local`, if the workspace names no other
+    #[arg(long, env = "E2E_CLUSTER", add = ArgValueCandidates::new(completions::clusters))]
+    pub cluster: Option<cluster::Choice>,
     /// Which container engine is asked for
     #[arg(long, env = "E2E_ENGINE", value_enum, default_value_t)]
     pub engine: Choice,

@@ -43,8 +43,8 @@ pub(crate) mod preview;
 pub(crate) mod remote;
 
 use config::Shape;
-pub(crate) use create::absence;
 use create::{FoundNode, Pulls, Purpose, bring, create, look_at_node};
+pub(crate) use create::{Means, WHERE, absence, means};
 use guest::{Guest, Part};
 use kept::Kept;
 pub(crate) use node::Around;

@@ -9,6 +9,8 @@ use super::bundle::{self, Item, State};
 use super::{print_data, room, setup};
 use crate::bundle::Bundle;
 use crate::cli;
+use crate::cluster;
+use crate::cluster::kind::{self, Means};
 use crate::engine::{self, Choice, Engine, Limits, Probe, dockerd};
 use crate::exit::{Exit, Failure};
 use crate::host::needs::{self, Need, Part};
@@ -18,6 +20,8 @@ use crate::manifest::Manifests;
 use crate::pipeline::build::recipe::Profile;
 use crate::process::interrupt;
 use crate::source::workspace::Workspace;
+
+const OWN_SERVER: &str = "docker: with a server of its own for each command, since none runs";
 
 /// Runs the command.
 ///
@@ -52,30 +56,40 @@ pub fn run(workspace: &Workspace, options: &cli::Doctor) -> Result<()> {
     let items = bundle.as_ref().map(|bundle| bundle::items(bundle, engine));
     let items = items.unwrap_or_default();
     text.push_str(&bundle_lines(bundle.as_ref(), &items));
-    let room = look_at_room(workspace, engine);
+    let cluster = options.cluster.as_ref().or(workspace.cluster.as_ref());
+    let cluster = cluster.cloned().unwrap_or_default();
+    let means = match cluster {
+        cluster::Choice::Kind => Some(kind::means(bundle.as_ref(), engine)?),
+        cluster::Choice::Local | cluster::Choice::Context(_) => None,
+    };
+    text.push_str(&means.as_ref().map(kind_lines).unwrap_or_default());
+    let room = look_at_room(workspace, engine, &cluster);
     text.push_str(&room_lines(&room));
-    let choice_line = match chosen {
-        Some(probe) => format!(
+    let choice_line = match (chosen, own_server) {
+        (Some(probe), _) => format!(
             "{}: the first engine that is asked for and was seen to run a container",
             probe.kind.program()
         ),
-        None if own_server => {
-            "docker: with a server of its own for each command, since none runs".to_owned()
-        }
-        None => format!(
+        (None, true) => OWN_SERVER.to_owned(),
+        (None, false) => format!(
             "no engine: none was seen to run a container; fix: {}",
             remedy(&probes, choice)
         ),
     };
     let _ = writeln!(text, "{:>8}  {choice_line}", "chosen");
     print_data(&text)?;
-    let blocked: Vec<&str> = needs
-        .iter()
-        .filter(|need| need.found.is_none() && need.part == Part::Build)
+    let missing = needs.iter().filter(|need| need.found.is_none());
+    let blocked: Vec<&str> = missing
+        .filter(|need| need.part == Part::Build)
         .map(|need| need.name)
         .collect();
+    let has_kind = means.is_none_or(|means| means.tool.is_some());
     if (chosen.is_some() || own_server) && blocked.is_empty() {
         check_bundle(bundle.as_ref(), items)?;
+        if !has_kind {
+            let what = "the main job cannot run on kind here; it lacks kind";
+            return Err(Failure::new(Exit::Host, what).hint(kind::WHERE).into());
+        }
         return host::room::demand(&room);
     }
     Err(cannot_run(blocked, chosen.is_some() || own_server, || {
@@ -134,18 +148,41 @@ fn check_bundle(bundle: Option<&Bundle>, items: Vec<Item>) -> Result<()> {
     Ok(())
 }
 
+/// What a cluster of kind would be made with.
+fn kind_lines(means: &Means) -> String {
+    let tool = match &means.tool {
+        Some(place) => format!("{:>8}  kind: {place}\n", "ok"),
+        None => format!(
+            "{:>8}  kind: makes the cluster; fix: {}\n",
+            "missing",
+            kind::WHERE
+        ),
+    };
+    let image = match &means.node_image {
+        Some(place) => format!("{:>8}  kind: image of its nodes: {place}\n", "ok"),
+        None => format!(
+            "{:>8}  kind: image of its nodes: not here; kind asks a registry for it\n",
+            ""
+        ),
+    };
+    tool + &image
+}
+
 /// For the target that asks for the most.
-fn look_at_room(workspace: &Workspace, engine: Option<&Engine>) -> Vec<Verdict> {
+fn look_at_room(
+    workspace: &Workspace,
+    engine: Option<&Engine>,
+    cluster: &cluster::Choice,
+) -> Vec<Verdict> {
     let manifests = workspace.targets.values().filter_map(|target| {
         // What is wrong with them is for `audit` and the run to tell.
         Manifests::read(workspace, target.manifests()).ok()
     });
     let largest = manifests.max_by_key(Manifests::memory_requested_bytes);
     let builds_first = room::builds_first(workspace, Profile::E2e);
-    let cluster = workspace.cluster.clone().unwrap_or_default();
     let deployed = largest.as_ref().map(|manifests| room::Deployed {
         manifests,
-        cluster: &cluster,
+        cluster,
         nodes_count: 1,
     });
     room::look(workspace, builds_first, engine, deployed)

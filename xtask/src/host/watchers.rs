@@ -56,8 +56,12 @@ pub fn judge(nodes_count: u64, found: Watchers) -> Verdict {
     let (needed, free) = (nodes_count * NODE, found.total.saturating_sub(found.used));
     Verdict {
         line: format!(
-            "watches on files (inotify instances): {free} of {} are free, {nodes_count} nodes of kind need {needed}",
-            found.total
+            "watches on files (inotify instances): {free} of {} are free, kind needs {needed} for {nodes_count} {}",
+            found.total,
+            match nodes_count {
+                1 => "node",
+                _ => "nodes",
+            },
         ),
         fix: (free < needed).then_some(FIX),
     }

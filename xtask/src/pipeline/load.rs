@@ -2,7 +2,7 @@
 //! pulls its images, into its registry, and seen again there. Gives no image another name; what is
 //! there under the name already must be the image that was built.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 
@@ -95,11 +95,7 @@ fn into_registry(images: Images<Built>, repository: &Repository) -> Result<Image
 fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loaded>> {
     let references: Vec<String> = images.iter().map(|(_, built)| name(built)).collect();
     let references: Vec<&str> = references.iter().map(String::as_str).collect();
-    let put = |images: &[&Built]| {
-        let names: Vec<String> = images.iter().map(|built| name(built)).collect();
-        let _activity = live::begin("loading", names.join(", "));
-        cluster.take(images, &references)
-    };
+    let put = |images: &[&Built]| put(images, cluster, &references);
     // A node is asked by the command that gives it an image, and what was compiled just now is hardly
     // there. Who has an image of that name looks first: what it is may be for people to look at.
     let goes_at_once = |built: &&Built| match cluster {
@@ -110,17 +106,7 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
     let (new, known): (Vec<&Built>, Vec<&Built>) = all.partition(goes_at_once);
     let there = match new.is_empty() {
         true => cluster.whole_images(&references)?,
-        false => {
-            let taken = put(&new)?;
-            for built in &new {
-                let displaced = taken.before.get(&name(built));
-                let mut displaced = displaced.into_iter().flatten();
-                if let Some(other) = displaced.find(|one| **one != built.manifest().oci()) {
-                    return Err(another(built, &format!("manifest {other} until now"), "", cluster));
-                }
-            }
-            taken.after
-        }
+        false => put(&new)?,
     };
     for built in &known {
         if let Some(listed) = there.get(&name(built)) {
@@ -134,7 +120,7 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
     let known: BTreeSet<String> = known.into_iter().map(name).collect();
     let mut after = match missing.is_empty() {
         true => there,
-        false => put(&missing)?.after,
+        false => put(&missing)?,
     };
     if after.len() < references.len() {
         // It tells why one is not.
@@ -160,6 +146,27 @@ fn into_cluster(images: Images<Built>, cluster: &Cluster) -> Result<Images<Loade
             built,
         })
     })
+}
+
+/// Puts images into the cluster; gives what it lists of `references` then. None of them may have taken
+/// the place of another.
+fn put(
+    images: &[&Built],
+    cluster: &Cluster,
+    references: &[&str],
+) -> Result<BTreeMap<String, Listed>> {
+    let names: Vec<String> = images.iter().map(|built| name(built)).collect();
+    let _activity = live::begin("loading", names.join(", "));
+    let taken = cluster.take(images, references)?;
+    for built in images {
+        let before = taken.before.get(&name(built));
+        let mut before = before.into_iter().flatten();
+        if let Some(other) = before.find(|manifest| **manifest != built.manifest().oci()) {
+            let there = format!("manifest {other} until now");
+            return Err(another(built, &there, "", cluster));
+        }
+    }
+    Ok(taken.after)
 }
 
 fn name(built: &Built) -> String {

@@ -119,6 +119,7 @@ impl Desk {
             .env("XDG_CACHE_HOME", self.tree.path("cache"))
             .env("E2E_BUNDLE", self.tree.path("bundle"))
             .env_remove("CONTAINERS_CONF")
+            .env_remove("E2E_CLUSTER")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -203,6 +204,20 @@ fn what_would_be_taken_is_told_and_not_taken() {
     desk.check(&["doctor"], 0, &[would]);
     desk.check(&["setup"], 3, &[would, "not everything was taken"]);
     assert!(desk.calls("load").is_empty());
+}
+
+#[test]
+fn what_a_cluster_of_kind_would_be_made_with_is_told() {
+    let desk = Desk::new();
+    let doctor = ["doctor", "--cluster", "kind"];
+    let without = ["missing  kind: makes", "nodes: not here", "it lacks kind"];
+    desk.check(&doctor, 3, &without);
+    desk.program("kind", &json!([{}]));
+    let place = format!("ok  kind: {}", desk.tree.path("programs/kind"));
+    desk.check(&doctor, 0, &[&place, "nodes: not here"]);
+    // Who deploys to something else needs none.
+    let told = desk.check(&["doctor", "--cluster", "local"], 0, &[]);
+    assert!(!told.contains("kind: "), "{told}");
 }
 
 #[test]

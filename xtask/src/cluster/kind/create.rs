@@ -81,10 +81,8 @@ fn tools(engine: &Engine, bundle: Option<&Bundle>) -> Result<Tools> {
     let tool = bundle.map(|bundle| bundle.tool(TOOL)).transpose()?;
     let program = match tool.flatten() {
         Some(tool) => tool.program().to_owned(),
-        None => host::program(TOOL).ok_or_else(|| {
-            Failure::new(Exit::Host, "kind is not installed")
-                .hint("https://kind.sigs.k8s.io says how to get it; or name a folder that holds it with `--bundle`")
-        })?,
+        None => host::program(TOOL)
+            .ok_or_else(|| Failure::new(Exit::Host, "kind is not installed").hint(WHERE))?,
     };
     let image = bundle
         .map(|bundle| bundle.image(NODE_IMAGE, engine))
@@ -103,8 +101,42 @@ pub(super) fn program(engine: &Engine, bundle: Option<&Bundle>) -> Result<Utf8Pa
     tools(engine, bundle).map(|tools| tools.program)
 }
 
+/// Where kind comes from.
+pub(crate) const WHERE: &str =
+    "https://kind.sigs.k8s.io says how to get it; or name a folder that holds it with `--bundle`";
+
 fn has_tool(bundle: Option<&Bundle>) -> bool {
     bundle.is_some_and(|bundle| bundle.tools().any(|tool| tool == TOOL))
+}
+
+fn has_node_image(bundle: Option<&Bundle>) -> bool {
+    bundle.is_some_and(|bundle| bundle.images().any(|image| image == NODE_IMAGE))
+}
+
+/// What a cluster would be made with: where it comes from, nothing where it is not here.
+#[derive(Debug)]
+pub(crate) struct Means {
+    /// kind itself. Without it there is no cluster.
+    pub(crate) tool: Option<String>,
+    /// The image of its nodes. Without it kind asks a registry.
+    pub(crate) node_image: Option<String>,
+}
+
+/// Looks for them; asks no network.
+///
+/// # Errors
+/// When the engine does not answer.
+pub(crate) fn means(bundle: Option<&Bundle>, engine: Option<&Engine>) -> Result<Means> {
+    let bundled = |there: bool| there.then(|| "from the bundle".to_owned());
+    let has_one = engine.map_or(Ok(false), |engine| engine.has_any("kindest/node"))?;
+    let of_engine = engine.filter(|_| has_one).map(|engine| {
+        let program = engine.kind.program();
+        format!("one is in {program}")
+    });
+    Ok(Means {
+        tool: bundled(has_tool(bundle)).or_else(|| Some(host::program(TOOL)?.to_string())),
+        node_image: bundled(has_node_image(bundle)).or(of_engine),
+    })
 }
 
 /// Why no cluster can be made here with what is here, without asking any network; nothing where one
@@ -113,19 +145,16 @@ fn has_tool(bundle: Option<&Bundle>) -> bool {
 /// # Errors
 /// When the engine does not answer.
 pub(crate) fn absence(bundle: Option<&Bundle>, engine: &Engine) -> Result<Option<String>> {
-    if !has_tool(bundle) && host::program(TOOL).is_none() {
+    let Means { tool, node_image } = means(bundle, Some(engine))?;
+    if tool.is_none() {
         return Ok(Some(
             "kind is not installed, and no bundle has it".to_owned(),
         ));
     }
-    let has_image = bundle.is_some_and(|bundle| bundle.images().any(|image| image == NODE_IMAGE));
-    if has_image || engine.has_any("kindest/node")? {
-        return Ok(None);
-    }
-    Ok(Some(format!(
-        "no bundle has a node image for kind, and {} has none either",
-        engine.kind.program()
-    )))
+    let program = engine.kind.program();
+    Ok(node_image
+        .is_none()
+        .then(|| format!("no bundle has a node image for kind, and {program} has none either")))
 }
 
 /// kind with the provider set on every call, on the network of the run.
