@@ -100,16 +100,7 @@ impl Node<'_> {
     /// With the words of the node's runtime.
     pub(super) fn exchange(&self, archive: &Utf8Path, references: &[&str]) -> Result<Around> {
         let told = self.take(archive, &self.exchange_command(references))?;
-        let parts = told.split_once(&format!("{LINE}\n"));
-        let (before, after) = parts.context("a node does not tell what it took")?;
-        let named = references.iter().filter_map(|name| {
-            let digest = word(before, name, Column::Digest)?;
-            Some(((*name).to_owned(), BTreeSet::from([digest])))
-        });
-        Ok(Around {
-            before: named.collect(),
-            after: whole(told_of(after, references)?),
-        })
+        around(&told, references)
     }
 
     fn take(&self, archive: &Utf8Path, command: &Invocation) -> Result<String> {
@@ -295,6 +286,20 @@ fn told_of(text: &str, references: &[&str]) -> Result<Told> {
     })
 }
 
+/// The answer of [`Node::exchange_command`], of these.
+fn around(text: &str, references: &[&str]) -> Result<Around> {
+    let parts = text.split_once(&format!("{LINE}\n"));
+    let (before, after) = parts.context("a node does not tell what it took")?;
+    let named = references.iter().filter_map(|name| {
+        let digest = word(before, name, Column::Digest)?;
+        Some(((*name).to_owned(), BTreeSet::from([digest])))
+    });
+    Ok(Around {
+        before: named.collect(),
+        after: whole(told_of(after, references)?),
+    })
+}
+
 /// Those that are complete.
 fn whole(mut told: Told) -> BTreeMap<String, String> {
     let is_whole =
@@ -319,7 +324,7 @@ fn word(text: &str, name: &str, column: Column) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Column, told_of, word};
+    use super::{Column, around, told_of, word};
 
     #[test]
     fn an_image_is_known_by_its_full_name() {
@@ -344,6 +349,28 @@ mod tests {
         assert_eq!(of_content.trim(), "localhost/a:x vnd complete");
         assert_eq!(told_of(&text, &names[3..]).unwrap().listed.len(), 0);
         assert!(told_of("", &names).is_err());
+    }
+
+    #[test]
+    fn what_had_the_name_before_is_told_by_its_manifest() {
+        let head = "REF TYPE DIGEST STATUS SIZE UNPACKED\n";
+        let line = |digest: &str, status: &str| {
+            format!("localhost/a:x vnd {digest} {status} (2/2) 9 MiB/9 MiB true\n")
+        };
+        let listing = r#"{"images": [{"id": "sha256:9", "repoTags": ["localhost/a:x"]}]}"#;
+        let told = |before: &str, status: &str| {
+            let after = line("sha256:2", status);
+            let text = format!("{head}{before}---\n{listing}\n{head}{after}");
+            around(&text, &["localhost/a:x", "localhost/b:x"]).unwrap()
+        };
+        let new = told("", "complete");
+        assert!(new.before.is_empty(), "{new:?}");
+        assert_eq!(new.after["localhost/a:x"], "sha256:9");
+        assert_eq!(new.after.len(), 1);
+        let other = told(&line("sha256:1", "complete"), "complete");
+        assert!(other.before["localhost/a:x"].contains("sha256:1"));
+        assert!(told("", "incomplete").after.is_empty());
+        assert!(around(listing, &[]).is_err());
     }
 
     #[test]
