@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use common::api::{
-    Classification, Execution, HttpCall, NewExecution, NewWorkflow, PatchRemediationRequest,
-    RemediationRequest, Severity, Target, WorkflowChoice, WorkflowStep,
+    Action, Classification, Execution, HttpCall, JobCall, NewExecution, NewWorkflow,
+    PatchRemediationRequest, RemediationRequest, Severity, Target, WorkflowChoice, WorkflowStep,
 };
 use common::transitions::RequestPhase;
 use serde_json::Map;
@@ -48,7 +48,21 @@ pub fn call(method: &str, path: &str) -> HttpCall {
 pub fn step(name: &str, http: HttpCall) -> WorkflowStep {
     WorkflowStep {
         name: name.to_owned(),
-        http,
+        action: Action::Http(http),
+    }
+}
+
+/// A step of this name that runs a Job of the template for the test bed.
+#[must_use]
+pub fn job_step(name: &str, args: &[&str], deadline_seconds: u32) -> WorkflowStep {
+    let args = args.iter().map(|&arg| arg.to_owned());
+    WorkflowStep {
+        name: name.to_owned(),
+        action: Action::Job(JobCall {
+            template: "testbed-act".to_owned(),
+            args: args.collect(),
+            deadline_seconds,
+        }),
     }
 }
 

@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use common::api::{RemediationRequest, RemediationRequests};
+use common::api::{RemediationRequest, RemediationRequests, WorkflowStep};
 use common::transitions::RequestPhase;
 use serde_json::{Value, json};
 use test_e2e::crowd::{together, under_load};
@@ -83,8 +83,8 @@ fn signal_with_workflow(scenario: &Scenario) -> String {
     let mut workflow = workflows::restart(&signal);
     // While containers come and go, a name cannot be looked up for a moment: that is a call which was
     // not made, and the only kind that is made again.
-    for step in &mut workflow.steps {
-        step.http.retries_max = 2;
+    for call in workflow.steps.iter_mut().filter_map(WorkflowStep::http_mut) {
+        call.retries_max = 2;
     }
     workflows::publish(scenario, &workflow);
     signal

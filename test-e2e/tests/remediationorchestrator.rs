@@ -66,6 +66,7 @@ fn result(name: &str, succeeded: bool) -> StepResult {
         name: name.to_owned(),
         tries: 1,
         status_code: Some(if succeeded { 200 } else { 500 }),
+        exit_code: None,
         succeeded,
         duration_ms: 12,
     }
@@ -250,6 +251,7 @@ fn a_failed_execution_fails_the_request_and_is_not_repeated() {
             reason: "step_failed".to_owned(),
             step: Some("restart".to_owned()),
             status_code: Some(500),
+            exit_code: None,
             message: "answered 500".to_owned(),
             was_execution_failure: true,
         }),
@@ -510,6 +512,7 @@ fn failed() -> PatchExecution {
             reason: "step_failed".to_owned(),
             step: Some("restart".to_owned()),
             status_code: Some(500),
+            exit_code: None,
             message: "a test failed it".to_owned(),
             was_execution_failure: true,
         }),

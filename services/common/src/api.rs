@@ -5,9 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::canonical::hex;
 use crate::transitions::{ExecutionPhase, RequestPhase};
 
 /// Events of these types are built by DataStorage alone, each in the transaction of the change that
@@ -202,6 +204,28 @@ pub struct Target {
     pub kind: String,
     /// Name.
     pub name: String,
+}
+
+impl Target {
+    /// SHA-256 over cluster, namespace, kind and name, each with its length before it, so that no two
+    /// targets run together; 64 hex digits.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let parts = [&self.cluster, &self.namespace, &self.kind, &self.name];
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        hex(&hash.finalize())
+    }
+
+    /// The name of the one Job that acts upon it at a time: in a namespace there is one of a name.
+    #[must_use]
+    pub fn job_name(&self) -> String {
+        const DIGITS: usize = 40;
+        format!("remedy-{}", &self.fingerprint()[..DIGITS])
+    }
 }
 
 /// How bad, least first.
@@ -476,14 +500,93 @@ pub struct RemediationRequests {
     pub next_cursor: Option<String>,
 }
 
-/// One step of a workflow.
+/// One step of a workflow. On the wire `http` or `job` stands beside the name, and never both.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(try_from = "StepFields", into = "StepFields")]
 pub struct WorkflowStep {
     /// Unique within the workflow.
     pub name: String,
-    /// What it calls.
-    pub http: HttpCall,
+    /// What it does.
+    pub action: Action,
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// It calls.
+    Http(HttpCall),
+    /// It runs a Job, where there is Kubernetes.
+    Job(JobCall),
+}
+
+/// A step as it goes over the wire.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepFields {
+    name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    http: Option<HttpCall>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    job: Option<JobCall>,
+}
+
+impl TryFrom<StepFields> for WorkflowStep {
+    type Error = &'static str;
+
+    fn try_from(fields: StepFields) -> Result<Self, Self::Error> {
+        let action = match (fields.http, fields.job) {
+            (Some(http), None) => Action::Http(http),
+            (None, Some(job)) => Action::Job(job),
+            (None, None) => return Err("a step needs `http` or `job`"),
+            (Some(_), Some(_)) => return Err("a step has `http` or `job`, not both"),
+        };
+        let name = fields.name;
+        Ok(Self { name, action })
+    }
+}
+
+impl From<WorkflowStep> for StepFields {
+    fn from(step: WorkflowStep) -> Self {
+        let (http, job) = match step.action {
+            Action::Http(http) => (Some(http), None),
+            Action::Job(job) => (None, Some(job)),
+        };
+        Self {
+            name: step.name,
+            http,
+            job,
+        }
+    }
+}
+
+impl WorkflowStep {
+    /// What it calls, if it is a call.
+    pub fn http_mut(&mut self) -> Option<&mut HttpCall> {
+        match &mut self.action {
+            Action::Http(http) => Some(http),
+            Action::Job(_) => None,
+        }
+    }
+}
+
+/// A Job on Kubernetes. What it runs, by which image and with which confinement, says a PodTemplate of
+/// the executor's namespace; the workflow chooses among those that are there, and adds arguments.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobCall {
+    /// Name of the `v1 PodTemplate`.
+    pub template: String,
+    /// Added to the arguments that the template gives its container, each as one word whatever is in
+    /// it. They may hold `{parameter}`.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// How long it may run, in seconds.
+    #[serde(default = "default_job_deadline_seconds")]
+    pub deadline_seconds: u32,
+}
+
+fn default_job_deadline_seconds() -> u32 {
+    60
 }
 
 /// An HTTP call with `{parameter}` in its URL and body.
@@ -608,6 +711,9 @@ pub struct StepResult {
     /// The last status code, if an answer came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_code: Option<u16>,
+    /// What the container of its Job ended with, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
     /// Whether it succeeded.
     pub succeeded: bool,
     /// Time of all tries in milliseconds.
@@ -618,7 +724,8 @@ pub struct StepResult {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExecutionFailure {
-    /// `step_failed`, `step_timed_out`, `probe_failed`, `deadline_exceeded`, `undeclared_parameter`, ….
+    /// `step_failed`, `step_timed_out`, `probe_failed`, `deadline_exceeded`, `undeclared_parameter`,
+    /// `target_busy`, `jobs_unavailable`, ….
     pub reason: String,
     /// The step, if it was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -626,6 +733,9 @@ pub struct ExecutionFailure {
     /// Its last status code, if an answer came.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_code: Option<u16>,
+    /// What the container of its Job ended with, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
     /// For people.
     pub message: String,
     /// The target may have been touched: no automatic retry.
@@ -852,5 +962,60 @@ mod comma_separated {
         let phase = |name: &str| serde_json::from_value(Value::String(name.to_owned()));
         let phases = text.split(',').map(phase).collect::<Result<_, _>>();
         phases.map_err(|error| D::Error::custom(format!("phase: {error}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(step: Value, expected: Result<(), &str>) {
+        let read: Result<WorkflowStep, _> = serde_json::from_value(step.clone());
+        match (read, expected) {
+            // What was read is written as it came, but for what has a default.
+            (Ok(read), Ok(())) => assert_eq!(serde_json::to_value(read).expect("JSON"), step),
+            (Err(error), Err(told)) => assert!(error.to_string().contains(told), "{error}"),
+            (read, expected) => panic!("{read:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn a_step_calls_or_runs_a_job() {
+        let http = json!({"method": "GET", "url": "http://t/", "expected_status": [200],
+            "timeout_ms": 1, "retries_max": 0, "retry_on_status": [], "idempotent": false});
+        let job = json!({"template": "restart", "args": ["--name={name}"], "deadline_seconds": 5});
+        check(json!({"name": "a", "http": http}), Ok(()));
+        check(json!({"name": "a", "job": job}), Ok(()));
+        check(
+            json!({"name": "a", "http": http, "job": job}),
+            Err("not both"),
+        );
+        check(json!({"name": "a"}), Err("needs `http` or `job`"));
+        check(
+            json!({"name": "a", "jobs": job}),
+            Err("unknown field `jobs`"),
+        );
+        let with_image = json!({"template": "restart", "image": "x:1"});
+        check(
+            json!({"name": "a", "job": with_image}),
+            Err("unknown field `image`"),
+        );
+    }
+
+    #[test]
+    fn a_job_is_named_for_its_target() {
+        let target = |namespace: &str, name: &str| Target {
+            cluster: "c".to_owned(),
+            namespace: namespace.to_owned(),
+            kind: "Deployment".to_owned(),
+            name: name.to_owned(),
+        };
+        let name = target("ab", "c").job_name();
+        assert_eq!(name.len(), "remedy-".len() + 40);
+        assert_eq!(name, target("ab", "c").job_name());
+        assert_ne!(name, target("a", "bc").job_name());
     }
 }

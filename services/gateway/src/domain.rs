@@ -10,7 +10,6 @@ use common::{
 };
 use serde::Deserialize;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -211,7 +210,7 @@ pub fn observe_alert(alert: &Value, surroundings: Surroundings<'_>) -> Result<Ob
         status: alert.status,
         signal_id: signal_id(alert_id, alert.starts_at),
         alert_id,
-        fingerprint: fingerprint(&target),
+        fingerprint: target.fingerprint(),
         target,
         severity,
         signal: Signal {
@@ -267,7 +266,7 @@ pub fn observe_event(event: &Value, surroundings: Surroundings<'_>) -> Result<Ob
         status: AlertStatus::Firing,
         signal_id: signal_id(alert_id, starts_at),
         alert_id,
-        fingerprint: fingerprint(&target),
+        fingerprint: target.fingerprint(),
         target,
         severity: match event.event_type.as_str() {
             "Warning" => Severity::Warning,
@@ -383,24 +382,6 @@ fn severity_of_label(label: &str) -> Severity {
         "info" => Severity::Info,
         _ => Severity::Unknown,
     }
-}
-
-/// SHA-256 over cluster, namespace, kind and name, each with its length before it, so that no two
-/// targets run together.
-#[must_use]
-pub fn fingerprint(target: &Target) -> String {
-    let parts = [
-        &target.cluster,
-        &target.namespace,
-        &target.kind,
-        &target.name,
-    ];
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_be_bytes());
-        hash.update(part);
-    }
-    common::canonical::hex(&hash.finalize())
 }
 
 fn identity<'a>(source: &str, labels: impl Iterator<Item = (&'a String, &'a String)>) -> Uuid {
@@ -607,10 +588,10 @@ mod tests {
             kind: "Pod".into(),
             name: name.into(),
         };
-        let one = fingerprint(&target("ab", "c"));
+        let one = target("ab", "c").fingerprint();
         assert_eq!(one.len(), 64);
-        assert_eq!(one, fingerprint(&target("ab", "c")));
-        assert_ne!(one, fingerprint(&target("a", "bc")));
+        assert_eq!(one, target("ab", "c").fingerprint());
+        assert_ne!(one, target("a", "bc").fingerprint());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::api::{
     AuditQuery, Classification, Execution, HttpCall, NewExecution, NewRemediationRequest,
     NewWorkflow, PatchRemediationRequest, RESERVED_EVENT_TYPE_PREFIX, RemediationRequest, Severity,
-    Signal, Target, WorkflowChoice, WorkflowStep,
+    Action, Signal, Target, WorkflowChoice, WorkflowStep,
 };
 use common::auth::Tokens;
 use common::client::{BaseUrl, DataStorage};
@@ -363,7 +363,7 @@ pub fn workflow(name: &str, signal: &str, steps: &[(&str, &str)]) -> NewWorkflow
             .iter()
             .map(|(name, url)| WorkflowStep {
                 name: (*name).to_owned(),
-                http: call("POST", url),
+                action: Action::Http(call("POST", url)),
             })
             .collect(),
         parameters: Vec::new(),

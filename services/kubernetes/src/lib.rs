@@ -1,6 +1,9 @@
 //! What the Kubernetes API knows of namespaces and workloads: labels, and who owns whom. It asks for
 //! the metadata of one object after the other by its name; it lists nothing, watches nothing, changes
-//! nothing. A package of its own, so that only the services that ask it are compiled with TLS.
+//! nothing. What makes and follows Jobs is [`jobs`]. A package of its own, so that only the services
+//! that ask the API are compiled with TLS.
+
+pub mod jobs;
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
@@ -16,6 +19,8 @@ use kube::{
 const OWNERS_MAX: usize = 16;
 /// Where the kubelet puts the token of a pod that may ask.
 const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// What turns questions on and off.
+const FLAG: &str = "--kubernetes-enrichment";
 /// The longest name of an object.
 const NAME_LENGTH_MAX: usize = 253;
 
@@ -76,11 +81,11 @@ impl KubernetesArgs {
     /// What is missing in this pod, naming the flag.
     pub fn client(&self) -> Result<Option<Kubernetes>, NotConfigured> {
         let mode = self.kubernetes_enrichment;
-        if !mode.asks(Path::new(TOKEN_FILE).exists())? {
+        if !mode.asks(FLAG, Path::new(TOKEN_FILE).exists())? {
             tracing::info!(?mode, "the Kubernetes API is not asked");
             return Ok(None);
         }
-        let config = Config::incluster().map_err(|error| NotConfigured(error.to_string()))?;
+        let config = Config::incluster().map_err(|error| NotConfigured::new(FLAG, error))?;
         let client = Kubernetes::new(config, &self.cluster_name, Patience::default())?;
         tracing::info!(cluster = client.cluster(), "the Kubernetes API is asked");
         Ok(Some(client))
@@ -88,20 +93,35 @@ impl KubernetesArgs {
 }
 
 impl Mode {
-    fn asks(self, has_token: bool) -> Result<bool, NotConfigured> {
+    fn asks(self, flag: &'static str, has_token: bool) -> Result<bool, NotConfigured> {
         match self {
             Self::Off => Ok(false),
             Self::Detect => Ok(has_token),
             Self::InCluster if has_token => Ok(true),
-            Self::InCluster => Err(NotConfigured(format!("there is no {TOKEN_FILE}"))),
+            Self::InCluster => {
+                let missing = format!("there is no {TOKEN_FILE}");
+                Err(NotConfigured::new(flag, missing))
+            }
         }
     }
 }
 
 /// The Kubernetes API cannot be asked from here.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("--kubernetes-enrichment: {0}; mount a ServiceAccount's token, or say `off`")]
-pub struct NotConfigured(String);
+#[error("{flag}: {why}; mount a ServiceAccount's token, or say `off`")]
+pub struct NotConfigured {
+    flag: &'static str,
+    why: String,
+}
+
+impl NotConfigured {
+    fn new(flag: &'static str, why: impl std::fmt::Display) -> Self {
+        Self {
+            flag,
+            why: why.to_string(),
+        }
+    }
+}
 
 /// Deadlines and retries.
 #[derive(Clone, Copy, Debug)]
@@ -183,7 +203,7 @@ impl Kubernetes {
         config.write_timeout = Some(patience.try_timeout);
         // Tried again below, where connections are that were refused as well.
         config.default_retry = false;
-        let client = Client::try_from(config).map_err(|error| NotConfigured(error.to_string()))?;
+        let client = Client::try_from(config).map_err(|error| NotConfigured::new(FLAG, error))?;
         Ok(Self {
             client,
             cluster: cluster.to_owned(),
@@ -390,10 +410,12 @@ mod tests {
             (Mode::Detect, false, false),
             (Mode::InCluster, true, true),
         ] {
-            let told = mode.asks(has_token).expect("a configuration that is good");
+            let told = mode
+                .asks(FLAG, has_token)
+                .expect("a configuration that is good");
             assert_eq!(told, asks, "{mode:?} {has_token}");
         }
-        let error = Mode::InCluster.asks(false).expect_err("no token");
+        let error = Mode::InCluster.asks(FLAG, false).expect_err("no token");
         assert!(error.to_string().starts_with("--kubernetes-enrichment: "));
     }
 }

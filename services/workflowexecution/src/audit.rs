@@ -35,6 +35,7 @@ pub(crate) fn step_completed(
         ("step".to_owned(), json!(result.name)),
         ("tries".to_owned(), json!(result.tries)),
         ("status_code".to_owned(), json!(result.status_code)),
+        ("exit_code".to_owned(), json!(result.exit_code)),
         ("failure".to_owned(), json!(failure)),
     ]);
     event

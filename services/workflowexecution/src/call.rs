@@ -49,12 +49,13 @@ enum Tried {
 }
 
 /// What all tries came to.
-struct Tally {
+pub(crate) struct Tally {
     name: String,
-    started: Instant,
-    tries: u32,
+    pub(crate) started: Instant,
+    pub(crate) tries: u32,
     status_code: Option<u16>,
-    touched: bool,
+    pub(crate) exit_code: Option<i32>,
+    pub(crate) touched: bool,
 }
 
 impl Caller {
@@ -138,7 +139,7 @@ impl Caller {
 /// Runs `work` and looks at the clock before each of its steps. A plain timeout polls the work
 /// first: a process that was stopped and goes on after the deadline would send what it had
 /// prepared before.
-async fn before<F: Future>(deadline: Instant, work: F) -> Option<F::Output> {
+pub(crate) async fn before<F: Future>(deadline: Instant, work: F) -> Option<F::Output> {
     let mut work = pin!(work);
     let mut alarm = pin!(tokio::time::sleep_until(deadline));
     poll_fn(|context| {
@@ -187,12 +188,13 @@ impl Tried {
 }
 
 impl Tally {
-    fn of(name: &str) -> Self {
+    pub(crate) fn of(name: &str) -> Self {
         Self {
             name: name.to_owned(),
             started: Instant::now(),
             tries: 0,
             status_code: None,
+            exit_code: None,
             touched: false,
         }
     }
@@ -241,13 +243,14 @@ impl Tally {
         )
     }
 
-    fn made(self, failed: Option<(&str, String)>) -> Made {
+    pub(crate) fn made(self, failed: Option<(&str, String)>) -> Made {
         let duration = self.started.elapsed().as_millis();
         Made {
             result: StepResult {
                 name: self.name.clone(),
                 tries: self.tries,
                 status_code: self.status_code,
+                exit_code: self.exit_code,
                 succeeded: failed.is_none(),
                 duration_ms: u64::try_from(duration).unwrap_or(u64::MAX),
             },
@@ -255,6 +258,7 @@ impl Tally {
                 reason: reason.to_owned(),
                 step: Some(self.name),
                 status_code: self.status_code,
+                exit_code: self.exit_code,
                 message: bounded(message),
                 was_execution_failure: self.touched,
             }),

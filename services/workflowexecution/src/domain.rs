@@ -5,12 +5,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use common::api::{Execution, ExecutionFailure, HttpCall};
+use common::api::{Action, Execution, ExecutionFailure, HttpCall, JobCall};
 use reqwest::{Method, Url};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::template;
+use crate::{job, template};
 
 /// Parameters that every workflow may use: they are the target.
 const TARGET_PARAMETERS: [&str; 4] = ["cluster", "namespace", "kind", "name"];
@@ -26,9 +26,40 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// In this order.
-    pub steps: Vec<Call>,
+    pub steps: Vec<Step>,
     /// After them.
     pub probe: Option<Call>,
+}
+
+/// One step with its parameters put in.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// It calls.
+    Call(Call),
+    /// It runs a Job.
+    Job(JobStep),
+}
+
+/// Whether there is somebody who runs Jobs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobSteps {
+    /// There is.
+    Run,
+    /// There is not.
+    Refused,
+}
+
+/// One Job with its parameters put in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobStep {
+    /// Name of the step.
+    pub name: String,
+    /// Name of the PodTemplate.
+    pub template: String,
+    /// Added to those of the template.
+    pub args: Vec<String>,
+    /// How long it may run.
+    pub deadline: Duration,
 }
 
 /// One call with its parameters put in.
@@ -59,13 +90,16 @@ impl Plan {
     ///
     /// # Errors
     /// The first thing that is wrong, as the failure of an execution that has touched nothing.
-    pub fn of(execution: &Execution) -> Result<Self, ExecutionFailure> {
+    pub fn of(execution: &Execution, job_steps: JobSteps) -> Result<Self, ExecutionFailure> {
         let parameters = declared(execution);
         let workflow = &execution.workflow;
         let steps = workflow
             .steps
             .iter()
-            .map(|step| prepare(&step.name, &step.http, &parameters))
+            .map(|step| match &step.action {
+                Action::Http(http) => prepare(&step.name, http, &parameters).map(Step::Call),
+                Action::Job(job) => prepare_job(&step.name, job, &parameters, job_steps),
+            })
             .collect::<Result<_, _>>()?;
         let probe = workflow
             .probe
@@ -78,13 +112,14 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Two calls of one name would carry one key, and the target would take them for the same.
+    /// Two steps of one name would carry one key, and the target would take them for the same.
     fn refuse_ambiguous_names(&self) -> Result<(), ExecutionFailure> {
         let mut seen = BTreeSet::new();
-        for call in self.steps.iter().chain(&self.probe) {
-            if !seen.insert(&call.name) {
-                let message = format!("two calls are named {}", call.name);
-                return Err(refused("malformed_workflow", Some(&call.name), message));
+        let probe = self.probe.iter().map(|probe| probe.name.as_str());
+        for name in self.steps.iter().map(Step::name).chain(probe) {
+            if !seen.insert(name) {
+                let message = format!("two steps are named {name}");
+                return Err(refused("malformed_workflow", Some(name), message));
             }
         }
         Ok(())
@@ -102,12 +137,33 @@ impl Plan {
     }
 
     /// How long a claim must hold: every try of every call up to its deadline, the pauses between
-    /// them, and `slack` for what is reported in between.
+    /// them, every Job with what its begin and its end may take, and `slack` for what is reported in between.
     #[must_use]
     pub fn claim_seconds(&self, slack: Duration) -> u32 {
-        let calls: Duration = self.steps.iter().chain(&self.probe).map(Call::budget).sum();
-        let seconds = calls.saturating_add(slack).as_millis().div_ceil(1000);
+        let probe = self.probe.iter().map(Call::budget);
+        let all: Duration = self.steps.iter().map(Step::budget).chain(probe).sum();
+        let seconds = all.saturating_add(slack).as_millis().div_ceil(1000);
         u32::try_from(seconds.clamp(1, CLAIM_SECONDS_MAX.into())).unwrap_or(u32::MAX)
+    }
+}
+
+impl Step {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Call(call) => &call.name,
+            Self::Job(job) => &job.name,
+        }
+    }
+
+    /// The time that it may take.
+    #[must_use]
+    pub fn budget(&self) -> Duration {
+        match self {
+            Self::Call(call) => call.budget(),
+            Self::Job(job) => job.deadline.saturating_add(job::AROUND),
+        }
     }
 }
 
@@ -151,6 +207,7 @@ pub(crate) fn refused(reason: &str, step: Option<&str>, message: String) -> Exec
         reason: reason.to_owned(),
         step: step.map(str::to_owned),
         status_code: None,
+        exit_code: None,
         message: bounded(message),
         was_execution_failure: false,
     }
@@ -205,6 +262,28 @@ fn prepare(
     })
 }
 
+fn prepare_job(
+    name: &str,
+    job: &JobCall,
+    parameters: &BTreeMap<&str, Option<&str>>,
+    job_steps: JobSteps,
+) -> Result<Step, ExecutionFailure> {
+    if job_steps == JobSteps::Refused {
+        let message =
+            "a step runs a Job, and there is no Kubernetes here that would; see --kubernetes-jobs";
+        return Err(refused("jobs_unavailable", Some(name), message.to_owned()));
+    }
+    let told = |error: template::Error| refused(error.reason(), Some(name), error.to_string());
+    let args = job.args.iter();
+    let args = args.map(|arg| template::argument(arg, parameters));
+    Ok(Step::Job(JobStep {
+        name: name.to_owned(),
+        template: job.template.clone(),
+        args: args.collect::<Result<_, _>>().map_err(told)?,
+        deadline: Duration::from_secs(job.deadline_seconds.into()),
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +294,22 @@ mod tests {
 
     fn call(value: &Value) -> HttpCall {
         serde_json::from_value(value.clone()).expect("a call")
+    }
+
+    fn step(name: String, value: &Value) -> WorkflowStep {
+        let action = if value["template"].is_null() {
+            Action::Http(call(value))
+        } else {
+            Action::Job(serde_json::from_value(value.clone()).expect("a Job"))
+        };
+        WorkflowStep { name, action }
+    }
+
+    fn call_of(step: &Step) -> &Call {
+        match step {
+            Step::Call(call) => call,
+            Step::Job(job) => panic!("{job:?}"),
+        }
     }
 
     fn execution(declared: &[&str], given: &[(&str, &str)], steps: &[Value]) -> Execution {
@@ -237,10 +332,7 @@ mod tests {
                 steps: steps
                     .iter()
                     .enumerate()
-                    .map(|(index, step)| WorkflowStep {
-                        name: format!("step-{index}"),
-                        http: call(step),
-                    })
+                    .map(|(index, value)| step(format!("step-{index}"), value))
                     .collect(),
                 parameters: declared.iter().map(|name| (*name).to_owned()).collect(),
                 probe: None,
@@ -262,9 +354,13 @@ mod tests {
 
     #[track_caller]
     fn check(execution: &Execution, expected: Result<&[&str], &str>) {
-        let plan = Plan::of(execution);
+        let plan = Plan::of(execution, JobSteps::Run);
         let urls: Result<Vec<&str>, &str> = match &plan {
-            Ok(plan) => Ok(plan.steps.iter().map(|call| call.url.as_str()).collect()),
+            Ok(plan) => Ok(plan
+                .steps
+                .iter()
+                .map(|step| call_of(step).url.as_str())
+                .collect()),
             Err(failure) => {
                 assert!(!failure.was_execution_failure);
                 Err(failure.reason.as_str())
@@ -300,7 +396,8 @@ mod tests {
     fn a_bad_last_step_refuses_the_whole() {
         let good = json!({"method": "POST", "url": "http://testbed:8080/restart"});
         let bad = json!({"method": "POST", "url": "http://testbed:8080/", "body": {"a": ["{x}"]}});
-        let failure = Plan::of(&execution(&[], &[], &[good, bad])).expect_err("undeclared");
+        let failure =
+            Plan::of(&execution(&[], &[], &[good, bad]), JobSteps::Run).expect_err("undeclared");
         assert_eq!(failure.reason, "undeclared_parameter");
         assert_eq!(failure.step.as_deref(), Some("step-1"));
     }
@@ -330,14 +427,40 @@ mod tests {
     fn a_claim_holds_for_every_try_and_the_slack() {
         let step =
             json!({"method": "POST", "url": "http://t/", "timeout_ms": 1500, "retries_max": 2});
-        let plan = Plan::of(&execution(&[], &[], &[step])).expect("a plan");
+        let plan = Plan::of(&execution(&[], &[], &[step]), JobSteps::Run).expect("a plan");
         // Three tries of 1.5 s, pauses of 0.1 and 0.2 s.
         assert_eq!(plan.steps[0].budget(), Duration::from_millis(4_800));
         assert_eq!(plan.claim_seconds(Duration::ZERO), 5);
         assert_eq!(plan.claim_seconds(Duration::from_secs(10)), 15);
         let step = json!({"method": "POST", "url": "http://t/", "timeout_ms": u64::MAX, "retries_max": u32::MAX});
-        let plan = Plan::of(&execution(&[], &[], &[step])).expect("a plan");
+        let plan = Plan::of(&execution(&[], &[], &[step]), JobSteps::Run).expect("a plan");
         assert_eq!(plan.claim_seconds(Duration::from_secs(10)), 3600);
+    }
+
+    #[test]
+    fn a_job_is_planned_or_refused_before_anything_is_done() {
+        let first = json!({"method": "POST", "url": "http://t/"});
+        let job = json!({"template": "restart", "args": ["restart", "--name={name}"], "deadline_seconds": 7});
+        let both = execution(&[], &[], &[first, job]);
+        let plan = Plan::of(&both, JobSteps::Run).expect("a plan");
+        let expected = JobStep {
+            name: "step-1".to_owned(),
+            template: "restart".to_owned(),
+            args: vec!["restart".to_owned(), "--name=web".to_owned()],
+            deadline: Duration::from_secs(7),
+        };
+        assert_eq!(plan.steps[1], Step::Job(expected));
+        assert_eq!(plan.steps[1].budget(), Duration::from_secs(7) + job::AROUND);
+        let failure = Plan::of(&both, JobSteps::Refused).expect_err("no Kubernetes");
+        assert_eq!(
+            (failure.reason.as_str(), failure.step.as_deref()),
+            ("jobs_unavailable", Some("step-1"))
+        );
+        assert!(!failure.was_execution_failure);
+        let undeclared = json!({"template": "restart", "args": ["{other}"]});
+        let undeclared = execution(&[], &[], &[undeclared]);
+        let failure = Plan::of(&undeclared, JobSteps::Run).expect_err("undeclared");
+        assert_eq!(failure.reason, "undeclared_parameter");
     }
 
     #[test]

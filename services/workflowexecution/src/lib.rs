@@ -9,10 +9,12 @@ use common::client::DataStorage;
 use common::config::{DataStorageArgs, ReplicaArgs, TokensArgs};
 use common::health::watch_datastorage;
 use common::server::{self, App, Context, Limits};
+use kubernetes::jobs::JobsArgs;
 
 mod audit;
 pub mod call;
 pub mod domain;
+pub mod job;
 mod routes;
 mod run;
 mod template;
@@ -35,6 +37,9 @@ pub struct Config {
     /// The holder of its claims.
     #[command(flatten)]
     pub replica: ReplicaArgs,
+    /// Whether steps may run Jobs.
+    #[command(flatten)]
+    pub jobs: JobsArgs,
     /// Executions that run at the same time.
     #[arg(long, env = "RUNNING_MAX", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub running_max: u16,
@@ -59,7 +64,9 @@ pub async fn build(config: Config, context: Context) -> anyhow::Result<App> {
         slack: Duration::from_secs(config.claim_slack_seconds),
         grace,
     };
-    let worker = Arc::new(Worker::new(storage.clone(), Caller::new()?, settings));
+    let jobs = config.jobs.client()?;
+    let worker = Worker::new(storage.clone(), Caller::new()?, jobs, settings);
+    let worker = Arc::new(worker);
     let watchdog = Watchdog::new(storage.clone(), grace);
     let routes = server::api(
         routes::routes(storage.clone()),

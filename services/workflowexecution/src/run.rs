@@ -8,11 +8,13 @@ use common::api::{Execution, ExecutionFailure, PatchExecution, StepResult};
 use common::client::{ClientError, DataStorage};
 use common::shutdown::Shutdown;
 use common::transitions::ExecutionPhase;
+use kubernetes::jobs::Jobs;
 use tokio::time::Instant;
 
 use crate::audit;
 use crate::call::{Caller, Made};
-use crate::domain::{PROBE, Plan, bounded, idempotency_key, write_id};
+use crate::domain::{Call, PROBE, Plan, Step, bounded, idempotency_key, write_id};
+use crate::job::{self, Order};
 
 /// How long a run may go on after shutdown was requested; its end must be reported in what is left
 /// of the ten seconds.
@@ -25,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub(crate) struct Claim {
     pub(crate) storage: DataStorage,
     pub(crate) caller: Caller,
+    /// Where a plan may hold Jobs.
+    pub(crate) jobs: Option<Jobs>,
     pub(crate) shutdown: Shutdown,
     /// As claimed.
     pub(crate) execution: Execution,
@@ -44,6 +48,12 @@ pub(crate) struct Run {
     touched: bool,
     /// The step that is being made.
     underway: Option<String>,
+}
+
+/// What is made next.
+enum Do<'a> {
+    Step(&'a Step),
+    Probe(&'a Call),
 }
 
 /// How a run ended.
@@ -85,24 +95,41 @@ impl Run {
 
     async fn steps(&mut self) -> Ended {
         let plan = self.claim.plan.clone();
-        for call in plan.steps.iter().chain(&plan.probe) {
-            if self.claim.execution.phase == ExecutionPhase::Cancelling {
-                return Ended::Cancelled;
-            }
-            self.underway = Some(call.name.clone());
-            let key = idempotency_key(self.claim.execution.id, &call.name);
-            let caller = &self.claim.caller;
-            let made = if call.name == PROBE {
-                caller.probe(call, &key, self.claim.deadline).await
-            } else {
-                caller.step(call, &key, self.claim.deadline).await
-            };
-            self.underway = None;
-            if let Some(ended) = self.take(made).await {
+        for step in &plan.steps {
+            if let Some(ended) = self.step(step.name(), Do::Step(step)).await {
                 return ended;
             }
         }
+        if let Some(probe) = &plan.probe
+            && let Some(ended) = self.step(PROBE, Do::Probe(probe)).await
+        {
+            return ended;
+        }
         Ended::Completed
+    }
+
+    /// Makes a step: an end, or `None` when the next one may begin.
+    async fn step(&mut self, name: &str, what: Do<'_>) -> Option<Ended> {
+        let claim = &self.claim;
+        if claim.execution.phase == ExecutionPhase::Cancelling {
+            return Some(Ended::Cancelled);
+        }
+        self.underway = Some(name.to_owned());
+        let key = idempotency_key(claim.execution.id, name);
+        let made = match what {
+            Do::Step(Step::Call(call)) => claim.caller.step(call, &key, claim.deadline).await,
+            Do::Step(Step::Job(step)) => {
+                let order = Order {
+                    execution: &claim.execution,
+                    step,
+                    key: &key,
+                };
+                job::run(claim.jobs.as_ref(), order, claim.deadline).await
+            }
+            Do::Probe(call) => claim.caller.probe(call, &key, claim.deadline).await,
+        };
+        self.underway = None;
+        self.take(made).await
     }
 
     /// Records the result of a step: an end, or `None` when the next one may begin.
@@ -123,6 +150,7 @@ impl Run {
             step = result.name,
             tries = result.tries,
             status = result.status_code,
+            exit_code = result.exit_code,
             outcome,
             "step ended"
         );
@@ -236,6 +264,7 @@ impl Run {
             reason: "interrupted".to_owned(),
             step: self.underway.clone(),
             status_code: None,
+            exit_code: None,
             message: "the executor was shut down before the steps had ended".to_owned(),
             was_execution_failure: self.touched || self.underway.is_some(),
         }
@@ -246,6 +275,7 @@ impl Run {
             reason: "deadline_exceeded".to_owned(),
             step: None,
             status_code: None,
+            exit_code: None,
             message: bounded(format!(
                 "a result could not be reported before the deadline: {error}"
             )),

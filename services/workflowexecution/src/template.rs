@@ -1,6 +1,7 @@
-//! `{parameter}` in URLs and JSON bodies. A value can fill a place and nothing more: it is
-//! percent-encoded in a URL, stays one string in a body, is never read for parameters again, and
-//! cannot change host, path or structure. Anything in braces that is no name is left as it is.
+//! `{parameter}` in URLs, JSON bodies and arguments. A value can fill a place and nothing more: it is
+//! percent-encoded in a URL, stays one string in a body and a part of one word in an argument, is never
+//! read for parameters again, and cannot change host, path or structure, nor become an option. Anything
+//! in braces that is no name is left as it is.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +31,8 @@ pub(crate) enum Error {
     UnsafeHost(String),
     #[error("the path of {0} has a segment that leads elsewhere")]
     UnsafePath(String),
+    #[error("the argument {0} would be filled with what a program takes for something else")]
+    UnsafeArgument(String),
     #[error("{0} does not begin with http://")]
     Scheme(String),
     #[error("{url} is no URL: {why}")]
@@ -42,7 +45,9 @@ impl Error {
         match self {
             Self::Undeclared(_) => "undeclared_parameter",
             Self::Missing(_) => "missing_parameter",
-            Self::UnsafeHost(_) | Self::UnsafePath(_) => "unsafe_parameter",
+            Self::UnsafeHost(_) | Self::UnsafePath(_) | Self::UnsafeArgument(_) => {
+                "unsafe_parameter"
+            }
             Self::Scheme(_) | Self::Malformed { .. } => "malformed_workflow",
         }
     }
@@ -97,6 +102,16 @@ pub(crate) fn body(template: &Value, parameters: &Parameters<'_>) -> Result<Valu
             .collect::<Result<_, _>>()?,
         Value::Null | Value::Bool(_) | Value::Number(_) => template.clone(),
     })
+}
+
+/// Fills an argument. It stays one word, and an option where it was written as one.
+pub(crate) fn argument(template: &str, parameters: &Parameters<'_>) -> Result<String, Error> {
+    let filled = fill(template, parameters, |_, value| Ok(value.to_owned()))?;
+    let is_option = |text: &str| text.starts_with('-');
+    if filled.contains('\0') || is_option(&filled) != is_option(template) {
+        return Err(Error::UnsafeArgument(template.to_owned()));
+    }
+    Ok(filled)
 }
 
 fn fill(
@@ -213,6 +228,24 @@ mod tests {
         check("https://t/", Err("malformed_workflow"));
         check("{name}://t/", Err("malformed_workflow"));
         check("http://", Err("malformed_workflow"));
+    }
+
+    #[track_caller]
+    fn check_argument(template: &str, value: &str, expected: Result<&str, &str>) {
+        let filled = argument(template, &[("p", Some(value))].into());
+        let filled = filled.as_deref().map_err(|error| error.reason());
+        assert_eq!(filled, expected, "{template} with {value}");
+    }
+
+    #[test]
+    fn an_argument_stays_one_word_and_becomes_no_option() {
+        check_argument("--name={p}", "a b; c\n'\"", Ok("--name=a b; c\n'\""));
+        check_argument("{p}", "$(reboot) {p}", Ok("$(reboot) {p}"));
+        check_argument("--name={p}", "--other", Ok("--name=--other"));
+        check_argument("{p}", "--url=http://elsewhere", Err("unsafe_parameter"));
+        check_argument("{p}{p}", "-", Err("unsafe_parameter"));
+        check_argument("a{p}", "\0", Err("unsafe_parameter"));
+        check_argument("{other}", "x", Err("undeclared_parameter"));
     }
 
     #[test]

@@ -110,6 +110,7 @@ impl Watchdog {
             reason: "deadline_exceeded".to_owned(),
             step: None,
             status_code: None,
+            exit_code: None,
             message: format!(
                 "the deadline passed and {} has not reported an end",
                 execution.holder.as_deref().unwrap_or("the holder")

@@ -10,6 +10,7 @@ use common::client::{ClientError, DataStorage};
 use common::shutdown::Shutdown;
 use common::transitions::ExecutionPhase;
 use common::watch::follow_executions;
+use kubernetes::jobs::Jobs;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ use uuid::Uuid;
 
 use crate::audit;
 use crate::call::Caller;
-use crate::domain::{Plan, write_id};
+use crate::domain::{JobSteps, Plan, write_id};
 use crate::run::{Claim, Run};
 
 /// The pauses while DataStorage is away.
@@ -43,6 +44,7 @@ pub struct Settings {
 pub struct Worker {
     storage: DataStorage,
     caller: Caller,
+    jobs: Option<Jobs>,
     settings: Settings,
     holder: String,
 }
@@ -51,11 +53,17 @@ impl Worker {
     /// A worker whose claims no other process can mistake for its own, one with the same name that
     /// ran before it included.
     #[must_use]
-    pub fn new(storage: DataStorage, caller: Caller, settings: Settings) -> Self {
+    pub fn new(
+        storage: DataStorage,
+        caller: Caller,
+        jobs: Option<Jobs>,
+        settings: Settings,
+    ) -> Self {
         let holder = format!("{}/{}", settings.replica_name, Uuid::new_v4().simple());
         Self {
             storage,
             caller,
+            jobs,
             settings,
             holder,
         }
@@ -125,7 +133,11 @@ impl Worker {
         execution: &Execution,
         shutdown: &Shutdown,
     ) -> Result<Option<Run>, ClientError> {
-        let plan = match Plan::of(execution) {
+        let job_steps = match self.jobs {
+            Some(_) => JobSteps::Run,
+            None => JobSteps::Refused,
+        };
+        let plan = match Plan::of(execution, job_steps) {
             Ok(plan) => plan,
             Err(failure) => return self.refuse(execution, failure).await.map(|()| None),
         };
@@ -156,6 +168,7 @@ impl Worker {
         Ok(Some(Run::new(Claim {
             storage: self.storage.clone(),
             caller: self.caller.clone(),
+            jobs: self.jobs.clone(),
             shutdown: shutdown.clone(),
             execution: claimed,
             plan,

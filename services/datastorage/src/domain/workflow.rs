@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::api::{HttpCall, NewWorkflow, Target};
+use common::api::{Action, HttpCall, JobCall, NewWorkflow, Target};
 use common::problem::{Answer, Problem};
 use serde_json::Value;
 
@@ -26,6 +26,8 @@ const PARAMETERS_MAX: usize = 50;
 const TIMEOUT_MS_MAX: u64 = 600_000;
 const RETRIES_MAX: u32 = 10;
 const TEXT_BYTES_MAX: usize = 4096;
+const ARGUMENTS_MAX: usize = 50;
+const JOB_SECONDS_MAX: u32 = 600;
 
 /// Judges a new workflow.
 pub(crate) fn parse(new: &NewWorkflow) -> Answer<()> {
@@ -44,7 +46,10 @@ pub(crate) fn parse(new: &NewWorkflow) -> Answer<()> {
             let why = format!("`{}` is taken", step.name);
             return Err(refused(&format!("{at}.name"), &why));
         }
-        parse_call(&format!("{at}.http"), &step.http, &declared)?;
+        match &step.action {
+            Action::Http(http) => parse_call(&format!("{at}.http"), http, &declared)?,
+            Action::Job(job) => parse_job(&format!("{at}.job"), job, &declared)?,
+        }
     }
     match &new.probe {
         Some(probe) => parse_call("probe", probe, &declared),
@@ -110,6 +115,32 @@ fn parse_call(at: &str, call: &HttpCall, declared: &BTreeSet<&str>) -> Answer<()
         return Err(refused(&format!("{at}.expected_status"), "is empty"));
     }
     check_statuses(&format!("{at}.retry_on_status"), &call.retry_on_status)
+}
+
+/// Which templates there are is known where it runs.
+fn parse_job(at: &str, job: &JobCall, declared: &BTreeSet<&str>) -> Answer<()> {
+    let template = format!("{at}.template");
+    text::word(&template, &job.template, "-.", text::NAME_BYTES_MAX)?;
+    let is_cut = |c: char| c == '-' || c == '.';
+    if job.template.starts_with(is_cut) || job.template.ends_with(is_cut) {
+        return Err(refused(&template, "begins and ends with a letter or a digit"));
+    }
+    if job.args.len() > ARGUMENTS_MAX {
+        let why = format!("more than {ARGUMENTS_MAX}");
+        return Err(refused(&format!("{at}.args"), &why));
+    }
+    for (index, arg) in job.args.iter().enumerate() {
+        let at = format!("{at}.args[{index}]");
+        if arg.len() > TEXT_BYTES_MAX || arg.contains('\0') {
+            return Err(refused(&at, "is too long, or no argument"));
+        }
+        check_template(&at, arg, declared)?;
+    }
+    if !(1..=JOB_SECONDS_MAX).contains(&job.deadline_seconds) {
+        let why = format!("1 to {JOB_SECONDS_MAX} are possible");
+        return Err(refused(&format!("{at}.deadline_seconds"), &why));
+    }
+    Ok(())
 }
 
 fn check_statuses(at: &str, statuses: &[u16]) -> Answer<()> {
@@ -251,6 +282,28 @@ mod tests {
         refused_at("/steps/0/http/body", json!({"a": ["{other}"]}), "`other`");
         refused_at("/parameters", json!(["Why"]), "parameters");
         refused_at("/probe/url", json!("http://h/{why not}"), "why not");
+    }
+
+    #[test]
+    fn bad_fields_of_a_job_are_named() {
+        let job = |fields: Value| {
+            let mut job = json!({"template": "restart", "args": ["restart", "--name={name}"]});
+            let fields = fields.as_object().expect("object").clone();
+            job.as_object_mut().expect("object").extend(fields);
+            json!({"name": "restart", "job": job})
+        };
+        let mut good = workflow();
+        good["steps"][0] = job(json!({}));
+        parse(&serde_json::from_value(good).expect("workflow")).expect("good");
+        let refused = |fields: Value, says: &str| refused_at("/steps/0", job(fields), says);
+        refused(json!({"template": ""}), "steps[0].job.template");
+        refused(json!({"template": "../pods"}), "steps[0].job.template");
+        refused(json!({"template": "-a"}), "steps[0].job.template");
+        refused(json!({"args": ["a", "{other}"]}), "steps[0].job.args[1]: the parameter `other`");
+        refused(json!({"args": ["a\0b"]}), "steps[0].job.args[0]");
+        refused(json!({"args": vec!["a"; 51]}), "steps[0].job.args");
+        refused(json!({"deadline_seconds": 0}), "steps[0].job.deadline_seconds");
+        refused(json!({"deadline_seconds": 601}), "steps[0].job.deadline_seconds");
     }
 
     #[test]

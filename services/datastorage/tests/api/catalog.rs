@@ -19,7 +19,7 @@ async fn a_workflow_is_stored_once_and_never_changes() {
     let again = client.create_workflow(&new).await.expect("found");
     assert_eq!((again.is_new, &again.value), (false, &created.value));
     let mut other = new.clone();
-    other.steps[0].http.timeout_ms = 1;
+    other.steps[0].http_mut().expect("a call").timeout_ms = 1;
     assert_refused(client.create_workflow(&other).await, 409, "never changes");
     assert_eq!(
         client.workflow("restart", "1.0.0").await.expect("get"),

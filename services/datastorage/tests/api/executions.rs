@@ -329,6 +329,7 @@ async fn anyone_who_claims_may_fail_what_outlived_its_deadline() {
             reason: "deadline_exceeded".to_owned(),
             step: None,
             status_code: None,
+            exit_code: None,
             message: "its holder is silent".to_owned(),
             was_execution_failure: true,
         }),

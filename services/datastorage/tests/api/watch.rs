@@ -327,6 +327,7 @@ async fn executed(service: &Service, workflow: &NewWorkflow, phase: ExecutionPha
         reason: "step_failed".to_owned(),
         step: Some("restart".to_owned()),
         status_code: Some(500),
+        exit_code: None,
         message: "a test failed it".to_owned(),
         was_execution_failure: true,
     };

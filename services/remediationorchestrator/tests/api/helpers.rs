@@ -116,6 +116,7 @@ pub(crate) async fn enter(storage: &Storage, execution: Execution, phase: Execut
         reason: "step_failed".to_owned(),
         step: Some("restart".to_owned()),
         status_code: Some(500),
+        exit_code: None,
         message: "the test failed it".to_owned(),
         was_execution_failure: true,
     };

@@ -6,6 +6,7 @@ use common::health::DATASTORAGE;
 use common::server::Running;
 use common::transitions::ExecutionPhase;
 use harness::{Storage, eventually, tokens};
+use kubernetes::jobs::JobsArgs;
 use testbed::domain::Journal;
 use uuid::Uuid;
 use workflowexecution::Config;
@@ -31,6 +32,7 @@ pub(crate) async fn started(storage: &Storage, times: &Times) -> Running {
         replica: ReplicaArgs {
             replica_name: "replica".to_owned(),
         },
+        jobs: JobsArgs::off(),
         running_max: 16,
         claim_slack_seconds: times.slack_seconds,
         watchdog_grace_seconds: times.grace_seconds,

@@ -5,13 +5,18 @@ mod helpers;
 
 use std::time::Duration;
 
-use common::api::{ExecutionFailure, NewWorkflow, PatchExecution};
+use common::api::{ExecutionFailure, HttpCall, NewWorkflow, PatchExecution};
 use common::transitions::ExecutionPhase;
 use harness::{Storage, call, workflow};
 use helpers::{Bed, await_execution, begun, claimed_by_the_dead, settings, started};
 use uuid::Uuid;
 
 const NAME: &str = "workflowexecution";
+
+/// The first call of a workflow.
+fn http_of(workflow: &mut NewWorkflow) -> &mut HttpCall {
+    workflow.steps[0].http_mut().expect("a call")
+}
 
 #[tokio::test]
 async fn heals_and_is_seen_in_the_journal() {
@@ -93,6 +98,7 @@ fn failure(reason: &str, step: Option<&str>, status_code: Option<u16>) -> Execut
         reason: reason.to_owned(),
         step: step.map(str::to_owned),
         status_code,
+        exit_code: None,
         message: String::new(),
         was_execution_failure: true,
     }
@@ -118,8 +124,8 @@ async fn a_failing_step_ends_it() {
 async fn a_hanging_step_hits_its_deadline_and_is_not_tried_again() {
     let steps = |bed: &Bed| {
         let mut hang = workflow("hang", "Sick", &[("hang", &bed.url("/hang?name={name}"))]);
-        hang.steps[0].http.timeout_ms = 300;
-        hang.steps[0].http.retries_max = 3;
+        http_of(&mut hang).timeout_ms = 300;
+        http_of(&mut hang).retries_max = 3;
         hang
     };
     check_failure(steps, failure("step_timed_out", Some("hang"), None), 1).await;
@@ -168,8 +174,8 @@ async fn a_listed_status_is_tried_again() {
         "Sick",
         &[("fail", &bed.url("/fail?name={name}&times=2"))],
     );
-    retry.steps[0].http.retries_max = 3;
-    retry.steps[0].http.retry_on_status = vec![503];
+    http_of(&mut retry).retries_max = 3;
+    http_of(&mut retry).retry_on_status = vec![503];
     let execution = begun(&storage, "web", &retry).await;
     let ended = await_execution(&storage, execution.id, ExecutionPhase::Completed).await;
     assert_eq!(ended.steps[0].tries, 3);
@@ -278,7 +284,7 @@ async fn shut_down_in_the_middle_it_says_so() {
     let (storage, bed) = (Storage::start().await, Bed::start().await);
     let service = started(&storage, &settings()).await;
     let mut hang = workflow("hang", "Sick", &[("hang", &bed.url("/hang?name={name}"))]);
-    hang.steps[0].http.timeout_ms = 60_000;
+    http_of(&mut hang).timeout_ms = 60_000;
     let execution = begun(&storage, "web", &hang).await;
     bed.await_calls("web", 1).await;
     service.stop().await.expect("an orderly end");
