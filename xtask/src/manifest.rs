@@ -17,6 +17,7 @@ use crate::source::workspace::Workspace;
 
 pub(crate) mod document;
 mod references;
+pub(crate) mod template;
 mod thrown_away;
 
 #[cfg(test)]
@@ -24,8 +25,10 @@ pub(crate) use references::Expected;
 pub(crate) use references::{Named, References, Seen};
 
 use document::{
-    ConfigMap, Container, Deployment, Head, Medium, PersistentVolumeClaim, Port, Probe, Service,
+    ConfigMap, Container, Deployment, Head, Medium, PersistentVolumeClaim, PodSpec,
+    PodTemplateDocument, Port, Probe, Service,
 };
+use template::Template;
 
 /// Where manifests lie.
 pub const FOLDER: &str = "deploy";
@@ -74,6 +77,7 @@ impl ImageNames {
 #[derive(Clone, Debug, Default)]
 pub struct Manifests {
     pub(crate) workloads: Vec<Workload>,
+    pub(crate) templates: Vec<Template>,
     pub(crate) config_maps: BTreeMap<String, BTreeMap<String, String>>,
     /// Names by kind.
     void: BTreeMap<String, BTreeSet<String>>,
@@ -222,20 +226,25 @@ impl Manifests {
     }
 
     /// How much memory everything that runs at the same time asks for, in `requests`. What runs to
-    /// its end before the container of its pod counts where it asks for more than that.
+    /// its end before the container of its pod counts where it asks for more than that; of what is made
+    /// from a template, one pod counts.
     #[must_use]
     pub fn memory_requested_bytes(&self) -> u64 {
         let bytes = |container: &Container| {
             let asked = container.resources.requests.memory;
             asked.map_or(0, |memory| memory.bytes)
         };
+        let pod = |spec: &PodSpec| {
+            let inits = spec.init_containers.iter().map(bytes).max();
+            let main = spec.containers.first().map_or(0, bytes);
+            main.max(inits.unwrap_or(0))
+        };
         let of_pods = self.workloads.iter().map(|workload| {
             let spec = &workload.deployment.spec;
-            let inits = spec.template.spec.init_containers.iter().map(bytes).max();
-            let one = bytes(workload.container()).max(inits.unwrap_or(0));
-            one.saturating_mul(u64::from(spec.replicas))
+            pod(&spec.template.spec).saturating_mul(u64::from(spec.replicas))
         });
-        of_pods.sum()
+        let of_templates = self.templates.iter().map(|one| pod(&one.pod.spec));
+        of_pods.chain(of_templates).sum()
     }
 
     /// How many ports of 127.0.0.1 everything is published on.
@@ -289,12 +298,17 @@ impl Manifests {
         references: &References<impl Named>,
     ) -> Result<BTreeMap<&str, BTreeSet<String>>> {
         let mut found: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-        for workload in &self.workloads {
+        let workloads = self.workloads.iter().map(|workload| {
             let spec = &workload.deployment.spec.template.spec;
+            (&workload.place, &workload.service, spec)
+        });
+        let templates = self.templates.iter();
+        let templates = templates.map(|one| (&one.place, &one.service, &one.pod.spec));
+        for (place, service, spec) in workloads.chain(templates) {
             for container in spec.init_containers.iter().chain(&spec.containers) {
-                let image = references.get(workload, &container.image)?;
+                let image = references.get_at(place, &container.image)?;
                 found
-                    .entry(&workload.service)
+                    .entry(service)
                     .or_default()
                     .insert(image.reference().to_owned());
             }
@@ -359,7 +373,12 @@ impl Manifests {
                 self.add_deployment(place, service, &deployment, whole, images)?;
                 continue;
             }
-            self.add_document(place, &head, body)?;
+            if (head.api_version.as_str(), head.kind.as_str()) == ("v1", template::KIND) {
+                let read = strict(&place, body)?;
+                self.add_template(place, service, read, images)?;
+            } else {
+                self.add_document(place, &head, body)?;
+            }
             let in_a_run = thrown_away::in_a_run(&whole, &[]);
             self.keep(service, whole, in_a_run);
         }
@@ -422,6 +441,29 @@ impl Manifests {
         Ok(())
     }
 
+    /// Void without Kubernetes, and held to what a Deployment is held to all the same.
+    fn add_template(
+        &mut self,
+        place: Place,
+        service: &str,
+        document: PodTemplateDocument,
+        images: &ImageNames,
+    ) -> Result<()> {
+        template::check(&place, &document, images)?;
+        let name = document.metadata.name;
+        let names = self.void.entry(template::KIND.to_owned()).or_default();
+        if !names.insert(name.clone()) {
+            return Err(place.refuse("metadata.name", "is there twice").into());
+        }
+        self.templates.push(Template {
+            place,
+            service: service.to_owned(),
+            name,
+            pod: document.template,
+        });
+        Ok(())
+    }
+
     fn add_document(
         &mut self,
         place: Place,
@@ -471,7 +513,7 @@ impl Manifests {
                 return Err(elsewhere(place.refuse(
                     "kind",
                     format!(
-                        "the local cluster has no {} of {}; it knows apps/v1 Deployment, v1 Service, v1 ConfigMap, v1 PersistentVolumeClaim",
+                        "the local cluster has no {} of {}; it knows apps/v1 Deployment, v1 Service, v1 ConfigMap, v1 PersistentVolumeClaim, v1 PodTemplate",
                         or_none(kind),
                         or_none(version)
                     ),
@@ -486,7 +528,8 @@ impl Manifests {
     fn join(&mut self) -> Result<()> {
         self.join_services()?;
         self.join_claims()?;
-        self.join_accounts()
+        self.join_accounts()?;
+        self.join_templates()
     }
 
     /// A claim is the data of one pod: in a run each pod has a volume of its own.
@@ -514,13 +557,45 @@ impl Manifests {
     /// Kubernetes makes no pod for an account that is not there.
     fn join_accounts(&self) -> Result<()> {
         let known = self.void.get("ServiceAccount");
-        for one in &self.written {
-            let Some(account) = &one.account else {
+        let written = self.written.iter();
+        let written = written.map(|one| (&one.place, "spec.template.spec", one.account.as_ref()));
+        let templates = self.templates.iter().map(|one| {
+            let account = one.pod.spec.service_account_name.as_ref();
+            (&one.place, "template.spec", account)
+        });
+        for (place, path, account) in written.chain(templates) {
+            let Some(account) = account else {
                 continue;
             };
             if account != "default" && !known.is_some_and(|names| names.contains(account)) {
-                let field = "spec.template.spec.serviceAccountName";
+                let field = format!("{path}.serviceAccountName");
                 let message = format!("the manifests of the run hold no ServiceAccount {account}");
+                return Err(place.refuse(&field, message).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// By its labels a pod is known to be made from a template, and to belong to nothing else.
+    fn join_templates(&self) -> Result<()> {
+        for (index, one) in self.templates.iter().enumerate() {
+            let labels = &one.pod.metadata.labels;
+            let mut workloads = self.workloads.iter();
+            let deployment = workloads.find(|workload| contains(labels, workload.selector()));
+            let mut services = self.services.iter();
+            let service = services.find(|(_, one)| contains(labels, &one.spec.selector));
+            let mut others = self.templates[..index].iter();
+            let other = others.find(|other| {
+                let others = &other.pod.metadata.labels;
+                contains(labels, others) || contains(others, labels)
+            });
+            let taken = deployment
+                .map(|workload| format!("Deployment {}", workload.name()))
+                .or_else(|| service.map(|(_, one)| format!("Service {}", one.metadata.name)))
+                .or_else(|| other.map(|other| format!("{} {}", template::KIND, other.name)));
+            if let Some(taken) = taken {
+                let message = format!("a pod with these would belong to {taken}");
+                let field = "template.metadata.labels";
                 return Err(one.place.refuse(field, message).into());
             }
         }
@@ -700,15 +775,19 @@ fn check_deployment(place: &Place, deployment: &Deployment, images: &ImageNames)
     if !(1..=16).contains(&spec.replicas) {
         return Err(place.refuse("spec.replicas", "must be 1 to 16").into());
     }
-    let path = "spec.template.spec";
+    check_pod(place, "spec.template.spec", pod, images)
+}
+
+/// One container, and what is around it; `path` leads to it.
+fn check_pod(place: &Place, path: &str, pod: &PodSpec, images: &ImageNames) -> Result<()> {
     if pod.containers.len() != 1 {
         let message = format!("holds {} containers, not one", pod.containers.len());
         return Err(elsewhere(place.refuse(&format!("{path}.containers"), message)).into());
     }
-    check_volumes(place, deployment)?;
+    check_volumes(place, path, pod)?;
     for (index, container) in pod.init_containers.iter().enumerate() {
         let path = format!("{path}.initContainers[{index}]");
-        check_container(place, &path, deployment, container, images)?;
+        check_container(place, &path, pod, container, images)?;
         if container.readiness_probe.is_some() {
             return Err(place
                 .refuse(
@@ -719,13 +798,13 @@ fn check_deployment(place: &Place, deployment: &Deployment, images: &ImageNames)
         }
     }
     let path = format!("{path}.containers[0]");
-    check_container(place, &path, deployment, &pod.containers[0], images)
+    check_container(place, &path, pod, &pod.containers[0], images)
 }
 
-fn check_volumes(place: &Place, deployment: &Deployment) -> Result<()> {
+fn check_volumes(place: &Place, path: &str, pod: &PodSpec) -> Result<()> {
     let mut seen = BTreeSet::new();
-    for (index, volume) in deployment.spec.template.spec.volumes.iter().enumerate() {
-        let field = format!("spec.template.spec.volumes[{index}]");
+    for (index, volume) in pod.volumes.iter().enumerate() {
+        let field = format!("{path}.volumes[{index}]");
         let sources = usize::from(volume.config_map.is_some())
             + usize::from(volume.secret.is_some())
             + usize::from(volume.empty_dir.is_some())
@@ -766,7 +845,7 @@ fn check_volumes(place: &Place, deployment: &Deployment) -> Result<()> {
 fn check_container(
     place: &Place,
     path: &str,
-    deployment: &Deployment,
+    pod: &PodSpec,
     container: &Container,
     images: &ImageNames,
 ) -> Result<()> {
@@ -775,7 +854,7 @@ fn check_container(
         let message = format!("`{}` is no name", container.name);
         return Err(place.refuse(&format!("{path}.name"), message).into());
     }
-    let volumes = &deployment.spec.template.spec.volumes;
+    let volumes = &pod.volumes;
     for (index, mount) in container.volume_mounts.iter().enumerate() {
         let field = format!("{path}.volumeMounts[{index}]");
         if !volumes.iter().any(|volume| volume.name == mount.name) {
@@ -815,7 +894,7 @@ fn check_container(
                 .into());
         }
     }
-    check_user(place, path, deployment, container)?;
+    check_user(place, path, pod, container)?;
     match &container.readiness_probe {
         Some(probe) => check_probe(place, path, container, probe),
         None => Ok(()),
@@ -823,13 +902,8 @@ fn check_container(
 }
 
 /// `runAsNonRoot` is a promise that needs a number to be kept.
-fn check_user(
-    place: &Place,
-    path: &str,
-    deployment: &Deployment,
-    container: &Container,
-) -> Result<()> {
-    let pod = &deployment.spec.template.spec.security_context;
+fn check_user(place: &Place, path: &str, pod: &PodSpec, container: &Container) -> Result<()> {
+    let pod = &pod.security_context;
     let own = &container.security_context;
     let non_root = own.run_as_non_root.or(pod.run_as_non_root).unwrap_or(false);
     if non_root && matches!(own.run_as_user.or(pod.run_as_user), None | Some(0)) {

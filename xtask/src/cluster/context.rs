@@ -16,6 +16,7 @@ use super::kubernetes::namespace::Namespace;
 use crate::bundle::Bundle;
 use crate::engine::Engine;
 use crate::exit::{Exit, Failure};
+use crate::manifest::template::pod_of;
 use crate::manifest::{Manifests, References, Seen};
 use crate::pipeline::Images;
 use crate::pipeline::load::Loaded;
@@ -296,11 +297,8 @@ fn pull_with(documents: &mut [Value], has_secret: bool) {
     if !has_secret {
         return;
     }
-    let deployments = documents
-        .iter_mut()
-        .filter(|document| document["kind"] == "Deployment");
-    for deployment in deployments {
-        deployment["spec"]["template"]["spec"]["imagePullSecrets"] = json!([{"name": PULL_SECRET}]);
+    for pod in documents.iter_mut().filter_map(pod_of) {
+        pod["spec"]["imagePullSecrets"] = json!([{"name": PULL_SECRET}]);
     }
 }
 
@@ -315,13 +313,16 @@ mod tests {
         let mut documents = [
             json!({"kind": "Deployment", "spec": {"template": {"spec": {"containers": []}}}}),
             json!({"kind": "Service", "spec": {}}),
+            json!({"kind": "PodTemplate", "template": {"spec": {"containers": []}}}),
         ];
         let before = documents.clone();
         pull_with(&mut documents, false);
         assert_eq!(documents, before);
         pull_with(&mut documents, true);
-        let pod = &documents[0]["spec"]["template"]["spec"];
-        assert_eq!(pod["imagePullSecrets"], json!([{"name": "e2e-registry"}]));
+        let pods = [&documents[0]["spec"]["template"], &documents[2]["template"]];
+        for pod in pods.map(|template| &template["spec"]) {
+            assert_eq!(pod["imagePullSecrets"], json!([{"name": "e2e-registry"}]));
+        }
         assert_eq!(documents[1], before[1]);
     }
 

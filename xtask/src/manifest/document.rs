@@ -626,6 +626,18 @@ struct ClaimRequests {
     _storage: Memory,
 }
 
+/// `v1 PodTemplate`: pods are made from it in a cluster, while a run goes on.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PodTemplateDocument {
+    #[serde(rename = "apiVersion")]
+    _api_version: String,
+    #[serde(rename = "kind")]
+    _kind: String,
+    pub(crate) metadata: Metadata,
+    pub(crate) template: PodTemplate,
+}
+
 /// `v1 ConfigMap`.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

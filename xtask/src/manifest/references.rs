@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 
-use super::{Workload, listed};
+use super::template::Template;
+use super::{Place, Workload, listed};
 use crate::digest::Digest;
 use crate::pipeline::Images;
 use crate::pipeline::load::{Loaded, There};
@@ -243,13 +244,19 @@ impl<Image> References<Image> {
 
     /// The image for a logical name that stands in `workload`.
     pub(crate) fn get(&self, workload: &Workload, logical: &str) -> Result<&Image> {
+        self.get_at(&workload.place, logical)
+    }
+
+    /// The image for a logical name that stands in this template.
+    pub(crate) fn get_for(&self, template: &Template, logical: &str) -> Result<&Image> {
+        self.get_at(&template.place, logical)
+    }
+
+    pub(super) fn get_at(&self, place: &Place, logical: &str) -> Result<&Image> {
         self.0.get(logical).ok_or_else(|| {
-            workload
-                .place
-                .refuse(
-                    "image",
-                    format!("`{logical}` does not belong to this target"),
-                )
+            let message = format!("`{logical}` does not belong to this target");
+            place
+                .refuse("image", message)
                 .hint(format!(
                     "declare it in `needs` or `third-party` of [package.metadata.e2e]; the run has {}",
                     listed(self.0.keys())

@@ -366,3 +366,81 @@ fn what_a_run_turns_into_something_else_is_held_against_the_list_before() {
     );
     check("storage: 1Gi", "storage: 1 Gi", "is no amount", None);
 }
+
+const TEMPLATE: &str = r#"
+---
+apiVersion: v1
+kind: PodTemplate
+metadata: {name: web-mend}
+template:
+  metadata: {labels: {app: web-mend}}
+  spec:
+    serviceAccountName: web
+    containers: [{name: mend, image: web, args: [mend]}]
+"#;
+
+#[test]
+fn a_template_is_void_and_held_to_what_a_deployment_is() {
+    let parse = |template: &str| Manifests::parse("web", &format!("{GOOD}{template}"), &names());
+    let void = parse(TEMPLATE).unwrap().void();
+    assert!(
+        void.contains(&"PodTemplate of web-mend".to_owned()),
+        "{void:?}"
+    );
+    let check = |from: &str, to: &str, words: &str| {
+        assert!(TEMPLATE.contains(from), "the sample holds no `{from}`");
+        let error = parse(&TEMPLATE.replacen(from, to, 1)).expect_err("it was not refused");
+        let failure = Failure::find(&error).expect("an expected failure");
+        assert_eq!(failure.exit(), Exit::Manifest);
+        let text = format!("{error:#}");
+        assert!(text.contains(words), "no `{words}` in: {text}");
+    };
+    let tagged = "(PodTemplate web-mend): template.spec.containers[0].image: `web:1` puts a tag";
+    check("image: web", "image: web:1", tagged);
+    check(
+        "image: web",
+        "image: redis:7",
+        "is no image of the workspace",
+    );
+    check("args: [mend]", "lifecycle: {}", "unknown field `lifecycle`");
+    check(
+        "args: [mend]",
+        "volumeMounts: [{name: x, mountPath: /x}]",
+        "no volume `x`",
+    );
+    check(
+        "serviceAccountName: web",
+        "serviceAccountName: a",
+        "no ServiceAccount a",
+    );
+    check(
+        "serviceAccountName: web",
+        "restartPolicy: Always",
+        "`restartPolicy`",
+    );
+    check(
+        "[{name: mend,",
+        "[{name: b, image: web}, {name: mend,",
+        "2 containers, not one",
+    );
+    check("{app: web-mend}", "{}", "nobody could tell");
+    check(
+        "{app: web-mend}",
+        "{app: web}",
+        "would belong to Deployment web",
+    );
+    check(
+        "    containers:",
+        "    volumes: [{name: d, persistentVolumeClaim: {claimName: web}}]\n    containers:",
+        "the data of one pod",
+    );
+    let twice = format!(
+        "{TEMPLATE}{}",
+        TEMPLATE.replace("name: web-mend}", "name: other}")
+    );
+    let error = parse(&twice).expect_err("both have the same pods");
+    assert!(
+        error.to_string().contains("PodTemplate web-mend"),
+        "{error}"
+    );
+}

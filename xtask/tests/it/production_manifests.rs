@@ -42,7 +42,7 @@ impl Manifest {
         let mut faults = Vec::new();
         for deployment in self.of_kind("Deployment") {
             let of_deployment = faults_of_deployment(self, deployment);
-            let of_pod = faults_of_pod(self, &deployment["spec"]["template"]["spec"]);
+            let of_pod = faults_of_pod(self, &deployment["spec"]["template"]["spec"], Stays::Yes);
             let name = text(&deployment["metadata"]["name"]);
             faults.extend(
                 of_deployment
@@ -52,6 +52,23 @@ impl Manifest {
                         format!("{}: Deployment {name}: {field}: {fault}", self.file)
                     }),
             );
+        }
+        for template in self.of_kind("PodTemplate") {
+            let pod = &template["template"];
+            let of_pod = faults_of_pod(self, &pod["spec"], Stays::No);
+            let policies = self.of_kind("NetworkPolicy");
+            let mut selectors = policies.map(|one| &one["spec"]["podSelector"]["matchLabels"]);
+            let labels = &pod["metadata"]["labels"];
+            let is_open = !selectors.any(|selector| selects(selector, labels));
+            let open = is_open.then(|| {
+                let field = "template.metadata.labels".to_owned();
+                (field, "no NetworkPolicy of the file selects it".to_owned())
+            });
+            let name = text(&template["metadata"]["name"]);
+            let all = of_pod.into_iter().chain(open);
+            faults.extend(all.map(|(field, fault)| {
+                format!("{}: PodTemplate {name}: {field}: {fault}", self.file)
+            }));
         }
         for policy in self.of_kind("NetworkPolicy") {
             let name = text(&policy["metadata"]["name"]);
@@ -145,10 +162,21 @@ fn faults_of_deployment(manifest: &Manifest, deployment: &Value) -> Faults {
     faults
 }
 
-fn faults_of_pod(manifest: &Manifest, pod: &Value) -> Faults {
+/// Whether a pod runs until it is told to go, and somebody looks whether it is well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stays {
+    Yes,
+    No,
+}
+
+fn faults_of_pod(manifest: &Manifest, pod: &Value, stays: Stays) -> Faults {
     let mut faults = Faults::new();
+    let path = match stays {
+        Stays::Yes => "spec.template.spec",
+        Stays::No => "template.spec",
+    };
     let mut add = |field: &str, fault: &str| {
-        faults.push((format!("spec.template.spec.{field}"), fault.to_owned()));
+        faults.push((format!("{path}.{field}"), fault.to_owned()));
     };
     let account = manifest.named("ServiceAccount", &pod["serviceAccountName"]);
     match account {
@@ -192,7 +220,8 @@ fn faults_of_pod(manifest: &Manifest, pod: &Value) -> Faults {
     }
     for list in ["initContainers", "containers"] {
         for (index, container) in pod[list].as_array().into_iter().flatten().enumerate() {
-            let of_container = faults_of_container(container, list == "containers");
+            let of_container =
+                faults_of_container(container, stays == Stays::Yes && list == "containers");
             for (field, fault) in of_container {
                 add(&format!("{list}[{index}].{field}"), &fault);
             }
@@ -267,17 +296,20 @@ fn faults_of_rights(manifest: &Manifest) -> Vec<String> {
             bound.insert(text(&subject["name"]));
         }
     }
-    for deployment in manifest.of_kind("Deployment") {
-        let pod = &deployment["spec"]["template"]["spec"];
+    let deployments = manifest.of_kind("Deployment");
+    let deployments = deployments.map(|one| (one, &one["spec"]["template"]["spec"]));
+    let templates = manifest.of_kind("PodTemplate");
+    let templates = templates.map(|one| (one, &one["template"]["spec"]));
+    for (whose, pod) in deployments.chain(templates) {
         let volumes = pod["volumes"].as_array().into_iter().flatten();
         let mut sources = volumes
             .filter_map(|volume| volume["projected"]["sources"].as_array())
             .flatten();
         let has_token = sources.any(|source| !source["serviceAccountToken"].is_null());
         if has_token != bound.contains(text(&pod["serviceAccountName"])) {
-            let name = text(&deployment["metadata"]["name"]);
+            let (kind, name) = (text(&whose["kind"]), text(&whose["metadata"]["name"]));
             faults.push(format!(
-                "Deployment {name}: a token and a RoleBinding of its account go together"
+                "{kind} {name}: a token and a RoleBinding of its account go together"
             ));
         }
     }
@@ -612,6 +644,55 @@ fn what_stands_around_a_pod_and_is_not_fit_is_found() {
         "- timezone=UTC",
         "- fsync=off",
         "fsync=off is for thrown-away data",
+    );
+}
+
+#[test]
+fn a_template_that_is_not_fit_is_found() {
+    let (deployment, template) = ("      serviceAccountName", "    serviceAccountName");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/testbed.yaml");
+    let text = fs::read_to_string(path).expect("a manifest");
+    let begin = text.find("kind: PodTemplate").expect("a PodTemplate");
+    assert!(text[..begin].contains(deployment));
+    // What is put in place of it, in the template alone.
+    let check = |from: &str, to: &str, fault: &str| {
+        let (before, of_it) = text.split_at(begin);
+        assert!(of_it.contains(from), "no `{from}` in: {of_it}");
+        let changed = format!("{before}{}", of_it.replacen(from, to, 1));
+        let faults = Manifest::parse("deploy/testbed.yaml", &changed).faults();
+        assert_eq!(faults.len(), 1, "{faults:#?}");
+        let told = format!("PodTemplate testbed-act: {fault}");
+        assert!(faults[0].contains(&told), "no `{told}` in: {}", faults[0]);
+    };
+    check(
+        "image: testbed",
+        "image: testbed:latest",
+        "template.spec.containers[0].image: must be",
+    );
+    check(
+        &format!("{template}: testbed"),
+        &format!("{template}: default"),
+        "template.spec.serviceAccountName: names no ServiceAccount",
+    );
+    check(
+        "runAsNonRoot: true",
+        "runAsNonRoot: false",
+        "template.spec.securityContext.runAsNonRoot: must be true",
+    );
+    check(
+        "    automountServiceAccountToken: false\n",
+        "",
+        "template.spec.automountServiceAccountToken: must be",
+    );
+    check(
+        "    labels:\n      app.kubernetes.io/name: testbed-act\n",
+        "    labels:\n      app.kubernetes.io/name: other\n",
+        "template.metadata.labels: no NetworkPolicy",
+    );
+    check(
+        "          capabilities: {drop: [ALL]}",
+        "          capabilities: {}",
+        "template.spec.containers[0].securityContext.capabilities",
     );
 }
 

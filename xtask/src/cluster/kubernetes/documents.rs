@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 use serde_json::{Value, json};
 
+use crate::manifest::template::{self, pod_of};
 use crate::manifest::{Manifests, Named, References, Workload};
 use crate::run::LABEL_RUN;
 
@@ -132,9 +133,9 @@ pub(crate) fn metadata(place: Place<'_>, name: &str) -> Value {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Which {
     All,
-    /// What runs images.
+    /// What names images: Deployments, and what pods are made from later.
     Deployments,
-    /// What runs none, and so needs to know of none.
+    /// What names none, and so needs to know of none.
     Others,
 }
 
@@ -149,38 +150,62 @@ pub(crate) fn of_manifests(
     which: Which,
 ) -> Result<Vec<Value>> {
     let mut documents = Vec::new();
-    let is_meant = |document: &Value| match which {
-        Which::All => true,
-        Which::Deployments => document["kind"] == "Deployment",
-        Which::Others => document["kind"] != "Deployment",
-    };
-    let all = manifests.documents();
-    for (service, document) in all.filter(|(_, document)| is_meant(document)) {
+    for (service, document) in manifests.documents() {
         let mut document = document.clone();
+        let names_images = pod_of(&mut document).is_some();
+        let is_meant = match which {
+            Which::All => true,
+            Which::Deployments => names_images,
+            Which::Others => !names_images,
+        };
+        if !is_meant {
+            continue;
+        }
         document["metadata"]["namespace"] = place.namespace.into();
         document["metadata"]["labels"][LABEL_RUN] = place.run.into();
-        if document["kind"] == "Deployment" {
-            let name = document["metadata"]["name"].as_str().unwrap_or_default();
-            let mut workloads = manifests.workloads.iter();
-            let workload = workloads
-                .find(|workload| workload.service == service && workload.name() == name)
-                .with_context(|| format!("deploy/{service}.yaml has no Deployment {name}"))?;
-            let template = &mut document["spec"]["template"];
-            template["metadata"]["labels"][LABEL_RUN] = place.run.into();
-            put_in(&mut template["spec"], workload, references)?;
+        if names_images {
+            let get = getter(manifests, service, &document, references)?;
+            if let Some(pod) = pod_of(&mut document) {
+                pod["metadata"]["labels"][LABEL_RUN] = place.run.into();
+                put_in(&mut pod["spec"], get)?;
+            }
         }
         documents.push(document);
     }
     Ok(documents)
 }
 
+/// What knows the images of a document: a refusal names its place.
+fn getter<'a, Image: Named>(
+    manifests: &'a Manifests,
+    service: &str,
+    document: &Value,
+    references: &'a References<Image>,
+) -> Result<Box<dyn Fn(&str) -> Result<&'a Image> + 'a>> {
+    let kind = document["kind"].as_str().unwrap_or_default();
+    let name = document["metadata"]["name"].as_str().unwrap_or_default();
+    let missing = || format!("deploy/{service}.yaml has no {kind} {name}");
+    if kind == template::KIND {
+        let mut templates = manifests.templates.iter();
+        let template = templates.find(|one| one.service == service && one.name == name);
+        let template = template.with_context(missing)?;
+        return Ok(Box::new(|logical| references.get_for(template, logical)));
+    }
+    let mut workloads = manifests.workloads.iter();
+    let workload = workloads.find(|one| one.service == service && one.name() == name);
+    let workload = workload.with_context(missing)?;
+    Ok(Box::new(|logical| references.get(workload, logical)))
+}
+
 /// Both kinds of containers: what an init container runs is proved as well.
-fn put_in(pod: &mut Value, workload: &Workload, references: &References<impl Named>) -> Result<()> {
+fn put_in<'a, Image: Named + 'a>(
+    pod: &mut Value,
+    get: impl Fn(&str) -> Result<&'a Image>,
+) -> Result<()> {
     for list in ["initContainers", "containers"] {
         let containers = pod.get_mut(list).and_then(Value::as_array_mut);
         for container in containers.into_iter().flatten() {
-            let logical = container["image"].as_str().unwrap_or_default();
-            let image = references.get(workload, logical)?;
+            let image = get(container["image"].as_str().unwrap_or_default())?;
             container["image"] = image.reference().into();
             container["imagePullPolicy"] = match image.is_pulled() {
                 // By its digest it is the same wherever it comes from.
@@ -331,6 +356,15 @@ spec:
           ports: [{name: sql, containerPort: 5432}, {containerPort: 9}]
           volumeMounts: [{name: data, mountPath: /data}]
       volumes: [{name: data, persistentVolumeClaim: {claimName: db}}]
+---
+apiVersion: v1
+kind: PodTemplate
+metadata: {name: db-mend}
+template:
+  metadata: {labels: {app: db-mend}}
+  spec:
+    initContainers: [{name: first, image: db}]
+    containers: [{name: mend, image: db, args: [mend]}]
 "#;
 
     const PLACE: Place<'_> = Place {
@@ -354,16 +388,28 @@ spec:
             .iter()
             .map(|document| document["kind"].as_str().unwrap())
             .collect();
-        assert_eq!(kinds, ["Service", "PodDisruptionBudget", "Deployment"]);
+        assert_eq!(
+            kinds,
+            [
+                "Service",
+                "PodDisruptionBudget",
+                "Deployment",
+                "PodTemplate"
+            ]
+        );
         for document in &documents {
             assert_eq!(document["metadata"]["namespace"], "ns");
             assert_eq!(document["metadata"]["labels"]["phase-zero.run"], "r-1");
         }
-        let pod = &documents[2]["spec"]["template"]["spec"];
-        for container in [&pod["initContainers"][0], &pod["containers"][0]] {
-            assert_eq!(container["image"], "<db>");
-            assert_eq!(container["imagePullPolicy"], "Never");
+        for template in [&documents[2]["spec"]["template"], &documents[3]["template"]] {
+            assert_eq!(template["metadata"]["labels"]["phase-zero.run"], "r-1");
+            let pod = &template["spec"];
+            for container in [&pod["initContainers"][0], &pod["containers"][0]] {
+                assert_eq!(container["image"], "<db>");
+                assert_eq!(container["imagePullPolicy"], "Never");
+            }
         }
+        let pod = &documents[2]["spec"]["template"]["spec"];
         // The claim is no document of a run.
         let volume = json!({"name": "data", "emptyDir": {"medium": "Memory"}});
         assert_eq!(pod["volumes"], json!([volume]));
@@ -385,8 +431,8 @@ spec:
         assert!(refused.to_string().contains("`db` does not belong"));
         // What runs no image needs to know of none.
         let others = of_manifests(PLACE, &manifests, &none, Which::Others).unwrap();
-        assert_eq!(others.len(), documents.len() - 1);
-        assert!(others.iter().all(|other| other["kind"] != "Deployment"));
+        let kinds: Vec<_> = others.iter().map(|other| other["kind"].as_str()).collect();
+        assert_eq!(kinds, [Some("Service"), Some("PodDisruptionBudget")]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ use super::{Kubectl, PodWatch};
 use crate::cluster::readiness::Readiness;
 use crate::exit::{Exit, Failure};
 use crate::manifest::document::Container;
+use crate::manifest::template::Template;
 use crate::manifest::{Manifests, References, Seen, Workload};
 use crate::report::{self, live::Activity};
 use crate::third_party::ThirdPartyImage;
@@ -40,6 +41,7 @@ pub(crate) struct Namespace {
     third_party: Vec<ThirdPartyImage>,
     stays: Option<Stays>,
     deployed: Vec<Deployed>,
+    templates: Vec<FromTemplate>,
     /// Of its pods, from the roll-out on.
     watch: Mutex<Option<PodWatch>>,
     /// Its pods when the last of them had become ready, until somebody takes them.
@@ -70,6 +72,20 @@ pub(crate) struct Deployed {
     pub(crate) ports: BTreeMap<String, u16>,
     /// When its container counts as ready.
     pub(crate) readiness: Readiness,
+}
+
+/// Pods that are made from a PodTemplate of the run, as Jobs are: they come and go while the tests run.
+#[derive(Clone, Debug)]
+pub(crate) struct FromTemplate {
+    /// The name of the template.
+    pub(crate) name: String,
+    /// Where it was put.
+    pub(crate) namespace: String,
+    /// What all of them carry, and no pod of a Deployment does.
+    pub(crate) labels: BTreeMap<String, String>,
+    /// By name of the container.
+    pub(crate) containers: BTreeMap<String, Seen>,
+    pub(crate) inits: BTreeMap<String, Seen>,
 }
 
 impl Deployed {
@@ -109,6 +125,20 @@ impl Deployed {
     }
 }
 
+#[cfg(test)]
+impl FromTemplate {
+    /// In namespace `n`, of one container of its name; pods are found by the label `app`.
+    pub(crate) fn sample(name: &str, image: Seen) -> Self {
+        Self {
+            name: name.to_owned(),
+            namespace: "n".to_owned(),
+            labels: BTreeMap::from([("app".to_owned(), name.to_owned())]),
+            containers: BTreeMap::from([(name.to_owned(), image)]),
+            inits: BTreeMap::new(),
+        }
+    }
+}
+
 impl Namespace {
     /// Of this run, where nothing is deployed yet.
     pub(crate) fn new(run: &str, kubectl: Kubectl, third_party: Vec<ThirdPartyImage>) -> Self {
@@ -118,6 +148,7 @@ impl Namespace {
             third_party,
             stays: None,
             deployed: Vec::new(),
+            templates: Vec::new(),
             watch: Mutex::new(None),
             just_ready: Mutex::new(Vec::new()),
         }
@@ -168,6 +199,11 @@ impl Namespace {
         &self.deployed
     }
 
+    /// What pods may be made from.
+    pub(crate) fn templates(&self) -> &[FromTemplate] {
+        &self.templates
+    }
+
     /// What the manifests want of it, to be waited for and looked at.
     ///
     /// # Errors
@@ -177,21 +213,20 @@ impl Namespace {
         manifests: &Manifests,
         references: &References<Seen>,
     ) -> Result<()> {
+        let namespace = |service: &String| {
+            let elsewhere = self.stays.as_ref();
+            let elsewhere = elsewhere.filter(|stays| stays.services.contains(service));
+            let kubectl = elsewhere.map_or(&self.kubectl, |stays| &stays.kubectl);
+            kubectl.namespace.clone()
+        };
         let of_workload = |workload: &Workload| -> Result<Deployed> {
             let spec = &workload.deployment.spec;
             let images = |containers: &[Container]| {
-                let seen = containers.iter().map(|container| {
-                    let image = references.get(workload, &container.image)?;
-                    Ok((container.name.clone(), image.clone()))
-                });
-                seen.collect::<Result<BTreeMap<_, _>>>()
+                images_of(containers, |logical| references.get(workload, logical))
             };
-            let elsewhere = self.stays.as_ref();
-            let elsewhere = elsewhere.filter(|stays| stays.services.contains(&workload.service));
-            let kubectl = elsewhere.map_or(&self.kubectl, |stays| &stays.kubectl);
             Ok(Deployed {
                 service: workload.service.clone(),
-                namespace: kubectl.namespace.clone(),
+                namespace: namespace(&workload.service),
                 wanted: Wanted {
                     deployment: workload.name().to_owned(),
                     selector: workload.selector().clone(),
@@ -203,8 +238,23 @@ impl Namespace {
                 readiness: Readiness::of(workload.container()),
             })
         };
+        let of_template = |template: &Template| -> Result<FromTemplate> {
+            let images = |containers: &[Container]| {
+                images_of(containers, |logical| references.get_for(template, logical))
+            };
+            Ok(FromTemplate {
+                name: template.name.clone(),
+                namespace: namespace(&template.service),
+                labels: template.labels().clone(),
+                containers: images(&template.pod.spec.containers)?,
+                inits: images(&template.pod.spec.init_containers)?,
+            })
+        };
         let deployed = manifests.workloads.iter().map(of_workload);
-        self.deployed = deployed.collect::<Result<_>>()?;
+        let deployed = deployed.collect::<Result<_>>()?;
+        let templates = manifests.templates.iter().map(of_template);
+        self.templates = templates.collect::<Result<_>>()?;
+        self.deployed = deployed;
         Ok(())
     }
 
@@ -327,6 +377,18 @@ impl Namespace {
     pub(crate) fn describe(&self) -> Result<Vec<String>> {
         Ok(self.pods()?.iter().map(Pod::state).collect())
     }
+}
+
+/// The image of each of these, by the name of the container.
+fn images_of<'a>(
+    containers: &[Container],
+    get: impl Fn(&str) -> Result<&'a Seen>,
+) -> Result<BTreeMap<String, Seen>> {
+    let seen = containers.iter().map(|container| {
+        let image = get(&container.image)?;
+        Ok((container.name.clone(), image.clone()))
+    });
+    seen.collect()
 }
 
 /// A file, and whose words it gets, one after the other.

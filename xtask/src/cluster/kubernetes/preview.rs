@@ -4,6 +4,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::documents::{self, Place, Which};
+use crate::manifest::template::pod_of;
 use crate::manifest::{Manifests, Named, References};
 
 /// The documents of the manifests, each by kind and name, with the references that it would get; `id`
@@ -32,10 +33,10 @@ pub(in crate::cluster) fn told(document: &Value) -> String {
         text("/kind").unwrap_or_default(),
         text("/metadata/name").unwrap_or_default()
     );
-    let lists = ["initContainers", "containers"].map(|list| format!("/spec/template/spec/{list}"));
-    let containers = lists
-        .iter()
-        .filter_map(|list| document.pointer(list)?.as_array());
+    let mut document = document.clone();
+    let pod = pod_of(&mut document).map(|pod| &pod["spec"]);
+    let lists = ["initContainers", "containers"].into_iter();
+    let containers = lists.filter_map(|list| pod?[list].as_array());
     let mut images: Vec<&str> = containers
         .flatten()
         .filter_map(|container| container["image"].as_str())
@@ -56,8 +57,11 @@ mod tests {
     #[test]
     fn a_document_is_told_with_its_images() {
         let pod = json!({"initContainers": [{"image": "a:1"}], "containers": [{"image": "a:1"}, {"image": "b:2"}]});
-        let deployment = json!({"kind": "Deployment", "metadata": {"name": "x"}, "spec": {"template": {"spec": pod}}});
+        let deployment = json!({"kind": "Deployment", "metadata": {"name": "x"}, "spec": {"template": {"spec": &pod}}});
         assert_eq!(told(&deployment), "Deployment x: a:1, b:2");
+        let template =
+            json!({"kind": "PodTemplate", "metadata": {"name": "z"}, "template": {"spec": pod}});
+        assert_eq!(told(&template), "PodTemplate z: a:1, b:2");
         assert_eq!(
             told(&json!({"kind": "Service", "metadata": {"name": "y"}})),
             "Service y"

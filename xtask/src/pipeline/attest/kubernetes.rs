@@ -8,7 +8,7 @@ use std::thread;
 use anyhow::Result;
 
 use super::{Evidence, Finding, PROBES, ask_version, gathered, unused};
-use crate::cluster::kubernetes::namespace::{Deployed, Namespace};
+use crate::cluster::kubernetes::namespace::{Deployed, FromTemplate, Namespace};
 use crate::cluster::kubernetes::pod::{ContainerStatus, Pod, SpecContainer};
 use crate::manifest::{Named as _, Seen};
 use crate::pipeline::deploy::Deployment;
@@ -30,9 +30,13 @@ pub(super) fn look(
     let mut differences = unused(deployment, images);
     // One that was told to go serves nobody any more.
     let pods: Vec<&Pod> = pods.iter().filter(|pod| !pod.is_going()).collect();
+    let templates = namespace.templates();
+    let made = |pod: &Pod| templates.iter().find(|one| is_made_from(pod, one));
+    let of_templates = pods.iter().filter_map(|pod| Some((pod, made(pod)?)));
+    differences.extend(of_templates.flat_map(|(pod, template)| compare_made(pod, template)));
     let strangers = pods
         .iter()
-        .filter(|pod| !deployed.iter().any(|one| is_of(pod, one)));
+        .filter(|pod| !deployed.iter().any(|one| is_of(pod, one)) && made(pod).is_none());
     differences.extend(strangers.map(|pod| {
         format!(
             "pod {} is in the namespace {}, and the run has not put it there",
@@ -71,6 +75,39 @@ pub(super) fn look(
 
 pub(super) fn is_of(pod: &Pod, deployed: &Deployed) -> bool {
     pod.namespace() == deployed.namespace && pod.matches(&deployed.wanted.selector)
+}
+
+pub(super) fn is_made_from(pod: &Pod, template: &FromTemplate) -> bool {
+    pod.namespace() == template.namespace && pod.matches(&template.labels)
+}
+
+/// Where a pod that was made from a template is not what the template says: it comes when the tests
+/// want it, so what it was to run counts, and what it ran as far as the node tells.
+pub(super) fn compare_made(pod: &Pod, template: &FromTemplate) -> Vec<String> {
+    let (spec, status) = (&pod.spec, &pod.status);
+    let inits = sides(&spec.init_containers, &status.init_container_statuses);
+    let inits = inits.map(|(asked, told)| (asked, told, template.inits.get(&asked.name)));
+    let mains = sides(&spec.containers, &status.container_statuses);
+    let mains = mains.map(|(asked, told)| (asked, told, template.containers.get(&asked.name)));
+    let told = inits.chain(mains).filter_map(|(asked, told, image)| {
+        let ran = told.map_or("", |told| told.image_id.as_str());
+        let is_so = |image: &Seen| {
+            asked.image == image.reference() && (ran.is_empty() || image.is_told_as(ran))
+        };
+        if image.is_some_and(is_so) {
+            return None;
+        }
+        let built = image.map_or("nothing", Seen::image_id);
+        Some(format!(
+            "container {} of pod {} was started from {} and ran {}, which is not what was built for {}: {built}",
+            asked.name,
+            pod.name(),
+            asked.image,
+            if ran.is_empty() { "nothing yet" } else { ran },
+            template.name,
+        ))
+    });
+    told.collect()
 }
 
 /// Every pod of the run; and by their names what those have answered, asked meanwhile, that had become

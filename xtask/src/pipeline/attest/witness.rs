@@ -1,6 +1,7 @@
 //! What comes and goes while the tests run. A look before and a look after see what stands then; a pod
 //! that was there in between may have answered a test as well. So every pod of the run is watched from
-//! the one look to the other, and what each container ran is held against what was built.
+//! the one look to the other, and what each container ran is held against what was built. Pods of Jobs
+//! are made from a template of the run and come and go as the tests want it; theirs is held so as well.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow};
 use serde::Deserialize;
 
-use crate::cluster::kubernetes::namespace::{Deployed, Namespace};
+use crate::cluster::kubernetes::namespace::{Deployed, FromTemplate, Namespace};
 use crate::cluster::kubernetes::pod::{ContainerStatus, Pod};
 use crate::cluster::kubernetes::{Kubectl, PodWatch};
 use crate::poll;
@@ -28,6 +29,12 @@ pub struct Witness {
     watching: JoinHandle<Result<BTreeSet<String>>>,
 }
 
+/// What there may be.
+struct Known {
+    deployed: Vec<Deployed>,
+    templates: Vec<FromTemplate>,
+}
+
 #[derive(Deserialize)]
 struct Event {
     object: Pod,
@@ -41,12 +48,15 @@ impl Witness {
     pub(super) fn begin(namespace: &Namespace) -> Result<Self> {
         let kubectl = namespace.kubectl().clone();
         let also = namespace.also().map(str::to_owned);
-        let deployed = namespace.deployed().to_vec();
+        let known = Known {
+            deployed: namespace.deployed().to_vec(),
+            templates: namespace.templates().to_vec(),
+        };
         let first = namespace.watch()?;
         let is_over = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&is_over);
         let watching =
-            thread::spawn(move || watch(first, &kubectl, also.as_deref(), &deployed, &over));
+            thread::spawn(move || watch(first, &kubectl, also.as_deref(), &known, &over));
         Ok(Self { is_over, watching })
     }
 
@@ -65,14 +75,14 @@ fn watch(
     first: PodWatch,
     kubectl: &Kubectl,
     also: Option<&str>,
-    deployed: &[Deployed],
+    known: &Known,
     is_over: &AtomicBool,
 ) -> Result<BTreeSet<String>> {
     let mut differences = BTreeSet::new();
     let mut watch = first;
     loop {
         match watch.next_within(LOOK_INTERVAL) {
-            Ok(Next::Line(line)) => differences.extend(judge_line(&line, deployed)),
+            Ok(Next::Line(line)) => differences.extend(judge_line(&line, known)),
             // What has come until now has been heard.
             Ok(Next::Nothing) if is_over.load(Ordering::Relaxed) => return Ok(differences),
             Ok(Next::Nothing) => {}
@@ -97,17 +107,22 @@ fn watch(
 
 /// What of an event is not as it should be. One that is no pod (a bookmark, an error of the server, which
 /// then ends the watch) says nothing.
-fn judge_line(line: &str, deployed: &[Deployed]) -> Vec<String> {
+fn judge_line(line: &str, known: &Known) -> Vec<String> {
     let event = serde_json::from_str::<Event>(line).ok();
-    event.map_or_else(Vec::new, |event| judge(&event.object, deployed))
+    event.map_or_else(Vec::new, |event| judge(&event.object, known))
 }
 
-fn judge(pod: &Pod, deployed: &[Deployed]) -> Vec<String> {
+fn judge(pod: &Pod, known: &Known) -> Vec<String> {
     let statuses = &pod.status;
     let mains = statuses.container_statuses.iter();
     let inits = statuses.init_container_statuses.iter();
     let ran = |status: &&ContainerStatus| !status.image_id.is_empty();
-    let Some(one) = deployed
+    let mut templates = known.templates.iter();
+    if let Some(one) = templates.find(|one| super::kubernetes::is_made_from(pod, one)) {
+        return super::kubernetes::compare_made(pod, one);
+    }
+    let Some(one) = known
+        .deployed
         .iter()
         .find(|one| super::kubernetes::is_of(pod, one))
     else {
@@ -121,7 +136,7 @@ fn judge(pod: &Pod, deployed: &[Deployed]) -> Vec<String> {
         });
         return Vec::from_iter(told);
     };
-    let known = |status: &ContainerStatus| {
+    let is_known = |status: &ContainerStatus| {
         let images = [&one.containers, &one.inits].into_iter();
         let mut images = images.filter_map(|images| images.get(&status.name));
         images.any(|image| image.is_told_as(&status.image_id))
@@ -129,7 +144,7 @@ fn judge(pod: &Pod, deployed: &[Deployed]) -> Vec<String> {
     let other = mains
         .chain(inits)
         .filter(ran)
-        .filter(|status| !known(status));
+        .filter(|status| !is_known(status));
     let told = other.map(|status| {
         format!(
             "container {} of pod {} ran {} while the tests ran, which is not what was built",
@@ -145,17 +160,30 @@ fn judge(pod: &Pod, deployed: &[Deployed]) -> Vec<String> {
 mod tests {
     use serde_json::json;
 
-    use super::judge_line;
-    use crate::cluster::kubernetes::namespace::Deployed;
+    use super::{Known, judge_line};
+    use crate::cluster::kubernetes::namespace::{Deployed, FromTemplate};
     use crate::manifest::Seen;
 
-    fn told(app: &str, image_id: &str) -> Vec<String> {
-        let deployed = Deployed::sample("gateway", Seen::sample("r:1", "sha256:1"));
+    fn known() -> Known {
+        let image = || Seen::sample("r:1", "sha256:1");
+        Known {
+            deployed: vec![Deployed::sample("gateway", image())],
+            templates: vec![FromTemplate::sample("mend", image())],
+        }
+    }
+
+    /// A pod of this label with one container, started from a reference, and the image that it ran.
+    fn told_of(app: &str, container: &str, reference: &str, image_id: &str) -> Vec<String> {
         let line = json!({"type": "MODIFIED", "object": {
             "metadata": {"name": "p", "namespace": "n", "labels": {"app": app}},
-            "status": {"containerStatuses": [{"name": "gateway", "imageID": image_id}]},
+            "spec": {"containers": [{"name": container, "image": reference}]},
+            "status": {"containerStatuses": [{"name": container, "imageID": image_id}]},
         }});
-        judge_line(&line.to_string(), &[deployed])
+        judge_line(&line.to_string(), &known())
+    }
+
+    fn told(app: &str, image_id: &str) -> Vec<String> {
+        told_of(app, "gateway", "r:1", image_id)
     }
 
     #[test]
@@ -171,8 +199,32 @@ mod tests {
     }
 
     #[test]
+    fn a_pod_of_a_job_comes_and_goes_and_runs_what_was_built() {
+        let none = Vec::<String>::new();
+        assert_eq!(told_of("mend", "mend", "r:1", ""), none);
+        assert_eq!(told_of("mend", "mend", "r:1", "sha256:1"), none);
+        let image = told_of("mend", "mend", "r:1", "sha256:2");
+        assert!(image[0].contains("ran sha256:2, which is not"), "{image:?}");
+        // Under another name it counts before it has begun.
+        let name = told_of("mend", "mend", "r:2", "");
+        assert!(
+            name[0].contains("was started from r:2 and ran nothing yet"),
+            "{name:?}"
+        );
+        let container = told_of("mend", "other", "r:1", "sha256:1");
+        assert!(
+            container[0].contains("container other of pod p"),
+            "{container:?}"
+        );
+        // A pod with the labels of nothing in the run is a stranger, whatever it runs.
+        let stranger = told_of("mended", "mend", "r:1", "sha256:1");
+        assert!(stranger[0].contains("has not put it there"), "{stranger:?}");
+    }
+
+    #[test]
     fn what_is_no_pod_says_nothing() {
-        assert!(judge_line("{\"type\":\"ERROR\",\"object\":{\"message\":\"x\"}}", &[]).is_empty());
-        assert!(judge_line("torn", &[]).is_empty());
+        let error = "{\"type\":\"ERROR\",\"object\":{\"message\":\"x\"}}";
+        assert!(judge_line(error, &known()).is_empty());
+        assert!(judge_line("torn", &known()).is_empty());
     }
 }
