@@ -298,6 +298,24 @@ impl Cluster {
         }
     }
 
+    /// The same for what the node alone can do besides.
+    #[must_use]
+    pub fn lacks_kubernetes_node(&self) -> Option<String> {
+        self.lacks_kubernetes().or_else(|| self.lacks_node())
+    }
+
+    /// Why nobody can see here how it is without the API of Kubernetes, if that is so.
+    #[must_use]
+    pub fn has_kubernetes(&self) -> Option<String> {
+        match self {
+            Self::Local(_) => None,
+            Self::Kubernetes(_) => Some(
+                "it shows what is refused where the API of Kubernetes is not: run on the local cluster"
+                    .to_owned(),
+            ),
+        }
+    }
+
     /// The namespace of the run, which [`Self::lacks_kubernetes`] tells to be there.
     ///
     /// # Panics

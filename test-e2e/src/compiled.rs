@@ -64,6 +64,7 @@ const OWN: &[Compiled] = own![
     "forward.rs",
     "http.rs",
     "kubernetes.rs",
+    "kubernetes/jobs.rs",
     "kubernetes/killing.rs",
     "kubernetes/pods.rs",
     "kubernetes/remains.rs",

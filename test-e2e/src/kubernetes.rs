@@ -5,6 +5,7 @@
 //! stay, as a stopped container does: its image is set to one that does not exist, and the kubelet
 //! ends the process and cannot start another until the image is set back.
 
+pub mod jobs;
 pub mod killing;
 pub mod pods;
 pub mod remains;

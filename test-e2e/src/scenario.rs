@@ -110,6 +110,22 @@ macro_rules! scenario_with_kubernetes {
     };
 }
 
+/// The same for a test that needs that API, and the node besides.
+#[macro_export]
+macro_rules! scenario_with_kubernetes_node {
+    ($access:ident) => {
+        $crate::scenario_unless!(lacks_kubernetes_node, $access)
+    };
+}
+
+/// The same for a test that shows what is refused without that API.
+#[macro_export]
+macro_rules! scenario_without_kubernetes {
+    ($access:ident) => {
+        $crate::scenario_unless!(has_kubernetes, $access)
+    };
+}
+
 /// Tests whose run was killed would go on against containers that are being removed. The kernel
 /// ends this process with the one that started it, see PR_SET_PDEATHSIG in prctl(2); it holds for
 /// the thread that asks, so every test does. By hand, nobody's end matters.

@@ -3,16 +3,18 @@
 
 use std::time::Duration;
 
-use common::api::{Execution, HttpCall, NewWorkflow, PatchWorkflow, Target};
+use common::api::{Action, Execution, HttpCall, NewWorkflow, PatchWorkflow, Target, WorkflowStep};
 use common::transitions::ExecutionPhase;
 use serde_json::json;
 use test_e2e::crowd::{together, under_load};
+use test_e2e::kubernetes::Namespace;
 use test_e2e::metrics::Metrics;
 use test_e2e::poll::never;
 use test_e2e::testbed::{self, Journal};
-use test_e2e::workflows::{self, WORKFLOWS, call, step};
+use test_e2e::workflows::{self, WORKFLOWS, call, job_step, step};
 use test_e2e::{
-    Look, Scenario, audit, eventually, fault, http, requests, scenario, scenario_with_node,
+    Look, Scenario, audit, eventually, fault, http, requests, scenario, scenario_with_kubernetes,
+    scenario_with_kubernetes_node, scenario_with_node, scenario_without_kubernetes,
 };
 use uuid::Uuid;
 
@@ -533,4 +535,296 @@ fn log_lines_carry_the_correlation_id() {
             }
         },
     );
+}
+
+/// A workflow whose steps run Jobs.
+fn jobs(steps: Vec<WorkflowStep>) -> NewWorkflow {
+    workflows::workflow("NeverChosen", steps)
+}
+
+/// Restarts the target by a Job.
+fn restarts_by_job() -> NewWorkflow {
+    jobs(vec![job_step("restart", &["restart", "--name={name}"], 30)])
+}
+
+/// Begins to act by a Job, which then hangs longer than it may.
+fn hangs_in_a_job(deadline_seconds: u32) -> NewWorkflow {
+    let args = ["hang", "--name={name}", "--seconds=60"];
+    jobs(vec![
+        job_step("hang", &args, deadline_seconds),
+        job_step("after", &["break", "--name={name}"], 30),
+    ])
+}
+
+#[track_caller]
+fn check_job_is_gone(namespace: &Namespace, target: &Target) {
+    let name = target.job_name();
+    assert_eq!(namespace.job(&name), Ok(None));
+    assert_eq!(namespace.pods_of_job(&name), Ok(Vec::new()));
+}
+
+#[test]
+fn a_job_does_a_step_once_and_gives_its_name_back() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let bed = testbed_api(&scenario);
+    let target = requests::target();
+    testbed::make_sick(&bed, &target.name);
+    let mut restart = restarts_by_job();
+    restart
+        .steps
+        .push(job_step("again", &["restart", "--name={name}"], 30));
+    restart.probe = Some(call("GET", "/healthz?name={name}"));
+    let execution = begin_for(&scenario, &restart, &target);
+    let done = completed(&scenario, execution.id);
+    let journal = Journal::of(&bed, &target.name);
+    assert!(journal.healthy, "{journal:#?}");
+    // The second one finds the name free, and has a key of its own.
+    let restarts = journal.calls("restart");
+    let keys: Vec<_> = restarts
+        .iter()
+        .map(|call| call.idempotency_key.clone())
+        .collect();
+    let key = |step: &str| Some(format!("{}/{step}", execution.id));
+    assert_eq!(keys, [key("restart"), key("again")]);
+    let steps = done.steps.iter().take(2);
+    let steps: Vec<_> = steps
+        .map(|step| (step.tries, step.exit_code, step.succeeded))
+        .collect();
+    assert_eq!(steps, [(1, Some(0), true); 2]);
+    check_job_is_gone(scenario.run().cluster().namespace(), &target);
+    let api = scenario.api("datastorage", "e2e-reader");
+    let chain = execution.request_id.to_string();
+    audit::expect_in_order(
+        &api,
+        &chain,
+        &["execution.step.completed", "execution.completed"],
+    );
+    assert!(audit::verdict(&api, &chain).intact);
+}
+
+#[test]
+fn a_job_that_fails_tells_its_exit_code() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let bed = testbed_api(&scenario);
+    let target = requests::target();
+    let failing = jobs(vec![
+        job_step("fail", &["fail", "--name={name}", "--times=9"], 30),
+        job_step("after", &["break", "--name={name}"], 30),
+    ]);
+    let execution = begin_for(&scenario, &failing, &target);
+    let done = ended(&scenario, execution.id);
+    check_failed(&done, ("step_failed", Some("fail"), None, true));
+    let failure = done.failure.as_ref().expect("why it failed");
+    assert_eq!(failure.exit_code, Some(3), "{done:#?}");
+    assert!(failure.message.contains("exit code 3"), "{done:#?}");
+    let journal = Journal::of(&bed, &target.name);
+    assert_eq!(
+        journal.entries.len(),
+        1,
+        "made once, never again: {journal:#?}"
+    );
+    check_job_is_gone(scenario.run().cluster().namespace(), &target);
+}
+
+#[test]
+fn a_job_that_hangs_hits_its_deadline_and_its_pod_has_gone() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let bed = testbed_api(&scenario);
+    let target = requests::target();
+    let execution = begin_for(&scenario, &hangs_in_a_job(4), &target);
+    let done = ended(&scenario, execution.id);
+    check_failed(&done, ("step_timed_out", Some("hang"), None, true));
+    let failure = done.failure.as_ref().expect("why it failed");
+    assert!(failure.message.contains("DeadlineExceeded"), "{done:#?}");
+    let journal = Journal::of(&bed, &target.name);
+    let counts = ["hang", "break"].map(|action| journal.calls(action).len());
+    assert_eq!(counts, [1, 0], "{journal:#?}");
+    check_job_is_gone(scenario.run().cluster().namespace(), &target);
+}
+
+#[test]
+fn a_name_that_is_taken_locks_the_target_and_nothing_is_touched() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let bed = testbed_api(&scenario);
+    let cluster = scenario.run().cluster();
+    let namespace = cluster.namespace();
+    let target = requests::target();
+    let name = target.job_name();
+    let id = namespace.occupy(&name).expect("a Job of nobody");
+    let busy = begin_for(&scenario, &restarts_by_job(), &target);
+    let done = ended(&scenario, busy.id);
+    check_failed(&done, ("target_busy", Some("restart"), None, false));
+    let is = namespace.job(&name).expect("an answer").expect("the Job");
+    assert_eq!(is["metadata"]["uid"], json!(id), "{is:#}");
+    assert!(is["metadata"]["deletionTimestamp"].is_null(), "{is:#}");
+    assert!(Journal::of(&bed, &target.name).entries.is_empty());
+    namespace.remove_job(&name).expect("removed");
+    let free = begin_for(&scenario, &restarts_by_job(), &target);
+    completed(&scenario, free.id);
+    assert_eq!(Journal::of(&bed, &target.name).calls("restart").len(), 1);
+}
+
+#[test]
+fn a_job_outlives_its_holder_and_is_never_run_twice() {
+    let Some(scenario) = scenario_with_kubernetes_node!(Exclusive) else {
+        return;
+    };
+    let bed = testbed_api(&scenario);
+    let cluster = scenario.run().cluster();
+    let namespace = cluster.namespace();
+    let target = requests::target();
+    let execution = begin_for(&scenario, &hangs_in_a_job(6), &target);
+    await_hanging(&bed, &target.name);
+    fault::kill(scenario.run(), "workflowexecution").end();
+    let done = ended(&scenario, execution.id);
+    check_failed(&done, ("deadline_exceeded", None, None, true));
+    let once = || {
+        let journal = Journal::of(&bed, &target.name);
+        let counts = ["hang", "break"].map(|action| journal.calls(action).len());
+        (counts != [1, 0]).then(|| format!("{journal:#?}"))
+    };
+    never("another call", Duration::from_secs(2), once);
+    // The Job has ended by itself and is there to be looked at; the next execution takes its place.
+    let name = target.job_name();
+    let left = namespace
+        .job(&name)
+        .expect("an answer")
+        .expect("the Job that was left");
+    let label = &left["metadata"]["labels"]["phase-zero.dev/execution"];
+    assert_eq!(*label, json!(execution.id.to_string()));
+    let next = begin_for(&scenario, &restarts_by_job(), &target);
+    completed(&scenario, next.id);
+    let journal = Journal::of(&bed, &target.name);
+    let counts = ["hang", "break", "restart"].map(|action| journal.calls(action).len());
+    assert_eq!(counts, [1, 0, 1], "{journal:#?}");
+    check_job_is_gone(namespace, &target);
+}
+
+#[test]
+fn two_at_once_on_two_targets_have_two_jobs() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let bed = testbed_api(&scenario);
+    let restart = restarts_by_job();
+    workflows::publish(&scenario, &restart);
+    let all = together(4, |_| {
+        let target = requests::target();
+        (target.name.clone(), begin_for(&scenario, &restart, &target))
+    });
+    for (name, execution) in &all {
+        completed(&scenario, execution.id);
+        let journal = Journal::of(&bed, name);
+        let key = format!("{}/restart", execution.id);
+        assert_eq!(journal.calls("restart").len(), 1, "{journal:#?}");
+        assert_eq!(journal.entries[0].idempotency_key, Some(key));
+    }
+}
+
+#[test]
+fn arguments_of_a_job_are_data_never_options_and_never_expanded() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let bed = testbed_api(&scenario);
+    let mut declared = jobs(vec![job_step(
+        "restart",
+        &["restart", "--name={victim}"],
+        30,
+    )]);
+    declared.parameters = vec!["victim".to_owned()];
+    let target = requests::target();
+    let begin = |workflow: &NewWorkflow, victim: &str| {
+        let request = workflows::chosen(&scenario, workflow, &target);
+        workflows::begin_with(&scenario, &request, &[("victim", victim)])
+    };
+    let victim = format!("{} $(IDEMPOTENCY_KEY) --name=other;$$", target.name);
+    completed(&scenario, begin(&declared, &victim).id);
+    let encoded: String = victim.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    assert_eq!(Journal::of(&bed, &encoded).calls("restart").len(), 1);
+    let bare = jobs(vec![job_step("restart", &["restart", "{victim}"], 30)]);
+    let bare = NewWorkflow {
+        parameters: vec!["victim".to_owned()],
+        ..bare
+    };
+    let done = ended(&scenario, begin(&bare, "--testbed=http://elsewhere").id);
+    check_failed(&done, ("unsafe_parameter", Some("restart"), None, false));
+    assert!(Journal::of(&bed, &target.name).entries.is_empty());
+}
+
+#[test]
+fn a_job_with_an_undeclared_parameter_or_an_image_is_refused() {
+    let scenario = scenario!(Shared);
+    let admin = scenario.api("datastorage", "e2e-admin");
+    let undeclared = jobs(vec![job_step("restart", &["restart", "{surprise}"], 30)]);
+    admin
+        .post(WORKFLOWS, &undeclared)
+        .expect_problem(400, &["steps[0].job.args[1]", "surprise"]);
+    let mut with_image = serde_json::to_value(restarts_by_job()).expect("JSON");
+    with_image["steps"][0]["job"]["image"] = json!("localhost/other:1");
+    admin
+        .post(WORKFLOWS, &with_image)
+        .expect_problem(400, &["image"]);
+}
+
+#[test]
+fn a_template_that_is_not_there_runs_nothing() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let mut restart = restarts_by_job();
+    if let Action::Job(job) = &mut restart.steps[0].action {
+        job.template = "nobody-made-it".to_owned();
+    }
+    let target = requests::target();
+    let done = ended(&scenario, begin_for(&scenario, &restart, &target).id);
+    check_failed(&done, ("no_such_template", Some("restart"), None, false));
+    check_job_is_gone(scenario.run().cluster().namespace(), &target);
+}
+
+#[test]
+fn it_may_run_jobs_and_do_nothing_else() {
+    let Some(scenario) = scenario_with_kubernetes!(Shared) else {
+        return;
+    };
+    let cluster = scenario.run().cluster();
+    let namespace = cluster.namespace();
+    let rights = |of: &str| namespace.rights("workflowexecution", of).expect("rights");
+    let own: Vec<String> = rights(namespace.name()).into_iter().collect();
+    let expected = [
+        "create jobs.batch",
+        "delete jobs.batch",
+        "get jobs.batch",
+        "get podtemplates",
+        "list pods",
+        "watch jobs.batch",
+    ];
+    assert_eq!(own, expected);
+    let others = rights("kube-system");
+    assert!(others.is_empty(), "{others:?}");
+}
+
+#[test]
+fn without_kubernetes_a_job_is_refused_before_anything_is_done() {
+    let Some(scenario) = scenario_without_kubernetes!(Shared) else {
+        return;
+    };
+    let bed = testbed_api(&scenario);
+    let target = requests::target();
+    let mut both = restarts_by_job();
+    both.steps
+        .insert(0, step("first", call("POST", "/restart?name={name}")));
+    both.steps[1].name = "job".to_owned();
+    let done = ended(&scenario, begin_for(&scenario, &both, &target).id);
+    check_failed(&done, ("jobs_unavailable", Some("job"), None, false));
+    assert!(done.steps.is_empty(), "{done:#?}");
+    assert!(Journal::of(&bed, &target.name).entries.is_empty());
 }

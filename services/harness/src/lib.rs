@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use common::api::{
-    AuditQuery, Classification, Execution, HttpCall, NewExecution, NewRemediationRequest,
+    Action, AuditQuery, Classification, Execution, HttpCall, NewExecution, NewRemediationRequest,
     NewWorkflow, PatchRemediationRequest, RESERVED_EVENT_TYPE_PREFIX, RemediationRequest, Severity,
-    Action, Signal, Target, WorkflowChoice, WorkflowStep,
+    Signal, Target, WorkflowChoice, WorkflowStep,
 };
 use common::auth::Tokens;
 use common::client::{BaseUrl, DataStorage};

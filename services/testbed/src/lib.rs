@@ -2,6 +2,7 @@
 //! its journal tells what was really done to it, which no record of our own could. It is open to
 //! everyone, keeps everything in memory, and has no place in production.
 
+pub mod act;
 pub mod domain;
 pub mod routes;
 

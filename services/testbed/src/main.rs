@@ -4,6 +4,7 @@
 use std::process::ExitCode;
 
 use common::health::Identity;
+use testbed::act;
 
 const SOURCE_DIGEST: Option<&str> = option_env!("E2E_SOURCE_DIGEST");
 const RUSTC: Option<&str> = option_env!("E2E_RUSTC");
@@ -16,5 +17,9 @@ const IDENTITY: Identity = Identity::new(
 );
 
 fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1).peekable();
+    if arguments.next_if(|first| first == act::COMMAND).is_some() {
+        return act::run(std::iter::once(act::COMMAND.to_owned()).chain(arguments));
+    }
     common::server::run(IDENTITY, &[], testbed::build)
 }

@@ -123,7 +123,10 @@ fn parse_job(at: &str, job: &JobCall, declared: &BTreeSet<&str>) -> Answer<()> {
     text::word(&template, &job.template, "-.", text::NAME_BYTES_MAX)?;
     let is_cut = |c: char| c == '-' || c == '.';
     if job.template.starts_with(is_cut) || job.template.ends_with(is_cut) {
-        return Err(refused(&template, "begins and ends with a letter or a digit"));
+        return Err(refused(
+            &template,
+            "begins and ends with a letter or a digit",
+        ));
     }
     if job.args.len() > ARGUMENTS_MAX {
         let why = format!("more than {ARGUMENTS_MAX}");
@@ -299,11 +302,20 @@ mod tests {
         refused(json!({"template": ""}), "steps[0].job.template");
         refused(json!({"template": "../pods"}), "steps[0].job.template");
         refused(json!({"template": "-a"}), "steps[0].job.template");
-        refused(json!({"args": ["a", "{other}"]}), "steps[0].job.args[1]: the parameter `other`");
+        refused(
+            json!({"args": ["a", "{other}"]}),
+            "steps[0].job.args[1]: the parameter `other`",
+        );
         refused(json!({"args": ["a\0b"]}), "steps[0].job.args[0]");
         refused(json!({"args": vec!["a"; 51]}), "steps[0].job.args");
-        refused(json!({"deadline_seconds": 0}), "steps[0].job.deadline_seconds");
-        refused(json!({"deadline_seconds": 601}), "steps[0].job.deadline_seconds");
+        refused(
+            json!({"deadline_seconds": 0}),
+            "steps[0].job.deadline_seconds",
+        );
+        refused(
+            json!({"deadline_seconds": 601}),
+            "steps[0].job.deadline_seconds",
+        );
     }
 
     #[test]
