@@ -139,7 +139,7 @@ impl Workload {
 
 /// Where a document stands, for errors.
 #[derive(Clone, Debug)]
-struct Place {
+pub(crate) struct Place {
     file: Utf8PathBuf,
     document: usize,
     subject: String,
@@ -281,6 +281,19 @@ impl Manifests {
             workloads.any(|workload| workload.service == *service)
         });
         here.map(|(service, document)| (service.as_str(), document))
+    }
+
+    /// Where a document that names images stands, of the manifest of this name.
+    pub(crate) fn place_of(&self, service: &str, document: &serde_json::Value) -> Option<&Place> {
+        let name = document["metadata"]["name"].as_str()?;
+        if document["kind"] == template::KIND {
+            let mut templates = self.templates.iter();
+            let found = templates.find(|one| one.service == service && one.name == name);
+            return found.map(|one| &one.place);
+        }
+        let mut workloads = self.workloads.iter();
+        let found = workloads.find(|one| one.service == service && one.name() == name);
+        found.map(|one| &one.place)
     }
 
     /// As they are written: the documents of which a run has something else or nothing.

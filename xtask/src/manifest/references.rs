@@ -252,7 +252,8 @@ impl<Image> References<Image> {
         self.get_at(&template.place, logical)
     }
 
-    pub(super) fn get_at(&self, place: &Place, logical: &str) -> Result<&Image> {
+    /// The image for a logical name that stands there.
+    pub(crate) fn get_at(&self, place: &Place, logical: &str) -> Result<&Image> {
         self.0.get(logical).ok_or_else(|| {
             let message = format!("`{logical}` does not belong to this target");
             place

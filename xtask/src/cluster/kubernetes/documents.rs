@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use camino::Utf8Path;
 use serde_json::{Value, json};
 
-use crate::manifest::template::{self, pod_of};
+use crate::manifest::template::pod_of;
 use crate::manifest::{Manifests, Named, References, Workload};
 use crate::run::LABEL_RUN;
 
@@ -164,37 +164,22 @@ pub(crate) fn of_manifests(
         document["metadata"]["namespace"] = place.namespace.into();
         document["metadata"]["labels"][LABEL_RUN] = place.run.into();
         if names_images {
-            let get = getter(manifests, service, &document, references)?;
+            let place_of_it = manifests.place_of(service, &document);
+            let place_of_it = place_of_it.with_context(|| {
+                format!(
+                    "deploy/{service}.yaml has no {}",
+                    document["metadata"]["name"]
+                )
+            })?;
             if let Some(pod) = pod_of(&mut document) {
                 pod["metadata"]["labels"][LABEL_RUN] = place.run.into();
+                let get = |logical: &str| references.get_at(place_of_it, logical);
                 put_in(&mut pod["spec"], get)?;
             }
         }
         documents.push(document);
     }
     Ok(documents)
-}
-
-/// What knows the images of a document: a refusal names its place.
-fn getter<'a, Image: Named>(
-    manifests: &'a Manifests,
-    service: &str,
-    document: &Value,
-    references: &'a References<Image>,
-) -> Result<Box<dyn Fn(&str) -> Result<&'a Image> + 'a>> {
-    let kind = document["kind"].as_str().unwrap_or_default();
-    let name = document["metadata"]["name"].as_str().unwrap_or_default();
-    let missing = || format!("deploy/{service}.yaml has no {kind} {name}");
-    if kind == template::KIND {
-        let mut templates = manifests.templates.iter();
-        let template = templates.find(|one| one.service == service && one.name == name);
-        let template = template.with_context(missing)?;
-        return Ok(Box::new(|logical| references.get_for(template, logical)));
-    }
-    let mut workloads = manifests.workloads.iter();
-    let workload = workloads.find(|one| one.service == service && one.name() == name);
-    let workload = workload.with_context(missing)?;
-    Ok(Box::new(|logical| references.get(workload, logical)))
 }
 
 /// Both kinds of containers: what an init container runs is proved as well.
