@@ -134,13 +134,12 @@ fn tag_and_build(
             let _ = writeln!(text, "    taken from {place}, where another job built it");
         }
         let kept = step.origin == Origin::Kept && !options.no_cache;
-        let there = if kept {
-            "  # kept from before, so not called"
-        } else {
-            ""
-        };
         if let Some(invocation) = step.invocation {
-            let _ = writeln!(text, "    $ {}{there}", wrapped(invocation));
+            // On the command's own line it would be one word too many.
+            if kept {
+                text.push_str("    # kept from before, so not called:\n");
+            }
+            let _ = writeln!(text, "    $ {}", wrapped(invocation));
         }
     }
     Ok(())
