@@ -5,6 +5,7 @@ use serde_json::json;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use crate::crowd::together;
 use crate::http::{Answer, Api};
 
 /// Where one event is posted, and where events are listed.
@@ -101,6 +102,24 @@ pub fn list(api: &Api, query: &str) -> Vec<AuditEvent> {
 pub fn verdict(api: &Api, correlation_id: &str) -> ChainVerdict {
     let path = format!("/api/v1/audit/chains/{correlation_id}");
     api.get(&path).expect(200).json()
+}
+
+/// What the check of each of these chains finds, in their order; several are asked for at once.
+///
+/// # Panics
+/// When one is refused.
+#[must_use]
+#[track_caller]
+pub fn verdicts(api: &Api, correlation_ids: &[String]) -> Vec<ChainVerdict> {
+    const AT_ONCE: usize = 8;
+    let shares: Vec<&[String]> = correlation_ids
+        .chunks(correlation_ids.len().div_ceil(AT_ONCE).max(1))
+        .collect();
+    let found = together(shares.len(), |index| {
+        let share = shares[index].iter();
+        share.map(|id| verdict(api, id)).collect::<Vec<_>>()
+    });
+    found.into_iter().flatten().collect()
 }
 
 /// Checks that a chain is intact, gapless from 1, and as long as expected.

@@ -74,6 +74,8 @@ const OWN: &[Compiled] = own![
     "link.rs",
     "load.rs",
     "load/pgbench.rs",
+    "load/rows.rs",
+    "load/work.rs",
     "metrics.rs",
     "poll.rs",
     "requests.rs",

@@ -114,6 +114,25 @@ impl Database {
         }
     }
 
+    /// All rows of a table for which `condition` holds, in this order, each with the number of the
+    /// transaction that wrote it as `transaction`.
+    ///
+    /// # Panics
+    /// When the query fails.
+    #[must_use]
+    #[track_caller]
+    pub fn rows(&mut self, table: &str, condition: &str, order: &str) -> Vec<Value> {
+        let query = format!(
+            "SELECT to_jsonb(t) || jsonb_build_object('transaction', t.xmin::text) FROM {table} t \
+             WHERE {condition} ORDER BY {order}"
+        );
+        let query = sqlx::query_scalar::<_, Value>(AssertSqlSafe(query));
+        match block_on(query.fetch_all(&mut self.0)) {
+            Ok(rows) => rows,
+            Err(error) => panic!("{table} where {condition}: {error}"),
+        }
+    }
+
     /// One number.
     ///
     /// # Panics

@@ -4,6 +4,8 @@
 //! stored is looked at by the test.
 
 pub mod pgbench;
+pub mod rows;
+pub mod work;
 
 use std::fs;
 use std::io::ErrorKind;
@@ -19,6 +21,8 @@ use crate::crowd::at_pace;
 use crate::http::spawn;
 use crate::run::Run;
 
+/// How many are sent in a second where nobody has asked for a load.
+const LITTLE_RATE: u32 = 50;
 /// What a part of a load sends at the most.
 const COUNT_MAX: u32 = 50_000;
 /// How many requests are under way at a fixed rate at the most. Those that wait for their turn count
@@ -27,9 +31,18 @@ const UNDER_WAY_MAX: usize = 64;
 /// How long answers may come after the last request was due.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 
-/// How much load.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What whoever made the run asks for.
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct Asked {
+    /// The service's own, where there is none.
+    rate: Option<u32>,
+    seconds: u32,
+    connections: u32,
+}
+
+/// How much load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Wanted {
     /// Requests in a second, at the fixed rate.
     pub rate: u32,
@@ -40,22 +53,28 @@ pub struct Wanted {
 }
 
 impl Wanted {
-    /// What whoever made the run has written into its folder; little, where nobody has.
+    /// What whoever made the run has written into its folder, where no rate stands at this one; little,
+    /// where nobody has.
     ///
     /// # Panics
     /// When what stands there cannot be read, or is nothing.
     #[must_use]
     #[track_caller]
-    pub fn of(run: &Run) -> Self {
+    pub fn of(run: &Run, usual_rate: u32) -> Self {
         let path = run.run_directory.join("load-wanted.json");
-        let wanted = match fs::read_to_string(&path) {
+        let asked = match fs::read_to_string(&path) {
             Ok(text) => serde_json::from_str(&text).expect("what is wanted"),
-            Err(error) if error.kind() == ErrorKind::NotFound => Self {
-                rate: 50,
+            Err(error) if error.kind() == ErrorKind::NotFound => Asked {
+                rate: Some(LITTLE_RATE.min(usual_rate)),
                 seconds: 3,
                 connections: 8,
             },
             Err(error) => panic!("{}: {error}", path.display()),
+        };
+        let wanted = Self {
+            rate: asked.rate.unwrap_or(usual_rate),
+            seconds: asked.seconds,
+            connections: asked.connections,
         };
         let Self {
             rate,
@@ -149,11 +168,29 @@ where
     T: Send + 'static,
     F: Future<Output = (T, Fate)> + Send + 'static,
 {
+    offer_some(wanted, pace, COUNT_MAX, move |index, _| request(index))
+}
+
+/// The same for no more than `count`; `request` is told besides when it was due.
+///
+/// # Panics
+/// When some come too late.
+#[track_caller]
+pub fn offer_some<T, F>(
+    wanted: &Wanted,
+    pace: Pace,
+    count: u32,
+    request: impl Fn(u32, Instant) -> F + Send + Sync + 'static,
+) -> Offered<T>
+where
+    T: Send + 'static,
+    F: Future<Output = (T, Fate)> + Send + 'static,
+{
     let (sender, receiver) = channel();
     let begun = Instant::now();
     match pace {
-        Pace::FixedRate => at_fixed_rate(wanted, request, sender),
-        Pace::Saturation => at_saturation(wanted, request, sender),
+        Pace::FixedRate => at_fixed_rate(wanted, count, request, sender),
+        Pace::Saturation => at_saturation(wanted, count, request, sender),
     }
     let sent = collect(&receiver, begun + wanted.lasts() + ANSWERED_WITHIN);
     Offered {
@@ -164,14 +201,18 @@ where
 
 /// Begins each when it is due. Here and below the sender goes with the last request, so that whoever
 /// receives knows the end.
-fn at_fixed_rate<T, F>(wanted: &Wanted, request: impl Fn(u32) -> F, sender: Sender<Sent<T>>)
-where
+fn at_fixed_rate<T, F>(
+    wanted: &Wanted,
+    count: u32,
+    request: impl Fn(u32, Instant) -> F,
+    sender: Sender<Sent<T>>,
+) where
     T: Send + 'static,
     F: Future<Output = (T, Fate)> + Send + 'static,
 {
     let room = Arc::new(Semaphore::new(UNDER_WAY_MAX));
-    at_pace(wanted.count(), wanted.rate, |index, due| {
-        let (request, room, sender) = (request(index), Arc::clone(&room), sender.clone());
+    at_pace(wanted.count().min(count), wanted.rate, |index, due| {
+        let (request, room, sender) = (request(index, due), Arc::clone(&room), sender.clone());
         spawn(async move {
             // It is never closed.
             let _turn = room.acquire().await;
@@ -186,7 +227,8 @@ where
 /// Begins as many as there are connections, each of which goes on until the time is over.
 fn at_saturation<T, F>(
     wanted: &Wanted,
-    request: impl Fn(u32) -> F + Send + Sync + 'static,
+    count: u32,
+    request: impl Fn(u32, Instant) -> F + Send + Sync + 'static,
     sender: Sender<Sent<T>>,
 ) where
     T: Send + 'static,
@@ -199,11 +241,11 @@ fn at_saturation<T, F>(
         spawn(async move {
             while Instant::now() < end {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                if index >= COUNT_MAX {
+                if index >= count {
                     break;
                 }
                 let begun = Instant::now();
-                let (what, fate) = request(index).await;
+                let (what, fate) = request(index, begun).await;
                 let took = begun.elapsed();
                 let _ = sender.send(Sent { what, fate, took });
             }

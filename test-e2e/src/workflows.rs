@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use common::api::{
-    Action, Classification, Execution, HttpCall, JobCall, NewExecution, NewWorkflow,
+    Action, Classification, Execution, Executions, HttpCall, JobCall, NewExecution, NewWorkflow,
     PatchRemediationRequest, RemediationRequest, Severity, Target, WorkflowChoice, WorkflowStep,
 };
 use common::transitions::RequestPhase;
@@ -262,4 +262,26 @@ pub fn try_begin_with(
 #[track_caller]
 pub fn read(api: &Api, id: Uuid) -> Execution {
     api.get(&format!("{EXECUTIONS}/{id}")).expect(200).json()
+}
+
+/// All executions, page after page.
+///
+/// # Panics
+/// When a page is refused, or there is no end of pages.
+#[must_use]
+#[track_caller]
+pub fn list(api: &Api) -> Vec<Execution> {
+    let mut all = Vec::new();
+    let mut next: Option<String> = None;
+    for _ in 0..200 {
+        let cursor = next.take().map(|cursor| format!("&cursor={cursor}"));
+        let path = format!("{EXECUTIONS}?limit=500{}", cursor.unwrap_or_default());
+        let page: Executions = api.get(&path).expect(200).json();
+        all.extend(page.items);
+        match page.next_cursor {
+            Some(cursor) => next = Some(cursor),
+            None => return all,
+        }
+    }
+    panic!("no end after {} executions", all.len());
 }

@@ -413,9 +413,9 @@ pub struct Load {
     #[arg(value_name = "LOADED", add = ArgValueCandidates::new(completions::loads))]
     #[serde(skip)]
     pub service: String,
-    /// Requests in a second, at the fixed rate
-    #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=1500))]
-    pub rate: u32,
+    /// Requests in a second, at the fixed rate; where it is left out, as the load of the service has it
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1500))]
+    pub rate: Option<u32>,
     /// How long it lasts: at the fixed rate, at saturation, and pgbench each time
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=30))]
     pub seconds: u32,

@@ -173,6 +173,28 @@ pub fn insert(table: &str, row: &Value, instead: &[(&str, &str)]) -> String {
     format!("INSERT INTO {table} ({names}) VALUES ({values})")
 }
 
+/// A statement that gives the row with this ID the values that `row` has in these columns, and sets
+/// `always` to expressions besides.
+#[must_use]
+pub fn update(
+    table: &str,
+    row: &Value,
+    columns: &[&str],
+    always: &[(&str, &str)],
+    id: &str,
+) -> String {
+    let value = |column: &&str| match &row[*column] {
+        Value::Null => format!("{column} = NULL"),
+        Value::String(text) => format!("{column} = {}", literal(text)),
+        value => format!("{column} = {}", literal(&value.to_string())),
+    };
+    let always = always
+        .iter()
+        .map(|(column, expression)| format!("{column} = {expression}"));
+    let set: Vec<String> = always.chain(columns.iter().map(value)).collect();
+    format!("UPDATE {table} SET {} WHERE id = {id}", set.join(", "))
+}
+
 /// Text as PostgreSQL reads it. pgbench takes a colon for the beginning of a variable, in a literal as
 /// well, so all but letters and digits is written as bytes.
 #[must_use]
@@ -258,5 +280,9 @@ mod tests {
             (E'12\\07230 o\\047clock', E'\\173\\042a\\042\\0721\\175', gen_random_uuid(), E'7')";
         assert_eq!(statement, expected);
         assert_eq!(literal("\u{e9}"), "E'\\303\\251'");
+        let statement = update("t", &row, &["n", "data", "no"], &[("v", "v + 1")], ":id");
+        let expected = "UPDATE t SET v = v + 1, n = E'7', \
+            data = E'\\173\\042a\\042\\0721\\175', no = NULL WHERE id = :id";
+        assert_eq!(statement, expected);
     }
 }

@@ -16,11 +16,14 @@ const CHAINS: u128 = 64;
 /// An event that was sent: its chain and its ID.
 type Event = (String, Uuid);
 
+/// How many in a second, where nobody asks for another rate.
+const RATE: u32 = 200;
+
 #[test]
 fn every_event_that_was_accepted_is_stored_once() {
     let scenario = scenario!(Exclusive, "datastorage");
     let run = scenario.run();
-    let wanted = Wanted::of(run);
+    let wanted = Wanted::of(run, RATE);
     let api = scenario.api("datastorage", "e2e-writer");
     let mut database = Database::connect(run, Login::Owner);
     let (pgbench, theirs) = (Pgbench::of(run), format!("pgbench-{}", unique()));

@@ -5,25 +5,24 @@ use std::collections::HashMap;
 
 use common::api::RemediationRequest;
 use serde_json::Value;
-use test_e2e::crowd::together;
 use test_e2e::database::{Database, Login};
-use test_e2e::http::Api;
 use test_e2e::load::pgbench::{Pgbench, insert};
-use test_e2e::load::{self, Fate, Offered, Pace, Part, Wanted};
+use test_e2e::load::{self, Fate, Offered, Pace, Part, Wanted, rows};
 use test_e2e::{Scenario, audit, requests, scenario, signals, unique};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// Whose alerts they are, in turn: gateway holds back who sends too much alone.
 const SENDERS: [&str; 3] = ["alertmanager", "e2e-writer", "e2e-admin"];
-/// How many chains are looked at at once.
-const LOOKERS: usize = 8;
+
+/// How many in a second, where nobody asks for another rate.
+const RATE: u32 = 200;
 
 #[test]
 fn every_alert_that_was_accepted_is_one_request() {
     let scenario = scenario!(Exclusive, "gateway");
     let run = scenario.run();
-    let wanted = Wanted::of(run);
+    let wanted = Wanted::of(run, RATE);
     let mut database = Database::connect(run, Login::Owner);
     let (pgbench, theirs) = (Pgbench::of(run), format!("pgbench-{}", unique()));
     let mut parts = Vec::new();
@@ -39,7 +38,7 @@ fn every_alert_that_was_accepted_is_one_request() {
             pgbench: pgbench.run(&script, &wanted, pace),
         });
     }
-    remove(&mut database, &theirs);
+    rows::remove(&mut database, &theirs);
     load::tell(run, &wanted, &parts);
 }
 
@@ -102,17 +101,9 @@ fn expect_one_request_each(
         .flatten()
         .map(|request| request.id.to_string())
         .collect();
-    expect_intact(&datastorage, &made);
-}
-
-#[track_caller]
-fn expect_intact(datastorage: &Api, chains: &[String]) {
-    together(LOOKERS, |looker| {
-        for chain in chains.iter().skip(looker).step_by(LOOKERS) {
-            let verdict = audit::verdict(datastorage, chain);
-            assert!(verdict.intact, "{verdict:?}");
-        }
-    });
+    for verdict in audit::verdicts(&datastorage, &made) {
+        assert!(verdict.intact, "{verdict:?}");
+    }
 }
 
 /// What is written for one alert: the request, its signal, the head of its chain, and its events. That
@@ -168,16 +159,4 @@ fn without_times(mut row: Value) -> Value {
         columns.remove(name);
     }
     row
-}
-
-/// Everything that pgbench has written.
-fn remove(database: &mut Database, theirs: &str) {
-    let ids = format!("SELECT id FROM remediation_requests WHERE target_name LIKE '{theirs}-%'");
-    database.run_without_triggers(&format!(
-        "DELETE FROM audit_events WHERE correlation_id IN (SELECT id::text FROM ({ids}) theirs); \
-         DELETE FROM audit_chains WHERE correlation_id IN (SELECT id::text FROM ({ids}) theirs); \
-         DELETE FROM changes WHERE resource_id IN ({ids}); \
-         DELETE FROM request_signals WHERE request_id IN ({ids}); \
-         DELETE FROM remediation_requests WHERE target_name LIKE '{theirs}-%'"
-    ));
 }

@@ -16,7 +16,16 @@ use crate::source::workspace::{TargetName, Workspace};
 #[derive(Debug, Deserialize)]
 struct Told {
     service: String,
+    wanted: Wanted,
     parts: Vec<Part>,
+}
+
+/// How much load it was.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Wanted {
+    rate: u32,
+    seconds: u32,
+    connections: u32,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,13 +87,13 @@ pub(super) fn run(workspace: &Workspace, options: &cli::Load) -> Result<()> {
     let target = workspace.target(service)?;
     let told = run_of_load::run(workspace, target, options)?;
     let told: Told = serde_json::from_str(&told).context("the load told nonsense")?;
-    let name = told.service;
+    let (name, wanted) = (told.service, told.wanted);
     let parts: Vec<Compared> = told.parts.into_iter().map(compared).collect();
     if options.json {
-        let all = serde_json::json!({"service": name, "wanted": options, "parts": parts});
+        let all = serde_json::json!({"service": name, "wanted": wanted, "parts": parts});
         return print_data(&format!("{}\n", serde_json::to_string_pretty(&all)?));
     }
-    print_data(&text(&name, options, &parts))
+    print_data(&text(&name, wanted, &parts))
 }
 
 /// The targets that have a load: a module of the test program.
@@ -119,7 +128,7 @@ fn compared(part: Part) -> Compared {
 }
 
 /// A table, and below it what was measured.
-fn text(service: &str, wanted: &cli::Load, parts: &[Compared]) -> String {
+fn text(service: &str, wanted: Wanted, parts: &[Compared]) -> String {
     let head = [
         "",
         "",
@@ -152,11 +161,10 @@ fn text(service: &str, wanted: &cli::Load, parts: &[Compared]) -> String {
             ));
         }
     }
-    let cli::Load {
+    let Wanted {
         rate,
         seconds,
         connections,
-        ..
     } = wanted;
     notes.push(format!(
         "fixed rate: {rate} requests a second for {seconds} s, each counted from when it was due; \
@@ -196,11 +204,10 @@ mod tests {
     use camino::Utf8Path;
 
     use super::{COLUMNS_MAX, Told, compared, loads, text};
-    use crate::cli;
-    use crate::engine::Choice;
     use crate::source::workspace::Workspace;
 
-    const TOLD: &str = r#"{"service": "gateway", "wanted": {}, "parts": [{"pace": "saturation",
+    const TOLD: &str = r#"{"service": "gateway",
+        "wanted": {"rate": 200, "seconds": 10, "connections": 16}, "parts": [{"pace": "saturation",
         "service": {"offered": 1010, "accepted": 1000, "refused": 7, "unanswered": 3,
             "seconds": 10.04, "per_second": 99.6, "p50_milliseconds": 12.0,
             "p99_milliseconds": 30.0, "max_milliseconds": 44.0},
@@ -212,17 +219,7 @@ mod tests {
     fn each_part_has_its_ratio() {
         let told: Told = serde_json::from_str(TOLD).unwrap();
         let parts: Vec<_> = told.parts.into_iter().map(compared).collect();
-        let wanted = cli::Load {
-            service: "gateway".to_owned(),
-            rate: 200,
-            seconds: 10,
-            connections: 16,
-            engine: Choice::default(),
-            bundle: None,
-            yes: false,
-            json: false,
-        };
-        let text = text("gateway", &wanted, &parts);
+        let text = text("gateway", told.wanted, &parts);
         let words: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split_whitespace().collect())
