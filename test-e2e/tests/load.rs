@@ -5,3 +5,9 @@
 mod datastorage;
 #[path = "load/gateway.rs"]
 mod gateway;
+#[path = "load/remediationorchestrator.rs"]
+mod remediationorchestrator;
+#[path = "load/signalprocessing.rs"]
+mod signalprocessing;
+#[path = "load/workflowexecution.rs"]
+mod workflowexecution;

@@ -306,9 +306,9 @@ fn a_wrong_command_line_is_told_with_its_fix() {
     }
     let rounds = "give a whole number, 1 or more: `--rounds 5`";
     check_hint(&["bench", "--rounds", "0"], &[], Some(rounds));
-    let loads = "services with a load: datastorage, gateway";
+    let loads = "services with a load: datastorage, gateway, remediationorchestrator, signalprocessing, workflowexecution";
     check_hint(&["bench", "load"], &[], Some(loads));
-    for without in ["signalprocessing", "pipeline", "nothing"] {
+    for without in ["testbed", "pipeline", "nothing"] {
         check_hint(&["bench", "load", without], &[], Some(loads));
     }
     let shells = "there is a script for bash, zsh and fish: `cargo xtask completions bash`; in any other shell `cargo xtask --help` lists the commands";

@@ -237,7 +237,14 @@ mod tests {
         let root = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let workspace = Workspace::load(root).unwrap();
         let known = loads(&workspace);
-        assert_eq!(known, ["datastorage", "gateway"]);
+        let all = [
+            "datastorage",
+            "gateway",
+            "remediationorchestrator",
+            "signalprocessing",
+            "workflowexecution",
+        ];
+        assert_eq!(known, all);
         let program = root.join("test-e2e/tests/load.rs");
         let program = std::fs::read_to_string(program).unwrap();
         for name in known {
