@@ -714,6 +714,29 @@ fn a_job_outlives_its_holder_and_is_never_run_twice() {
 }
 
 #[test]
+fn a_job_goes_with_a_holder_that_is_told_to_end() {
+    let Some(scenario) = scenario_with_kubernetes_node!(Exclusive) else {
+        return;
+    };
+    let bed = testbed_api(&scenario);
+    let cluster = scenario.run().cluster();
+    let target = requests::target();
+    let execution = begin_for(&scenario, &jobs(vec![hangs_in_a_job(50)]), &target);
+    await_hanging(&bed, &target.name);
+    let down = fault::stop(scenario.run(), "workflowexecution");
+    // It was the holder that said so, and not somebody else after the deadline.
+    let done = ended(&scenario, execution.id);
+    check_failed(&done, ("interrupted", Some("hang"), None, true));
+    check_job_is_gone(cluster.namespace(), &target);
+    down.end();
+    let next = begin_for(&scenario, &restarts_by_job(), &target);
+    completed(&scenario, next.id);
+    let journal = Journal::of(&bed, &target.name);
+    let counts = ["hang", "restart"].map(|action| journal.calls(action).len());
+    assert_eq!(counts, [1, 1], "{journal:#?}");
+}
+
+#[test]
 fn two_at_once_on_two_targets_have_two_jobs() {
     let Some(scenario) = scenario_with_kubernetes!(Shared) else {
         return;

@@ -22,6 +22,8 @@ use tokio::time::Instant;
 
 use crate::{Mode, NotConfigured, TOKEN_FILE, Unanswered, with_cause};
 
+const FLAG: &str = "--kubernetes-jobs";
+
 /// One question; the server itself gives up a write a second before, so that none is made long after.
 const TRY_TIMEOUT: Duration = Duration::from_secs(4);
 const WRITE_TIMEOUT: &str = "timeout=3s";
@@ -52,7 +54,6 @@ impl JobsArgs {
     /// # Errors
     /// What is missing in this pod, naming the flag.
     pub fn client(&self) -> Result<Option<Jobs>, NotConfigured> {
-        const FLAG: &str = "--kubernetes-jobs";
         let mode = self.kubernetes_jobs;
         if !mode.asks(FLAG, Path::new(TOKEN_FILE).exists())? {
             tracing::info!(?mode, "no Jobs are made");
@@ -209,8 +210,7 @@ impl Jobs {
         config.write_timeout = Some(TRY_TIMEOUT);
         config.default_retry = false;
         let namespace = config.default_namespace.clone();
-        let client = Client::try_from(config)
-            .map_err(|error| NotConfigured::new("--kubernetes-jobs", error))?;
+        let client = Client::try_from(config).map_err(|error| NotConfigured::new(FLAG, error))?;
         Ok(Self { client, namespace })
     }
 

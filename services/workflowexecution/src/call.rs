@@ -51,7 +51,7 @@ enum Tried {
 /// What all tries came to.
 pub(crate) struct Tally {
     name: String,
-    pub(crate) started: Instant,
+    started: Instant,
     pub(crate) tries: u32,
     status_code: Option<u16>,
     pub(crate) exit_code: Option<i32>,

@@ -1,7 +1,9 @@
 //! A step that runs a Job. The Job is named for its target, and a namespace holds one of a name: that is
 //! the lock. Whoever finds the name taken by what still runs, or by what no execution has made, touches
 //! nothing; what an execution that has ended left behind is removed first. A Job is made once for a step
-//! and never again, whatever becomes of it, and ends by itself where its holder does not live to see it.
+//! and never again, whatever becomes of it; that Kubernetes may start its program twice is what the key
+//! in its environment is for. It ends by itself where its holder does not live to see it, and is removed
+//! where its holder is told to end.
 
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ const MAKING: Duration = Duration::from_secs(8);
 const ENDING: Duration = Duration::from_secs(8);
 /// How long it may take until it has gone.
 const REMOVING: Duration = Duration::from_secs(8);
+/// The same, of a holder that is told to end.
+const ABANDONING: Duration = Duration::from_secs(4);
 /// What a step takes at most beside its Job.
 pub const AROUND: Duration = Duration::from_secs(24);
 /// Between two tries.
@@ -68,12 +72,34 @@ pub async fn run(jobs: Option<&Jobs>, order: Order<'_>, deadline: Instant) -> Ma
         deadline,
         name: order.execution.target.job_name(),
     };
-    let ended = before(deadline, step.work(&mut tally)).await;
+    let mut ended = None;
+    before(deadline, step.work(&mut tally, &mut ended)).await;
     let ended = ended.unwrap_or_else(|| {
         let message = "the execution's deadline passed before the end of a Job was known";
         Err(("deadline_exceeded", message.to_owned()))
     });
     tally.made(ended.err())
+}
+
+/// Has the Job of an execution removed whose holder is told to end: it would act on when the execution
+/// has ended and its target is free for others. Waits for its end, not for long.
+pub async fn abandon(jobs: &Jobs, execution: &Execution) {
+    let (name, until) = (execution.target.job_name(), Instant::now() + ABANDONING);
+    let removing = async {
+        match jobs.get(&name).await {
+            Ok(Some(job)) if job.label(EXECUTION) == Some(&execution.id.to_string()) => {
+                clear(jobs, &job, until).await
+            }
+            Ok(_) => true,
+            Err(error) => {
+                tracing::warn!(job = name, %error, "cannot be looked at");
+                false
+            }
+        }
+    };
+    if before(until, removing).await != Some(true) {
+        tracing::warn!(job = name, "the Job is left; it goes by itself");
+    }
 }
 
 struct Step<'a> {
@@ -103,21 +129,47 @@ enum Found {
 }
 
 impl Step<'_> {
-    async fn work(&self, tally: &mut Tally) -> Result<(), Failed> {
-        let job = self.make(tally).await?;
+    /// Tells how it has ended as soon as that is known: what comes after it may take too long.
+    async fn work(&self, tally: &mut Tally, ended: &mut Option<Result<(), Failed>>) {
+        let job = match self.make(tally).await {
+            Ok(job) => job,
+            Err(failed) => {
+                *ended = Some(Err(failed));
+                return;
+            }
+        };
+        *ended = Some(self.follow(&job, tally, ended).await);
+        let until = self.deadline.min(Instant::now() + REMOVING);
+        if !clear(self.jobs, &job, until).await {
+            tracing::warn!(job = self.name, "the Job is left; it goes by itself");
+        }
+    }
+
+    /// Until the Job has ended; its end is told before the exit code is asked for.
+    async fn follow(
+        &self,
+        job: &Job,
+        tally: &mut Tally,
+        ended: &mut Option<Result<(), Failed>>,
+    ) -> Result<(), Failed> {
         let until = Instant::now() + self.order.step.deadline + ENDING;
         let until = until.min(self.deadline - REMOVING);
         let seen = self
             .jobs
-            .follow(&self.name, until, |is| seen(is, &job))
+            .follow(&self.name, until, |is| seen(is, job))
             .await;
-        let ended = match seen {
+        match seen {
             Ok(Some(Seen::Ended(JobEnd::Complete))) => {
                 tally.exit_code = Some(0);
                 Ok(())
             }
             Ok(Some(Seen::Ended(JobEnd::Failed { reason, message }))) => {
-                tally.exit_code = self.jobs.exit_code(&job).await.unwrap_or_default();
+                *ended = Some(Err(self.failed(&reason, &message, None)));
+                let code = self.jobs.exit_code(job).await;
+                tally.exit_code = code.unwrap_or_else(|error| {
+                    tracing::warn!(job = self.name, %error, "its exit code is not known");
+                    None
+                });
                 Err(self.failed(&reason, &message, tally.exit_code))
             }
             Ok(Some(Seen::Gone)) => {
@@ -129,11 +181,7 @@ impl Step<'_> {
                 let message = format!("Job {} cannot be followed: {error}", self.name);
                 Err(("step_failed", message))
             }
-        };
-        if !self.clear(&job, Instant::now() + REMOVING).await {
-            tracing::warn!(job = self.name, "the Job is left; it goes by itself");
         }
-        ended
     }
 
     fn failed(&self, reason: &str, message: &str, exit_code: Option<i32>) -> Failed {
@@ -149,38 +197,46 @@ impl Step<'_> {
     async fn make(&self, tally: &mut Tally) -> Result<Job, Failed> {
         let until = Instant::now() + MAKING;
         let template = self.template(until).await?;
-        let (mut last, mut is_unsure) = ("no answer in time".to_owned(), false);
+        let mut last = "its name is taken again and again".to_owned();
+        let (mut is_unsure, mut may_create) = (false, true);
         while Instant::now() < until {
-            let seconds = self.seconds_left()?;
-            let manifest = manifest(&template, &self.order, self.jobs.namespace(), seconds)?;
-            tally.tries += 1;
-            tally.touched = true;
-            match self.jobs.create(&manifest).await {
-                Ok(Creation::Made(job)) => {
-                    tracing::info!(job = self.name, uid = job.uid(), seconds, "Job made");
-                    return Ok(*job);
-                }
-                Ok(Creation::Taken) => tally.touched = is_unsure,
-                Err(error @ Unanswered::Refused(_)) => {
-                    tally.touched = is_unsure;
-                    let message = format!("Job {} cannot be made: {error}", self.name);
-                    return Err(("step_failed", message));
-                }
-                Err(error) => {
-                    is_unsure = true;
-                    last = error.to_string();
+            if may_create {
+                let seconds = self.seconds_left()?;
+                let manifest = manifest(&template, &self.order, self.jobs.namespace(), seconds)?;
+                tally.tries += 1;
+                tally.touched = true;
+                match self.jobs.create(&manifest).await {
+                    Ok(Creation::Made(job)) => {
+                        tracing::info!(job = self.name, uid = job.uid(), seconds, "Job made");
+                        return Ok(*job);
+                    }
+                    Ok(Creation::Taken) => tally.touched = is_unsure,
+                    Err(error @ Unanswered::Refused(_)) => {
+                        tally.touched = is_unsure;
+                        let message = format!("Job {} cannot be made: {error}", self.name);
+                        return Err(("step_failed", message));
+                    }
+                    Err(error) => {
+                        is_unsure = true;
+                        last = error.to_string();
+                    }
                 }
             }
-            match self.jobs.get(&self.name).await {
+            // Where the answer was lost, no other is made before the name has told what there is.
+            may_create = match self.jobs.get(&self.name).await {
                 Ok(Some(job)) => {
                     if let Some(ours) = self.find(job, until).await? {
                         tally.touched = true;
                         return Ok(ours);
                     }
+                    true
                 }
-                Ok(None) => {}
-                Err(error) => last = error.to_string(),
-            }
+                Ok(None) => true,
+                Err(error) => {
+                    last = error.to_string();
+                    !is_unsure
+                }
+            };
             tokio::time::sleep(PAUSE).await;
         }
         let message = format!("Job {} could not be made in time: {last}", self.name);
@@ -192,7 +248,7 @@ impl Step<'_> {
         let message = match found(&job, &self.order) {
             Found::Ours => return Ok(Some(job)),
             Found::Busy(message) => message,
-            Found::Left if self.clear(&job, until).await => return Ok(None),
+            Found::Left if clear(self.jobs, &job, until).await => return Ok(None),
             Found::Left => format!("Job {} was left, and does not go", self.name),
         };
         Err(("target_busy", message))
@@ -231,23 +287,21 @@ impl Step<'_> {
             seconds => Ok(seconds),
         }
     }
+}
 
-    /// Has a Job removed and waits until it has gone; whether it has.
-    async fn clear(&self, job: &Job, until: Instant) -> bool {
-        while let Err(error) = self.jobs.remove(job).await {
-            tracing::warn!(job = self.name, %error, "cannot be removed");
-            let may_pass = matches!(error, Unanswered::Away(_));
-            if !may_pass || Instant::now() + PAUSE >= until {
-                return false;
-            }
-            tokio::time::sleep(PAUSE).await;
+/// Has a Job removed and waits until it has gone; whether it has.
+async fn clear(jobs: &Jobs, job: &Job, until: Instant) -> bool {
+    let name = job.metadata.name.as_deref().unwrap_or_default();
+    while let Err(error) = jobs.remove(job).await {
+        tracing::warn!(job = name, %error, "cannot be removed");
+        let may_pass = matches!(error, Unanswered::Away(_));
+        if !may_pass || Instant::now() + PAUSE >= until {
+            return false;
         }
-        let gone = |is: Option<&Job>| is.is_none_or(|is| is.uid() != job.uid()).then_some(());
-        matches!(
-            self.jobs.follow(&self.name, until, gone).await,
-            Ok(Some(()))
-        )
+        tokio::time::sleep(PAUSE).await;
     }
+    let gone = |is: Option<&Job>| is.is_none_or(|is| is.uid() != job.uid()).then_some(());
+    matches!(jobs.follow(name, until, gone).await, Ok(Some(())))
 }
 
 fn seen(is: Option<&Job>, ours: &Job) -> Option<Seen> {

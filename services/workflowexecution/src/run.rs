@@ -88,9 +88,22 @@ impl Run {
         let ended = tokio::select! {
             biased;
             ended = self.steps() => ended,
-            () = drained(&shutdown) => Ended::Failed(self.interrupted()),
+            () = drained(&shutdown) => {
+                self.abandon().await;
+                Ended::Failed(self.interrupted())
+            }
         };
         self.end(ended).await;
+    }
+
+    /// Ends what would act on beyond this process; a call that is under way is over with it.
+    async fn abandon(&self) {
+        let Claim { plan, jobs, .. } = &self.claim;
+        let under_way = |step: &&Step| Some(step.name()) == self.underway.as_deref();
+        let step = plan.steps.iter().find(under_way);
+        if let (Some(Step::Job(_)), Some(jobs)) = (step, jobs) {
+            job::abandon(jobs, &self.claim.execution).await;
+        }
     }
 
     async fn steps(&mut self) -> Ended {

@@ -108,6 +108,11 @@ pub(crate) fn body(template: &Value, parameters: &Parameters<'_>) -> Result<Valu
 pub(crate) fn argument(template: &str, parameters: &Parameters<'_>) -> Result<String, Error> {
     let filled = fill(template, parameters, |_, value| Ok(value.to_owned()))?;
     let is_option = |text: &str| text.starts_with('-');
+    // Which option it is, is for whoever wrote it to say.
+    let name = template.split_once('=').map_or(template, |(name, _)| name);
+    if is_option(name) && name.contains('{') {
+        return Err(Error::UnsafeArgument(template.to_owned()));
+    }
     if filled.contains('\0') || is_option(&filled) != is_option(template) {
         return Err(Error::UnsafeArgument(template.to_owned()));
     }
@@ -241,6 +246,9 @@ mod tests {
     fn an_argument_stays_one_word_and_becomes_no_option() {
         check_argument("--name={p}", "a b; c\n'\"", Ok("--name=a b; c\n'\""));
         check_argument("{p}", "$(reboot) {p}", Ok("$(reboot) {p}"));
+        for template in ["--{p}", "-{p}=x", "-n{p}"] {
+            check_argument(template, "force", Err("unsafe_parameter"));
+        }
         check_argument("--name={p}", "--other", Ok("--name=--other"));
         check_argument("{p}", "--url=http://elsewhere", Err("unsafe_parameter"));
         check_argument("{p}{p}", "-", Err("unsafe_parameter"));

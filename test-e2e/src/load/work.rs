@@ -143,10 +143,13 @@ pub fn run<W: Work>(scenario: &Scenario, begin: impl Fn(&str) -> W) {
         let ready = make_ready(&work, &ours, count(&wanted, pace));
         work.settle_before(&mut database);
         let offered = offer_all(scenario, &work, &ready, &wanted, pace);
-        let stored = Stored::read(scenario, &ours, since);
+        let stored = Stored::settled::<W>(scenario, &ours, since, &offered);
         let done = stored.check::<W>(&ready, &offered);
         work.check(&done);
-        let first = done.first().expect("one that was done").request.id;
+        let first = done.first().unwrap_or_else(|| {
+            panic!("none was brought to its end: {:?}", offered.figures());
+        });
+        let first = first.request.id;
         let script = rows::script(&mut database, &first.to_string(), W::EVENTS_BEFORE, &theirs);
         let still = fault::stop(run, W::SERVICE);
         parts.push(Part {
@@ -251,13 +254,14 @@ async fn bring<W: Work>(
     }
     let end = ends.of(name);
     let deadline = tokio::time::Instant::from_std(deadline);
-    match tokio::time::timeout_at(deadline, work.hand_over(ready)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(ClientError::Problem { status, .. })) if status < 500 => {
+    // Never cut short: the client has a deadline of its own, and what was cut might be taken all the same.
+    match work.hand_over(ready).await {
+        Ok(()) => {}
+        Err(ClientError::Problem { status, .. }) if status < 500 => {
             return (HandedOver::No, Fate::Refused);
         }
-        Ok(Err(ClientError::Problem { .. })) => return (HandedOver::Perhaps, Fate::Refused),
-        Ok(Err(_)) | Err(_) => return (HandedOver::Perhaps, Fate::Unanswered),
+        Err(ClientError::Problem { .. }) => return (HandedOver::Perhaps, Fate::Refused),
+        Err(_) => return (HandedOver::Perhaps, Fate::Unanswered),
     }
     match tokio::time::timeout_at(deadline, end).await {
         Ok(Ok(())) => (HandedOver::Yes, Fate::Accepted),
@@ -408,6 +412,53 @@ struct Stored {
 }
 
 impl Stored {
+    /// As soon as each that may have been handed over rests: at its end, or as it was made ready.
+    #[track_caller]
+    fn settled<W: Work>(
+        scenario: &Scenario,
+        prefix: &str,
+        since: OffsetDateTime,
+        offered: &Offered<Piece>,
+    ) -> Self {
+        let sent = offered.sent.iter().map(|sent| &sent.what);
+        let perhaps = sent.filter(|piece| piece.handed_over == HandedOver::Perhaps);
+        let perhaps: Vec<&str> = perhaps.map(|piece| piece.name.as_str()).collect();
+        eventually("the rest of all", SETTLED_WITHIN, || {
+            let stored = Self::read(scenario, prefix, since);
+            let moving = stored.moving::<W>(&perhaps);
+            match moving.is_empty() {
+                true => Look::Seen(stored),
+                false => Look::NotYet(format!("{} are on their way: {moving:?}", moving.len())),
+            }
+        })
+    }
+
+    /// Those of these that are neither at their end nor as they were made ready.
+    fn moving<'a, W: Work>(&self, names: &[&'a str]) -> Vec<&'a str> {
+        let rests = |request: &RemediationRequest| {
+            let events = self.events.get(&request.id.to_string());
+            let events: Vec<&str> = events
+                .into_iter()
+                .flatten()
+                .map(|(_, kind)| kind.as_str())
+                .collect();
+            let is_ended = events == W::EVENTS && request.phase == W::END.request();
+            let executions = self
+                .executions
+                .get(&request.id)
+                .map_or(&[][..], Vec::as_slice);
+            let ends = executions.iter().map(|one| one.phase);
+            let has_ended = ends.eq(W::END.execution());
+            let is_untouched = events == W::EVENTS[..W::EVENTS_BEFORE] && executions.is_empty();
+            is_ended && has_ended || is_untouched
+        };
+        let moving = names.iter().filter(|name| {
+            let mut found = self.requests.get(**name).into_iter().flatten();
+            !found.all(rests)
+        });
+        moving.copied().collect()
+    }
+
     #[track_caller]
     fn read(scenario: &Scenario, prefix: &str, since: OffsetDateTime) -> Self {
         let api = scenario.api("datastorage", "e2e-reader");
@@ -476,11 +527,10 @@ impl Stored {
             match handed_over {
                 HandedOver::Yes => done.push(found.expect_ended::<W>()),
                 HandedOver::No => found.expect_untouched::<W>(),
-                HandedOver::Perhaps if found.events == W::EVENTS => {
+                HandedOver::Perhaps if found.events.len() > W::EVENTS_BEFORE => {
                     done.push(found.expect_ended::<W>());
                 }
-                // It may be anything in between.
-                HandedOver::Perhaps => {}
+                HandedOver::Perhaps => found.expect_untouched::<W>(),
             }
         }
         assert!(self.requests.is_empty(), "unsent: {:?}", self.requests);
@@ -605,11 +655,15 @@ mod tests {
     }
 
     fn checked(stored: Stored) -> usize {
+        checked_as(stored, HandedOver::Yes)
+    }
+
+    fn checked_as(stored: Stored, handed_over: HandedOver) -> usize {
         let ready = ["a", "b"].map(|name| (name.to_owned(), ()));
         let sent = super::super::Sent {
             what: Piece {
                 name: "a".to_owned(),
-                handed_over: HandedOver::Yes,
+                handed_over,
             },
             fate: Fate::Accepted,
             took: Duration::ZERO,
@@ -670,6 +724,26 @@ mod tests {
             let found = std::panic::catch_unwind(|| checked(spoilt));
             assert!(found.is_err(), "not found: {count} events");
         }
+    }
+
+    #[test]
+    fn what_may_have_been_handed_over_is_awaited_and_then_judged() {
+        let kinds = |all: &mut Stored, kinds: &[&str]| {
+            let id = all.requests["a"][0].id.to_string();
+            let kinds = kinds.iter().map(|kind| (*kind).to_owned());
+            all.events.insert(id, (1..).zip(kinds).collect());
+        };
+        let mut taken = stored();
+        assert!(taken.moving::<Moved>(&["a", "b"]).is_empty());
+        kinds(&mut taken, &["created", "moved", "moved"]);
+        assert_eq!(taken.moving::<Moved>(&["a", "b"]), ["a"]);
+        let twice = std::panic::catch_unwind(|| checked_as(taken, HandedOver::Perhaps));
+        assert!(twice.is_err(), "done twice");
+        assert_eq!(checked_as(stored(), HandedOver::Perhaps), 1);
+        let mut untaken = stored();
+        kinds(&mut untaken, &["created"]);
+        assert!(untaken.moving::<Moved>(&["a"]).is_empty());
+        assert_eq!(checked_as(untaken, HandedOver::Perhaps), 0);
     }
 
     #[test]

@@ -239,7 +239,7 @@ pub(super) fn end_namespace(kubectl: &Kubectl) -> Result<()> {
 /// Makes what third parties hold as new. One whose process is not the first of its pod, that is not
 /// what is wanted, or that does not do as it is told, gets a new pod instead; the roll-out waits for
 /// that. `pods` are those that were there a moment ago: one that has gone since does not do as it is
-/// told.
+/// told, and one that was restarted since is found by the proof, which wants no restart.
 pub(super) fn renew(
     kubectl: &Kubectl,
     staying: &[Staying],

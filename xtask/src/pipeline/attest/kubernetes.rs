@@ -27,10 +27,15 @@ pub(super) fn look(
     let images = deployed
         .iter()
         .flat_map(|one| one.containers.values().chain(one.inits.values()));
+    let templates = namespace.templates();
+    let images = images.chain(
+        templates
+            .iter()
+            .flat_map(|one| one.containers.values().chain(one.inits.values())),
+    );
     let mut differences = unused(deployment, images);
     // One that was told to go serves nobody any more.
     let pods: Vec<&Pod> = pods.iter().filter(|pod| !pod.is_going()).collect();
-    let templates = namespace.templates();
     let made = |pod: &Pod| templates.iter().find(|one| is_made_from(pod, one));
     let of_templates = pods.iter().filter_map(|pod| Some((pod, made(pod)?)));
     differences.extend(of_templates.flat_map(|(pod, template)| compare_made(pod, template)));

@@ -118,14 +118,22 @@ fn judge(pod: &Pod, known: &Known) -> Vec<String> {
     let inits = statuses.init_container_statuses.iter();
     let ran = |status: &&ContainerStatus| !status.image_id.is_empty();
     let mut templates = known.templates.iter();
-    if let Some(one) = templates.find(|one| super::kubernetes::is_made_from(pod, one)) {
-        return super::kubernetes::compare_made(pod, one);
+    let mut deployed = known.deployed.iter();
+    let template = templates.find(|one| super::kubernetes::is_made_from(pod, one));
+    let deployment = deployed.find(|one| super::kubernetes::is_of(pod, one));
+    match (template, deployment) {
+        (None, _) => {}
+        (Some(template), None) => return super::kubernetes::compare_made(pod, template),
+        (Some(template), Some(deployment)) => {
+            return vec![format!(
+                "pod {} has the labels of template {} and of {}: what it stood for is not known",
+                pod.name(),
+                template.name,
+                deployment.wanted.deployment,
+            )];
+        }
     }
-    let Some(one) = known
-        .deployed
-        .iter()
-        .find(|one| super::kubernetes::is_of(pod, one))
-    else {
+    let Some(one) = deployment else {
         let ran: Vec<&ContainerStatus> = mains.chain(inits).filter(ran).collect();
         let told = ran.first().map(|status| {
             format!(
@@ -219,6 +227,23 @@ mod tests {
         // A pod with the labels of nothing in the run is a stranger, whatever it runs.
         let stranger = told_of("mended", "mend", "r:1", "sha256:1");
         assert!(stranger[0].contains("has not put it there"), "{stranger:?}");
+    }
+
+    #[test]
+    fn a_pod_is_of_a_template_or_of_a_deployment() {
+        let image = || Seen::sample("r:1", "sha256:1");
+        let known = Known {
+            deployed: vec![Deployed::sample("gateway", image())],
+            templates: vec![FromTemplate::sample("gateway", image())],
+        };
+        let line = json!({"type": "MODIFIED", "object": {
+            "metadata": {"name": "p", "namespace": "n", "labels": {"app": "gateway"}},
+        }});
+        let told = judge_line(&line.to_string(), &known);
+        assert!(
+            told[0].contains("of template gateway and of gateway"),
+            "{told:?}"
+        );
     }
 
     #[test]

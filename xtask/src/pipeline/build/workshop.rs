@@ -433,7 +433,9 @@ impl Cargo<'_> {
                     return self.judged(built, product);
                 }
             }
-            report::note("cargo wants more than it had for the last build: fetching it");
+            report::note(
+                "the pruned lock of the last build, or a crate of it, is of no use: asking cargo anew",
+            );
             let lock = frozen.generated().get(Utf8Path::new("Cargo.lock"));
             let lock = lock.context("a mirror without a lock")?;
             mirror.put_lock(std::str::from_utf8(lock)?)?;
