@@ -78,19 +78,9 @@ pub fn chain_events(api: &Api, correlation_id: &str) -> Vec<AuditEvent> {
 #[must_use]
 #[track_caller]
 pub fn list(api: &Api, query: &str) -> Vec<AuditEvent> {
-    let mut all = Vec::new();
-    let mut next: Option<String> = None;
-    for _ in 0..200 {
-        let cursor = next.take().map(|cursor| format!("&cursor={cursor}"));
-        let path = format!("{EVENTS}?{query}{}", cursor.unwrap_or_default());
-        let page: AuditEvents = api.get(&path).expect(200).json();
-        all.extend(page.events);
-        match page.next_cursor {
-            Some(cursor) => next = Some(cursor),
-            None => return all,
-        }
-    }
-    panic!("{query}: no end after {} events", all.len());
+    api.pages(&format!("{EVENTS}?{query}"), |page: AuditEvents| {
+        (page.events, page.next_cursor)
+    })
 }
 
 /// What the check of a chain finds.

@@ -273,6 +273,31 @@ impl Api {
         }
     }
 
+    /// Everything that a list has, page after page; `path` has a query, and `split` takes a page apart into
+    /// what is on it and the cursor of the next.
+    ///
+    /// # Panics
+    /// When a page is refused, or there is no end of pages.
+    #[must_use]
+    #[track_caller]
+    pub fn pages<P: DeserializeOwned, T>(
+        &self,
+        path: &str,
+        split: impl Fn(P) -> (Vec<T>, Option<String>),
+    ) -> Vec<T> {
+        let mut all = Vec::new();
+        let mut page = path.to_owned();
+        for _ in 0..200 {
+            let (items, next) = split(self.get(&page).expect(200).json());
+            all.extend(items);
+            match next {
+                Some(cursor) => page = format!("{path}&cursor={cursor}"),
+                None => return all,
+            }
+        }
+        panic!("{path}: no end after {}", all.len());
+    }
+
     /// What posts to this path over and over, on connections that are kept.
     ///
     /// # Panics

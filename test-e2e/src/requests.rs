@@ -108,19 +108,10 @@ pub fn step(api: &Api, request: &RemediationRequest, phase: RequestPhase) -> Rem
 #[must_use]
 #[track_caller]
 pub fn list(api: &Api, query: &str) -> Vec<RemediationRequest> {
-    let mut all = Vec::new();
-    let mut next: Option<String> = None;
-    for _ in 0..200 {
-        let cursor = next.take().map(|cursor| format!("&cursor={cursor}"));
-        let path = format!("{REQUESTS}?{query}{}", cursor.unwrap_or_default());
-        let page: RemediationRequests = api.get(&path).expect(200).json();
-        all.extend(page.items);
-        match page.next_cursor {
-            Some(cursor) => next = Some(cursor),
-            None => return all,
-        }
-    }
-    panic!("{query}: no end after {} requests", all.len());
+    api.pages(
+        &format!("{REQUESTS}?{query}"),
+        |page: RemediationRequests| (page.items, page.next_cursor),
+    )
 }
 
 /// Waits until `good` says so of a request.

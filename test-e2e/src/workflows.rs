@@ -271,17 +271,7 @@ pub fn read(api: &Api, id: Uuid) -> Execution {
 #[must_use]
 #[track_caller]
 pub fn list(api: &Api) -> Vec<Execution> {
-    let mut all = Vec::new();
-    let mut next: Option<String> = None;
-    for _ in 0..200 {
-        let cursor = next.take().map(|cursor| format!("&cursor={cursor}"));
-        let path = format!("{EXECUTIONS}?limit=500{}", cursor.unwrap_or_default());
-        let page: Executions = api.get(&path).expect(200).json();
-        all.extend(page.items);
-        match page.next_cursor {
-            Some(cursor) => next = Some(cursor),
-            None => return all,
-        }
-    }
-    panic!("no end after {} executions", all.len());
+    api.pages(&format!("{EXECUTIONS}?limit=500"), |page: Executions| {
+        (page.items, page.next_cursor)
+    })
 }

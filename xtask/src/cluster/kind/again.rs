@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::mem;
 use std::thread;
 use std::time::Duration;
 
@@ -143,7 +142,7 @@ fn look(
     let names: Vec<&str> = third_party.iter().map(ThirdPartyImage::reference).collect();
     thread::scope(|scope| {
         let images = scope.spawn(|| nodes.survey(&names));
-        let mut inside = Inside::look(kubectl)?;
+        let inside = Inside::look(kubectl)?;
         let left = leave_none(kubectl, &inside.namespaces, workspace);
         if let Some(obstacle) = obstacle(&inside, kubectl, wishes) {
             bail!("{obstacle}");
@@ -155,7 +154,7 @@ fn look(
             }
         }
         left?;
-        let mut pods = mem::take(&mut inside.pods);
+        let mut pods = inside.pods;
         pods.retain(|pod| pod.namespace() == kubectl.namespace);
         Ok((all, pods))
     })

@@ -423,10 +423,7 @@ impl Cargo<'_> {
             && let Some(lock) = pruned.find()
         {
             mirror.put_lock(&lock)?;
-            let cleaned = |cleaning| process::output(&cleaning, DEADLINE_SHORT);
-            let cleaned = self.cleaning(stale)?.map(cleaned).transpose()?;
-            if mirror.check_lock(frozen).is_ok() && cleaned.is_none_or(|cleaned| cleaned.code == 0)
-            {
+            if mirror.check_lock(frozen).is_ok() && self.try_to_throw_away(stale)? {
                 let built = self.try_build(product)?;
                 // Of a build that has begun cargo tells the end, whatever it is.
                 if built.code == 0 || built.stdout.contains(r#""reason":"build-finished""#) {
@@ -444,6 +441,14 @@ impl Cargo<'_> {
         pruned.keep(&mirror.check_lock(frozen)?)?;
         self.throw_away(stale)?;
         self.build(product)
+    }
+
+    /// Whether cargo has done so.
+    fn try_to_throw_away(&self, stale: &[PackageName]) -> Result<bool> {
+        match self.cleaning(stale)? {
+            Some(cleaning) => Ok(process::output(&cleaning, DEADLINE_SHORT)?.code == 0),
+            None => Ok(true),
+        }
     }
 
     fn throw_away(&self, stale: &[PackageName]) -> Result<()> {
